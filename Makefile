@@ -1,0 +1,55 @@
+# `make up` and `make test` set everything up by themselves; both are quick the second time.
+
+PYTHON ?= python3
+VENV ?= .venv
+PORT ?= 8000
+# CONFIG: a Serve config file; empty serves the demo. ADDRESS: Ray's; empty joins or starts a cluster.
+CONFIG ?=
+ADDRESS ?=
+# EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
+EXTRA_INDEX ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
+
+.PHONY: help up test lint demo-model clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+up: $(VENV)/.installed ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, ADDRESS=)
+	@exec $(BIN)/serve-app up $(CONFIG) --port $(PORT) $(if $(ADDRESS),--address $(ADDRESS))
+
+test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo-model: $(VENV)/.installed ## Train the demo model again, detached and resumable (about an hour)
+	@mkdir -p build/demo-model
+	@nohup $(BIN)/python -m serve_app.demo.train >> build/demo-model/train.log 2>&1 & \
+		echo "training as process $$!; follow it with: tail -f build/demo-model/train.log"
+
+clean: ## Remove the environment and everything built
+	rm -rf $(VENV) build dist
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
+		"serve_app needs Python 3.11 to 3.13, and $(PYTHON) is %d.%d: run make PYTHON=python3.11" % v[:2])'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) (once, a few minutes)"
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing into $(VENV) with the test tools (once, a few minutes)"
+	$(PIP_INSTALL) --editable '.[test]'
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,229 @@
+"""One HTTP exchange, from the first byte read to the last byte written.
+
+A handler runs inside the exchange: it reads the body, and sends an answer or a stream of server-sent events
+before it returns, so that whatever it opened is closed at a known place. The client's leaving cancels it.
+Every failure becomes an answer here, or an error event where the answer had begun.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import time
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, nullcontext, suppress
+from typing import Any
+
+from python_multipart.exceptions import FormParserError
+from starlette.datastructures import FormData
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.types import Message as AsgiMessage
+from starlette.types import Receive, Scope, Send
+
+from serve_app.api.lane import Lane
+from serve_app.errors import BodyTooLarge, InternalError, InvalidRequest, ServeAppError
+from serve_app.messages import Chunk
+from serve_app.metrics.registry import RequestTracker
+from serve_app.metrics.specs import CLIENT_LEFT, OK
+
+logger = logging.getLogger("serve_app")
+
+Handler = Callable[["Exchange", Lane], Awaitable[None]]
+
+JSON_HEADERS = [(b"content-type", b"application/json")]
+EVENT_HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+]
+
+
+class Endpoint:
+    """An ASGI app that runs one handler for one route of a lane. `is_counted`: whether it stands in the metrics."""
+
+    def __init__(self, handler: Handler, lane: Lane, is_counted: bool) -> None:
+        self._handler = handler
+        self._lane = lane
+        self._is_counted = is_counted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tracker = self._lane.metrics.request()
+        exchange = Exchange(scope, receive, send, self._lane.config.max_body_bytes, tracker)
+        with tracker if self._is_counted else nullcontext():
+            exchange.outcome = await self._run(exchange)
+            tracker.outcome(exchange.outcome)
+        if self._is_counted:
+            exchange.log()
+
+    async def _run(self, exchange: "Exchange") -> str:
+        """Run the handler; whatever it raises is told to the client. Returns the outcome."""
+        try:
+            await self._handler(exchange, self._lane)
+        except ServeAppError as error:
+            await exchange.fail(error)
+            return error.code
+        except asyncio.CancelledError:
+            exchange.absorb_own_cancellation()
+            return CLIENT_LEFT
+        except (ClientDisconnect, ConnectionError):
+            return CLIENT_LEFT
+        except Exception:
+            logger.exception("request %s failed unexpectedly", exchange.id)
+            bug = InternalError("the service failed unexpectedly: try again, or report the request's id")
+            await exchange.fail(bug)
+            return bug.code
+        finally:
+            exchange.close()
+        return OK
+
+
+class Exchange:
+    """What a handler sees of one request and its answer."""
+
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, tracker: RequestTracker
+    ) -> None:
+        self.id = uuid.uuid4().hex
+        self.created_s = int(time.time())
+        self.model = ""
+        self.num_tokens = 0
+        self.outcome = OK
+        self._tracker = tracker
+        self.request = Request(scope, self._receive_bounded)
+        self._receive, self._send = receive, send
+        self._max_body_bytes = max_body_bytes
+        self._num_body_bytes = 0
+        self._begun_s = time.monotonic()
+        self._status: int | None = None
+        self._is_stream = False
+        self._watcher: asyncio.Task[None] | None = None
+        self._client_left = False
+
+    def remaining_s(self, timeout_s: float) -> float:
+        """Seconds of `timeout_s` left for this request; at least a moment, so that the engine says 504 itself."""
+        return max(0.001, timeout_s - (time.monotonic() - self._begun_s))
+
+    async def counted(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
+        """The same chunks, timed and counted for this request's metrics and log line."""
+        async with aclosing(chunks):
+            async for chunk in chunks:
+                self._tracker.first_token()
+                self.num_tokens += chunk.num_tokens
+                yield chunk
+
+    def set_model(self, model: str) -> None:
+        """The model that answers, once it is chosen: the metrics' label and the log line's field."""
+        self.model = model
+        self._tracker.set_model(model)
+
+    async def read_body(self) -> bytes:
+        """The whole body. Raises `BodyTooLarge`."""
+        body = await self.request.body()
+        self._watch_for_leaving()
+        return body
+
+    async def read_form(self, max_files: int) -> FormData:
+        """The multipart form; closed by the caller. Raises `InvalidRequest` or `BodyTooLarge`."""
+        try:
+            form = await self.request.form(max_files=max_files, max_fields=100)
+        except HTTPException as exc:  # Starlette's translation of MultiPartException inside an app
+            raise InvalidRequest(f"the multipart form can't be read: {exc.detail}") from exc
+        except FormParserError as exc:
+            raise InvalidRequest(f"the multipart form can't be read: {exc}") from exc
+        self._watch_for_leaving()
+        return form
+
+    async def send_json(self, value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        """Answer with one JSON document."""
+        data = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
+        extra = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
+        length = [(b"content-length", b"%d" % len(data))]
+        await self._start(status, JSON_HEADERS + length + extra)
+        await self._send({"type": "http.response.body", "body": data})
+
+    async def send_events(self, events: AsyncIterator[bytes]) -> None:
+        """Answer with a stream of server-sent events; each item is one or more whole events."""
+        self._is_stream = True
+        await self._start(200, EVENT_HEADERS)
+        async for event in events:
+            await self._send({"type": "http.response.body", "body": event, "more_body": True})
+        await self._send({"type": "http.response.body", "body": b""})
+
+    async def fail(self, error: ServeAppError) -> None:
+        """Tell the client: a status and JSON, or an error event where the stream has begun."""
+        with suppress(OSError):  # the client may be gone already
+            if self._status is None:
+                headers = {}
+                if error.retry_after_s is not None:
+                    headers["retry-after"] = str(math.ceil(error.retry_after_s))
+                await self.send_json(error_json(error), error.status, headers)
+            elif self._is_stream:
+                await self._send({"type": "http.response.body", "body": event_bytes(error_json(error))})
+
+    def absorb_own_cancellation(self) -> None:
+        """Let a cancellation end here if the client's leaving caused it, and pass any other on."""
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in a task"
+        if not self._client_left or task.uncancel() > 0:
+            raise asyncio.CancelledError
+
+    def close(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def log(self) -> None:
+        """One line a request; never a header, a prompt or a picture."""
+        seconds = time.monotonic() - self._begun_s
+        logger.info(
+            "request id=%s model=%s status=%s outcome=%s seconds=%.3f tokens=%d",
+            self.id, self.model or "-", self._status or "-", self.outcome, seconds, self.num_tokens,
+        )  # fmt: skip
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self._status = status
+        headers = [*headers, (b"x-request-id", self.id.encode())]
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def _receive_bounded(self) -> AsgiMessage:
+        declared = self.request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > self._max_body_bytes:
+            raise self._too_large(int(declared))
+        message = await self._receive()
+        self._num_body_bytes += len(message.get("body", b""))
+        if self._num_body_bytes > self._max_body_bytes:
+            raise self._too_large(self._num_body_bytes)
+        return message
+
+    def _too_large(self, num_bytes: int) -> BodyTooLarge:
+        return BodyTooLarge(
+            f"the body has {num_bytes} bytes or more, and this service takes {self._max_body_bytes}: "
+            "send fewer or smaller pictures"
+        )
+
+    def _watch_for_leaving(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None, "an exchange runs in a task"
+
+        async def watch() -> None:
+            while (await self._receive())["type"] != "http.disconnect":
+                pass
+            self._client_left = True
+            task.cancel()
+
+        self._watcher = asyncio.create_task(watch())
+
+
+def error_json(error: ServeAppError) -> dict[str, Any]:
+    """OpenAI's error object."""
+    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": fields}
+
+
+def event_bytes(value: Any) -> bytes:
+    """One server-sent event that carries a JSON document."""
+    return b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+
+
+DONE_EVENT = b"data: [DONE]\n\n"

@@ -1,0 +1,89 @@
+"""What a dialect needs of the lane it stands in: which models there are, what answers, what checks pictures.
+
+A lane is the ingress (every model) or one model's own HTTP app; dialects can't tell which.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from serve_app.config import IngressConfig
+from serve_app.errors import UnsupportedTask
+from serve_app.images import ImageGate, ImageSource
+from serve_app.messages import Generator, ModelDescription, Picture, Task
+from serve_app.metrics.registry import Metrics
+
+State = Literal["pending", "loading", "ready", "scaled_to_zero", "unhealthy", "failed"]
+READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model as the lane knows it. `description` is None until a replica has told it once."""
+
+    name: str
+    state: State
+    reason: str | None = None
+    description: ModelDescription | None = None
+    created_s: int = 0
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state in READY_STATES
+
+    def may_serve(self, task: Task) -> bool:
+        return self.description is None or task in self.description.tasks
+
+    def require_pictures(self, param: str) -> None:
+        """Raise `UnsupportedTask` if this model is known to read text only."""
+        if self.description is not None and not self.description.takes_pictures:
+            raise UnsupportedTask(f"{param}: model '{self.name}' reads text only: send it no pictures", param)
+
+    def as_json(self) -> dict[str, Any]:
+        """The entry of `/v1/models`: OpenAI's four fields, then ours."""
+        known = self.description
+        entry = {
+            "id": self.name,
+            "object": "model",
+            "created": self.created_s,
+            "owned_by": "serve_app",
+            "state": self.state,
+            "tasks": list(known.tasks) if known else None,
+            "engine": known.engine if known else None,
+            "context_length": known.context_length if known else None,
+        }
+        return entry | ({"reason": self.reason} if self.reason else {})
+
+
+class Catalog(Protocol):
+    """The models of a lane."""
+
+    def entries(self) -> list[ModelEntry]:
+        """Every model, in the configured order: the first of a task is its default."""
+        ...
+
+    def find(self, name: str) -> ModelEntry:
+        """The model of that name, in whatever state. Raises `UnknownModel` with the nearest names."""
+        ...
+
+    def choose(self, name: str | None, task: Task) -> ModelEntry:
+        """The model that will answer: the named one, or the task's default.
+
+        Raises `UnknownModel`, `UnsupportedTask`, or `ModelNotReady` where it has never been ready or failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """Made once per process by `app.py` and handed to every dialect."""
+
+    config: IngressConfig
+    catalog: Catalog
+    generator: Generator
+    images: ImageGate
+    metrics: Metrics
+
+    async def load_picture(self, model: str, source: ImageSource, param: str) -> Picture:
+        """A picture from a stranger as safe pixels, timed and counted. Raises the image gate's errors."""
+        with self.metrics.image(model):
+            return await self.images.load(source, param)

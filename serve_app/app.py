@@ -1,0 +1,188 @@
+"""Puts things together: config in, Ray Serve applications out. The import paths of `serve_config.yaml`.
+
+No `from __future__ import annotations` here: Ray Serve reads the builders' annotations as classes.
+"""
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from ray import serve
+from ray.serve import Application
+from ray.serve.handle import DeploymentHandle
+from starlette.applications import Starlette
+
+from serve_app.api.lane import Lane
+from serve_app.catalog import Catalog
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.images import ImageGate
+from serve_app.ingress import create_app
+from serve_app.messages import Chunk, GenerationRequest, ModelDescription
+from serve_app.metrics.registry import Metrics
+from serve_app.metrics.reporter import Reporter
+from serve_app.metrics.sidecar import Sidecar, create_metrics_app
+from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
+from serve_app.replica import Replica, create_engine
+from serve_app.router import Router
+
+# A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
+HEALTH_CHECK_PERIOD_S = 2.0
+HEALTH_CHECK_TIMEOUT_S = 10.0
+MAX_START_TRIES = 3
+
+
+def build_model(config: ModelConfig) -> Application:
+    """One model, on replicas of its own. The application's name is the model's name."""
+    deployment = serve.deployment(
+        ModelDeployment,
+        name="Model",
+        ray_actor_options=config.actor_options,
+        placement_group_bundles=config.placement_bundles,
+        placement_group_strategy=config.placement_strategy if config.placement_bundles else None,
+        autoscaling_config=config.autoscaling_options,
+        max_ongoing_requests=config.ongoing_limit,
+        max_queued_requests=config.max_queued_requests,
+        graceful_shutdown_timeout_s=config.drain_timeout_s,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+        max_constructor_retry_count=MAX_START_TRIES,
+    )
+    return deployment.bind(config)
+
+
+def build_ingress(config: IngressConfig) -> Application:
+    """The HTTP front of every model named in its `user_config`."""
+    deployment = serve.deployment(
+        serve.ingress()(IngressDeployment),
+        name="Ingress",
+        num_replicas=config.num_replicas,
+        ray_actor_options={"num_cpus": config.num_cpus},
+        max_ongoing_requests=config.max_ongoing_requests,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+        user_config={},
+    )
+    return deployment.bind(config)
+
+
+def build_metrics(config: MetricsConfig) -> Application:
+    """The metrics sidecar: one small actor that every other process reports to."""
+    deployment = serve.deployment(
+        serve.ingress()(MetricsDeployment),
+        name="Metrics",
+        num_replicas=1,
+        ray_actor_options={"num_cpus": config.num_cpus},
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
+        health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
+    )
+    return deployment.bind(config)
+
+
+class ModelDeployment:
+    """A replica and its reporter, as Ray Serve runs them."""
+
+    async def __init__(self, config: ModelConfig) -> None:  # type: ignore[misc] # Ray Serve awaits it
+        _log_to_stderr()
+        name = serve.get_replica_context().app_name
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, models=[name])
+        engine = create_engine(config)
+        metrics.watch_queue(name, lambda: engine.num_waiting)
+        self._replica = Replica(name, config, engine, metrics)
+        await self._replica.start()
+        self._reporter = _start_reporter(registry, "model", config.metrics_application)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        async for chunk in self._replica.generate(request):
+            yield chunk
+
+    def describe(self) -> ModelDescription:
+        return self._replica.describe()
+
+    async def check_health(self) -> None:
+        await self._replica.check_health()
+
+    async def __del__(self) -> None:
+        if hasattr(self, "_reporter"):  # absent where the start failed
+            await self._replica.stop()
+            await self._reporter.stop()
+
+
+class IngressDeployment:
+    """The HTTP app over the router. `user_config` names the models and changes without a restart."""
+
+    def __init__(self, config: IngressConfig) -> None:
+        _log_to_stderr()
+        self._registry = CollectorRegistry()
+        self._metrics = Metrics(self._registry)
+        self._config = config
+        self._router = Router()
+        self._catalog = Catalog(self._router.describe)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve these models from now on. Raises `ValueError` naming what is wrong with the `user_config`."""
+        routing = RoutingConfig.model_validate(user_config)
+        self._catalog.configure(routing.models)
+        self._metrics.models = frozenset(routing.models)
+        await self._catalog.try_refresh()  # a new ingress knows its models before its first request
+        if not self._tasks:
+            self._reporter = _start_reporter(self._registry, "ingress", self._config.metrics_application)
+            self._tasks.append(asyncio.create_task(self._catalog.keep_fresh()))
+
+    def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
+        images = ImageGate(self._config.images)
+        return create_app(Lane(self._config, self._catalog, self._router, images, self._metrics))
+
+
+class MetricsDeployment:
+    """The sidecar: `record` takes snapshots from the other processes, HTTP gives them out."""
+
+    def __init__(self, config: MetricsConfig) -> None:
+        self._sidecar = Sidecar(config)
+
+    async def record(self, snapshot: Snapshot) -> None:  # on the loop, where the sidecar lives
+        self._sidecar.record(snapshot)
+
+    def __serve_build_asgi_app__(self) -> Starlette:
+        return create_metrics_app(self._sidecar)
+
+
+def _start_reporter(registry: CollectorRegistry, role: SourceRole, application: str | None) -> Reporter:
+    """Report this replica's numbers to the sidecar from now on; `application` None reports to nobody."""
+    context = serve.get_replica_context()
+    replica = context.replica_id.unique_id
+    source = Source(role, context.app_name, replica, process=replica, started_at=time.time())
+    reporter = Reporter(registry, source, _SidecarLink(application))
+    if application is not None:
+        reporter.start()
+    return reporter
+
+
+class _SidecarLink:
+    """Sends snapshots to the sidecar's application, and looks it up again after a failure."""
+
+    def __init__(self, application: str | None) -> None:
+        self._application = application
+        self._handle: DeploymentHandle | None = None
+
+    async def __call__(self, snapshot: Snapshot) -> None:
+        handle: Any = self._handle or await asyncio.to_thread(serve.get_app_handle, self._application)
+        self._handle = None
+        await handle.record.remote(snapshot)
+        self._handle = handle
+
+
+def _log_to_stderr() -> None:
+    """Give our logger a handler: Ray Serve sets up only its own."""
+    logger = logging.getLogger("serve_app")
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False

@@ -1,0 +1,136 @@
+"""Which models there are and how they are: Ray Serve's application states and the replicas' descriptions.
+
+Refreshed in the background, so that choosing a model for a request costs a look in a dict.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+
+from ray import serve
+from ray.serve.schema import ApplicationStatusOverview, ServeStatus
+
+from serve_app.api.lane import ModelEntry, State
+from serve_app.config import nearest_hint
+from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
+from serve_app.messages import ModelDescription, Task
+
+logger = logging.getLogger("serve_app")
+
+REFRESH_PERIOD_S = 1.0
+RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
+
+Describe = Callable[[str], Awaitable[ModelDescription]]
+
+
+class Catalog:
+    """The ingress's models, by the names in its `user_config`. `describe` asks a model's replica about itself."""
+
+    def __init__(self, describe: Describe) -> None:
+        self._describe = describe
+        self._entries: dict[str, ModelEntry] = {}
+        self._described_at: dict[str, float] = {}
+        self._has_served: set[str] = set()
+
+    def configure(self, models: tuple[str, ...]) -> None:
+        """Serve these models from now on, in this order."""
+        waiting: State = "pending"
+        self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, "not looked up yet") for m in models}
+
+    def entries(self) -> list[ModelEntry]:
+        return list(self._entries.values())
+
+    def find(self, name: str) -> ModelEntry:
+        if name not in self._entries:
+            raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, self._entries)}", "model")
+        return self._entries[name]
+
+    def choose(self, name: str | None, task: Task) -> ModelEntry:
+        entry = self.find(name) if name is not None else self._default(task)
+        if not entry.may_serve(task):
+            able = [e.name for e in self._entries.values() if e.may_serve(task)]
+            raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}", "model")
+        # A model that has served is waited for: its replica is being replaced, and Ray Serve holds the request.
+        if not entry.is_ready and (entry.name not in self._has_served or entry.state == "failed"):
+            reason = f": {entry.reason}" if entry.reason else ""
+            retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
+            raise ModelNotReady(f"model '{entry.name}' is {entry.state}{reason}", "model", retry_after_s)
+        return entry
+
+    async def keep_fresh(self) -> None:
+        """Refresh for ever."""
+        while True:
+            await asyncio.sleep(REFRESH_PERIOD_S)
+            await self.try_refresh()
+
+    async def try_refresh(self) -> None:
+        """Refresh once; a Serve controller that doesn't answer leaves the last known states."""
+        try:
+            await self.refresh()
+        except Exception:  # noqa: BLE001 -- whatever the controller's death raises, serving goes on
+            logger.warning("the models' states could not be refreshed; keeping the last known ones")
+
+    async def refresh(self) -> None:
+        """Ask Ray Serve for every application's state once, and each model that became ready for its description."""
+        status: ServeStatus = await asyncio.to_thread(serve.status)
+        for name in list(self._entries):
+            application = status.applications.get(name)
+            entry = _with_state(self._entries[name], application)
+            if application is not None and application.status.value in ("RUNNING", "UNHEALTHY"):
+                self._has_served.add(name)
+            if application is not None and entry.state == "ready":
+                entry = await self._described(entry, application.last_deployed_time_s)
+            if name in self._entries:
+                self._entries[name] = entry
+
+    async def _described(self, entry: ModelEntry, deployed_at: float) -> ModelEntry:
+        if entry.description is not None and self._described_at.get(entry.name) == deployed_at:
+            return entry
+        try:
+            async with asyncio.timeout(5):
+                description = await self._describe(entry.name)
+        except (ServeAppError, TimeoutError):
+            return entry
+        self._described_at[entry.name] = deployed_at
+        return replace(entry, description=description, created_s=int(deployed_at))
+
+    def _default(self, task: Task) -> ModelEntry:
+        for entry in self._entries.values():
+            if entry.may_serve(task):
+                return entry
+        raise UnknownModel(f"no model here does {task}: name one in the ingress's user_config", "model")
+
+
+def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:
+    if application is None:
+        absent = f"no Serve application is named '{entry.name}': deploy it or take it out of the ingress's models"
+        return replace(entry, state="pending", reason=absent)
+    state, reason = _state(application)
+    return replace(entry, state=state, reason=reason)
+
+
+def _state(application: ApplicationStatusOverview) -> tuple[State, str | None]:
+    """Our state for Ray Serve's, with the reason where it isn't ready."""
+    deployment = next(iter(application.deployments.values()), None)
+    counts = {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
+    status = str(application.status.value)
+    if status == "DEPLOY_FAILED":
+        return "failed", last_line(deployment.message if deployment and deployment.message else application.message)
+    if counts.get("RUNNING"):
+        return "ready", None
+    if status == "UNHEALTHY":
+        return "unhealthy", last_line(deployment.message if deployment else application.message)
+    if status == "RUNNING" and deployment is not None and deployment.status.value == "HEALTHY":
+        return "scaled_to_zero", None
+    message = deployment.message if deployment else application.message
+    if "scheduled" in message:  # Ray Serve's words for a replica that no node has room for
+        return "pending", last_line(message)
+    return "loading", last_line(message) or "its replica is starting"
+
+
+def last_line(message: str) -> str:
+    """The sentence at the end of what may be a whole traceback; no path reaches a client."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    sentence = lines[-1] if lines else ""
+    return sentence.rpartition("Error: ")[2][:500]

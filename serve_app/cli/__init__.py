@@ -1,0 +1,43 @@
+"""The `serve-app` command: one file per subcommand, and one place where a failure becomes a sentence.
+
+Nothing here imports Ray, torch or httpx before a subcommand needs it, so that `--help` is instant.
+"""
+
+import sys
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+
+from serve_app.cli.caption import caption
+from serve_app.cli.chat import chat
+from serve_app.cli.errors import INTERRUPTED, CliError
+from serve_app.cli.models import models
+from serve_app.cli.status import status
+from serve_app.cli.terminal import printable
+from serve_app.cli.up import up
+
+
+class _Commands(TyperGroup):
+    """Runs a subcommand and turns a `CliError` into its sentence on stderr and its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CliError as error:
+            print(f"serve-app: {printable(error.message)}", file=sys.stderr)
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+
+app = typer.Typer(
+    name="serve-app",
+    cls=_Commands,
+    help="Many chat and captioning models behind one address.\n\nExample: serve-app caption holiday.jpg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (up, caption, chat, models, status):
+    app.command()(command)

@@ -1,0 +1,75 @@
+"""`serve-app caption`: pictures in, captions out, however many there are."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from serve_app.cli.errors import USAGE, CliError
+from serve_app.cli.options import DEFAULT_URL, Url
+
+Style = Literal["short", "detailed", "tags"]  # those of families.py, which is slow to import
+
+
+def caption(
+    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE|FOLDER|PATTERN...", show_default=False)],
+    url: Url = DEFAULT_URL,
+    model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
+    style: Annotated[Style | None, typer.Option(help="How to caption. Left out: short.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Your own words instead of a style.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest caption, in tokens.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed gives the same captions.")] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", "-o", help="FILE.jsonl, FILE.csv, or txt: a.txt beside each a.jpg.")
+    ] = None,
+    recursive: Annotated[bool, typer.Option(help="Enter folders inside folders.")] = True,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Pictures on their way at once.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many pictures.")] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the failed ones again.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop earlier captions; begin anew.")] = False,
+    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a service that has gone away.")] = 60.0,
+) -> None:
+    """Caption a picture, a folder, or files that match a pattern.
+
+    \b
+    serve-app caption cat.jpg
+    serve-app caption holiday/ --output captions.jsonl
+    serve-app caption holiday/ --style tags --output txt
+
+    With --output the run can be stopped at any moment: the same command
+    continues where it stopped. Pictures that failed wait for --retry-failed.
+    A row counts for the model, style and prompt that were asked when it was
+    made; asking otherwise adds rows of its own. With txt a picture whose text
+    file is there is done, and failures stand in serve-app-failures.jsonl.
+
+    Exit codes: 0 all captioned, 1 some failed, 2 the command can't work,
+    3 no service, 130 stopped by Ctrl-C.
+    """
+    from serve_app.cli.caption_request import CaptionRequest
+    from serve_app.cli.caption_session import Session
+    from serve_app.cli.rows import Asked
+
+    kind = _output_kind(output)
+    if overwrite and retry_failed:
+        raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
+    request = CaptionRequest(Asked(model, style, prompt), max_tokens, seed)
+    session = Session(
+        url=url, pictures=pictures, is_recursive=recursive, request=request, kind=kind, output=output,
+        is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,
+        patience_s=patience,
+    )  # fmt: skip
+    if exit_code := session.run():
+        raise typer.Exit(exit_code)
+
+
+def _output_kind(output: str | None) -> str:
+    """`printed`, `txt` or `rows`, or a sentence on what --output takes."""
+    if output is None:
+        return "printed"
+    if output == "txt":
+        return "txt"
+    if Path(output).suffix.lower() not in (".jsonl", ".csv"):
+        raise CliError(f"--output {output}: name a file that ends in .jsonl or .csv, or write txt", USAGE)
+    if Path(output).is_dir():
+        raise CliError(f"--output {output} is a folder: name a file in it, like {output}/captions.jsonl", USAGE)
+    return "rows"

@@ -1,0 +1,104 @@
+"""`serve-app chat`: one question, a pipe, or a conversation in the terminal, token by token."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from serve_app.cli.errors import INTERRUPTED, USAGE, CliError
+from serve_app.cli.options import DEFAULT_URL, Url
+
+if TYPE_CHECKING:
+    from serve_app.cli.conversation import Conversation
+
+HELP = """/picture PATH_OR_URL  show the model a picture with your next message
+/model NAME           ask another model
+/new                  begin a new conversation
+/help                 this list
+Ctrl-C stops an answer, Ctrl-D ends."""
+
+
+def chat(
+    message: Annotated[str | None, typer.Argument(help="Left out: a conversation, or standard input.")] = None,
+    url: Url = DEFAULT_URL,
+    model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
+    system: Annotated[str | None, typer.Option(help="Instructions ahead of the conversation.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 takes the likeliest.")] = None,
+    picture: Annotated[
+        list[str] | None, typer.Option("--picture", metavar="FILE|URL", help="A picture to talk about; repeat.")
+    ] = None,
+) -> None:
+    """Chat with a model; its answer appears as it is written.
+
+    \b
+    serve-app chat "What is a monad?"
+    serve-app chat --picture cat.jpg "What breed is this?"
+    git diff | serve-app chat --system "Review this change."
+    serve-app chat
+    """
+    from serve_app.cli.client import open_client
+    from serve_app.cli.conversation import Conversation
+
+    with open_client(url) as client:
+        talk = Conversation(client, model, system, max_tokens, temperature)
+        for source in picture or []:
+            talk.add_picture(source)
+        if message is None and sys.stdin.isatty():
+            _converse(talk)
+            return
+        _answer_once(talk, _piped() if message is None else message)
+
+
+def _piped() -> str:
+    return sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+
+
+def _answer_once(talk: "Conversation", message: str) -> None:
+    if not message:
+        raise CliError("There is no message: write one behind `serve-app chat`, or pipe one in", USAGE)
+    try:
+        talk.ask(message)
+    except KeyboardInterrupt as exc:
+        raise typer.Exit(INTERRUPTED) from exc
+
+
+def _converse(talk: "Conversation") -> None:
+    import readline  # noqa: F401 -- gives `input` its editing and history
+
+    print("Type a message; /help lists commands.", file=sys.stderr)
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print("\n(Ctrl-D ends)", file=sys.stderr)
+            continue
+        try:
+            _take(talk, line)
+        except CliError as error:
+            print(error.message, file=sys.stderr)
+        except KeyboardInterrupt:
+            print("\n(stopped)", file=sys.stderr)
+
+
+def _take(talk: "Conversation", line: str) -> None:
+    """Do what one line of the conversation says."""
+    if not line.startswith("/"):
+        if line:
+            talk.ask(line)
+        return
+    command, _, value = line.partition(" ")
+    value = value.strip()
+    if command == "/new":
+        talk.begin_anew()
+    elif command == "/picture" and value:
+        talk.add_picture(value)
+    elif command == "/model" and value:
+        talk.model = value
+    elif command == "/help":
+        print(HELP, file=sys.stderr)
+    else:
+        raise CliError(f"{command} needs something else:\n{HELP}", USAGE)

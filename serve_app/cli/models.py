@@ -1,0 +1,44 @@
+"""`serve-app models`: what can be asked of the service, and what isn't ready yet."""
+
+import json
+from typing import Any
+
+import typer
+
+from serve_app.cli.options import DEFAULT_URL, Json, Url
+
+
+def models(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+    """List the models, what each can do, and its state.
+
+    \b
+    serve-app models
+    serve-app models --json | jq -r '.data[].id'
+    """
+    from rich.console import Console
+
+    from serve_app.cli.client import get_json, open_client
+
+    with open_client(url) as client:
+        answer = get_json(client, "/v1/models")
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        Console().print(models_table(answer.get("data", [])))
+
+
+def models_table(entries: list[dict[str, Any]]) -> Any:
+    """A rich table with a row for each model; a reason stands beside the state it explains."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from serve_app.cli.terminal import printable
+
+    table = Table("model", "state", "tasks", "engine", "context", box=None, pad_edge=False)
+    for entry in entries:
+        state = f"{entry.get('state', '')}: {entry['reason']}" if entry.get("reason") else entry.get("state", "")
+        context = f"{entry['context_length']:,}" if entry.get("context_length") else ""
+        tasks = ", ".join(entry.get("tasks") or [])
+        cells = (entry.get("id", ""), state, tasks, entry.get("engine") or "", context)
+        table.add_row(*(Text(printable(str(cell))) for cell in cells))
+    return table

@@ -1,0 +1,144 @@
+"""One picture's result, and how it stands in a JSON line or a CSV record.
+
+File names are any bytes: Python's surrogate escapes carry them, as \\udcXX in JSON and as the bytes
+themselves in CSV, so that both give back the very name.
+"""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What decides whether a picture's row counts as this run's: model, style and prompt as asked, or None."""
+
+    model: str | None = None
+    style: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A picture's caption, or why it has none. `model` is the one that answered, `usage` its token counts."""
+
+    file: str
+    asked: Asked
+    caption: str | None = None
+    model: str | None = None
+    finish_reason: str | None = None
+    usage: dict[str, Any] | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+    @property
+    def is_failed(self) -> bool:
+        return self.error_code is not None
+
+    @property
+    def id(self) -> bytes:
+        return file_id(self.file)
+
+
+def file_id(file: str) -> bytes:
+    """16 bytes that stand for a file, however its path is spelled from the current folder."""
+    return blake2b(os.path.abspath(file).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+
+class Format(Protocol):
+    """How rows stand in a file. `header` opens an empty one; a record without its line end is torn."""
+
+    header: bytes
+    start: bytes
+
+    def encode(self, row: Row) -> bytes: ...
+
+    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[int, Row | None]]:
+        """Each complete record's length in bytes, with its row or None where it is none of ours."""
+        ...
+
+
+class JsonLines:
+    """One JSON object a line."""
+
+    header = b""
+    start = b'{"file": "'
+
+    def encode(self, row: Row) -> bytes:
+        asked = {"style": row.asked.style, "prompt": row.asked.prompt, "asked_model": row.asked.model}
+        value: dict[str, Any] = {"file": row.file}
+        if row.is_failed:
+            value |= {"error": {"code": row.error_code, "message": row.error_message}} | asked
+        else:
+            value |= {"caption": row.caption, "model": row.model} | asked
+            value |= {"finish_reason": row.finish_reason, "usage": row.usage}
+        try:
+            return json.dumps(value, ensure_ascii=False).encode() + b"\n"
+        except UnicodeEncodeError:
+            return json.dumps(value).encode() + b"\n"
+
+    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[int, Row | None]]:
+        for line in lines:
+            if line.endswith(b"\n"):
+                yield len(line), self._row(line)
+
+    def _row(self, line: bytes) -> Row | None:
+        try:
+            value = json.loads(line)
+            row = Row(value["file"], Asked(value["asked_model"], value["style"], value["prompt"]))
+            if not isinstance(row.file, str):
+                return None
+            if "error" in value:
+                error = value["error"]
+                return replace(row, error_code=error["code"], error_message=error["message"])
+            return replace(row, caption=value["caption"], model=value["model"], usage=value["usage"])
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+class CsvRecords:
+    """RFC 4180: commas, double quotes, CR LF; a caption's own newlines stay inside its quotes."""
+
+    columns = (
+        "file", "caption", "model", "style", "prompt", "asked_model", "finish_reason",
+        "prompt_tokens", "completion_tokens", "error_code", "error_message",
+    )  # fmt: skip
+    header = ",".join(columns).encode() + b"\r\n"
+    start = header
+
+    def encode(self, row: Row) -> bytes:
+        usage, asked = row.usage or {}, row.asked
+        values = (
+            row.file, row.caption, row.model, asked.style, asked.prompt, asked.model, row.finish_reason,
+            usage.get("prompt_tokens"), usage.get("completion_tokens"), row.error_code, row.error_message,
+        )  # fmt: skip
+        text = io.StringIO()
+        csv.writer(text).writerow(values)
+        return text.getvalue().encode("utf-8", "surrogateescape")
+
+    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[int, Row | None]]:
+        record, is_quoted = [], False
+        for line in lines:
+            record.append(line)
+            is_quoted ^= line.count(b'"') % 2 == 1
+            if line.endswith(b"\n") and not is_quoted:
+                joined = b"".join(record)
+                yield len(joined), self._row(joined)
+                record = []
+
+    def _row(self, record: bytes) -> Row | None:
+        try:
+            values = next(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
+        except (csv.Error, StopIteration):
+            return None
+        if len(values) != len(self.columns) or values[0].removeprefix("\ufeff") == "file":
+            return None
+        row = dict(zip(self.columns, values, strict=True))
+        asked = Asked(row["asked_model"] or None, row["style"] or None, row["prompt"] or None)
+        error_code = row["error_code"] or None
+        return Row(row["file"], asked, row["caption"], error_code=error_code, error_message=row["error_message"])

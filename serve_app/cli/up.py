@@ -1,0 +1,99 @@
+"""`serve-app up`: the service on this machine, from one file, until Ctrl-C."""
+
+import os
+import shutil
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve_app.cli.errors import FAILED, INTERRUPTED, USAGE, CliError
+from serve_app.cli.options import DEFAULT_URL
+from serve_app.errors import ConfigError
+
+DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "serve_config.yaml"
+
+NEXT_STEPS = """
+Serving {models} at {url} (Ctrl-C stops it). Try:
+
+  curl -s {url}/v1/captions -F image=@PICTURE.png
+  curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\
+       -d '{{"messages": [{{"role": "user", "content": "Who are you?"}}]}}'
+  {command} caption PICTURE.png{url_option}
+  {command} chat{url_option}
+
+Metrics: {url}/metrics/summary{dashboard}
+"""
+
+
+def up(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A Serve config file (like serve_config.yaml). Left out: the demo model."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, envvar="PORT", help="Listen here instead of the file's port."),
+    ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="Ray's address. Left out: the cluster that runs on this machine, or a new one. 'local': always new."
+        ),
+    ] = None,
+) -> None:
+    """Serve on this machine until Ctrl-C: start Ray if none runs, deploy the file, say when it's ready.
+
+    Example: serve-app up serve_config.yaml --port 8080
+    """
+    try:
+        _serve_until_stopped(config or DEMO_CONFIG, port, address)
+    except ConfigError as exc:
+        raise CliError(str(exc), USAGE) from exc
+    except KeyboardInterrupt as exc:
+        raise CliError("stopped before the service was ready", INTERRUPTED) from exc
+
+
+def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> None:
+    from serve_app.config_file import model_names, read_config_file  # imports late: `--help` stays instant
+
+    values = read_config_file(path)
+    if port is not None:
+        values["http_options"] = {**(values.get("http_options") or {}), "port": port}
+    from serve_app.service import running
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    started_at = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - started_at:5.1f} s] {line}", flush=True)
+
+    say(f"starting {', '.join(model_names(values)) or 'no model'} from {path}")
+    with running(values, address, say) as service:
+        for name, reason in service.failures.items():
+            say(f"FAILED {name}: {reason}")
+        if service.failures and not set(model_names(values)) - set(service.failures):
+            raise CliError("no model could be started: see the reasons above", FAILED)
+        models = [name for name in model_names(values) if name not in service.failures]
+        print(_next_steps(models, service.url, service.dashboard_url), flush=True)
+        with suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+        say("stopping")
+    say("stopped")
+
+
+def _next_steps(models: list[str], url: str, dashboard_url: str | None) -> str:
+    """What to try, with the command spelled so that it works in the shell that started this."""
+    beside = Path(sys.executable).parent / "serve-app"
+    return NEXT_STEPS.format(
+        models=", ".join(models),
+        url=url,
+        command="serve-app" if shutil.which("serve-app") else os.path.relpath(beside),
+        url_option="" if url == DEFAULT_URL else f" --url {url}",
+        dashboard=f"   Ray's dashboard: http://{dashboard_url}" if dashboard_url else "",
+    )

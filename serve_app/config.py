@@ -1,0 +1,210 @@
+"""The configuration: frozen pydantic models, one per application, that refuse unknown keys by name.
+
+Imports no Ray, no torch, no engine. Units stand in names; each default exists once, here. What Ray Serve
+needs (actor options, placement bundles, autoscaling) is derived here as properties.
+"""
+
+import difflib
+import ipaddress
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from serve_app.messages import Task
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+ColorValue = Annotated[int, Field(ge=0, le=255)]
+
+
+class Strict(BaseModel):
+    """Frozen values in which an unknown key is an error that names the nearest valid one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_nearest_key(cls, values: Any) -> Any:
+        if isinstance(values, dict):
+            for key in values.keys() - cls.model_fields.keys():
+                hint = nearest_hint(str(key), cls.model_fields)
+                raise PydanticCustomError(
+                    "unknown_field", "unknown field '{field}'{hint}", {"field": str(key), "hint": hint}
+                )
+        return values
+
+
+def nearest_hint(name: str, valid: Any) -> str:
+    """«: did you mean 'x'?» with the nearest of `valid`, or all of them where none is near."""
+    valid = list(valid)
+    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    if near:
+        return ": did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
+    return f": expected one of {', '.join(sorted(valid))}" if valid else ""
+
+
+class AutoscalingConfig(Strict):
+    """How many replicas a model has. Ray Serve's policy on requests per replica; 0 scales to zero."""
+
+    min_replicas: int = Field(1, ge=0)
+    max_replicas: int = Field(1, ge=1)
+    target_ongoing_requests: float | None = Field(None, gt=0)
+    upscale_delay_s: float = Field(10.0, ge=0)
+    downscale_delay_s: float = Field(300.0, ge=0)
+
+    @model_validator(mode="after")
+    def _min_within_max(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError(
+                f"min_replicas ({self.min_replicas}) is above max_replicas ({self.max_replicas}): raise max_replicas"
+            )
+        return self
+
+
+class ModelConfig(Strict):
+    """One model application: where its weights are, which engine runs it, on what.
+
+    `source` is a folder, a hub id, or `demo` for the model that ships with this package.
+    """
+
+    source: str = Field(min_length=1)
+    revision: str | None = None
+    engine: Literal["auto", "transformers", "scripted"] = "auto"
+    tasks: tuple[Task, ...] = Field(("chat", "caption"), min_length=1)
+    family: Literal["generic"] = "generic"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    weights_format: Literal["safetensors", "any"] = "safetensors"
+    trust_remote_code: bool = False
+    max_context_tokens: int | None = Field(None, ge=1)
+    max_batch_size: int = Field(16, ge=1)
+    batch_wait_s: float = Field(0.005, ge=0, le=1)
+    num_cpus: float = Field(1.0, ge=0)
+    num_gpus: float = Field(0.0, ge=0)
+    tensor_parallel_size: int = Field(1, ge=1)
+    pipeline_parallel_size: int = Field(1, ge=1)
+    placement_strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
+    autoscaling: AutoscalingConfig = AutoscalingConfig()
+    max_ongoing_requests: int | None = Field(None, ge=1)
+    max_queued_requests: int = Field(256, ge=-1)
+    drain_timeout_s: float = Field(30.0, ge=0)
+    metrics_application: str | None = "metrics"
+    engine_args: dict[str, Any] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
+            raise ValueError(f"num_gpus is {self.num_gpus}: above one GPU it must be a whole number")
+        if self.num_ranks > 1 and self.num_gpus not in (0, 1):
+            raise ValueError(
+                f"num_gpus is GPUs for each of the {self.num_ranks} ranks, so 1: for more, raise tensor_parallel_size"
+            )
+        if self.num_ranks > 1 and self.engine != "auto":
+            raise ValueError(
+                f"engine '{self.engine}' runs on one rank: leave out tensor_parallel_size and pipeline_parallel_size"
+            )
+        return self
+
+    @property
+    def num_ranks(self) -> int:
+        """Processes that hold a part of the model: tensor × pipeline."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def ongoing_limit(self) -> int:
+        """Requests one replica accepts at once: a running batch and the one that fills behind it."""
+        return self.max_ongoing_requests or 2 * self.max_batch_size
+
+    @property
+    def actor_options(self) -> dict[str, Any]:
+        """Ray actor options of the replica itself; with several ranks the GPUs are the placement group's."""
+        options: dict[str, Any] = {"num_cpus": self.num_cpus}
+        if self.num_ranks == 1 and self.num_gpus:
+            options["num_gpus"] = self.num_gpus
+        if self.env:
+            options["runtime_env"] = {"env_vars": dict(self.env)}
+        return options
+
+    @property
+    def placement_bundles(self) -> list[dict[str, float]] | None:
+        """One CPU bundle for the replica and one GPU bundle per rank; None where the replica needs no group."""
+        if self.num_ranks == 1:
+            return None
+        return [{"CPU": self.num_cpus}, *({"GPU": 1.0} for _ in range(self.num_ranks))]
+
+    @property
+    def autoscaling_options(self) -> dict[str, Any]:
+        """Ray Serve's autoscaling config. A replica is full at one running batch, and the target follows from it."""
+        options = self.autoscaling.model_dump()
+        options["target_ongoing_requests"] = self.autoscaling.target_ongoing_requests or float(self.max_batch_size)
+        return options
+
+
+class ImageConfig(Strict):
+    """What pictures are accepted, in bytes, pixels and seconds, and from where.
+
+    `allowed_hosts` (`host`, `host:port`, `*.example.com`) and `allowed_networks` (CIDR) may be fetched from even
+    where their addresses aren't public; public addresses always may.
+    """
+
+    max_image_bytes: int = Field(20_000_000, ge=1)
+    max_image_pixels: int = Field(50_000_000, ge=1)
+    max_edge_px: int = Field(2048, ge=16)
+    fetch_timeout_s: float = Field(10.0, gt=0)
+    max_redirects: int = Field(3, ge=0)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_networks: tuple[str, ...] = ()
+    background: tuple[ColorValue, ColorValue, ColorValue] = (255, 255, 255)
+    user_agent: str = Field("serve_app (+image fetcher)", pattern=r"^[ -~]+$")
+    num_threads: int = Field(2, ge=1)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_bare(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"((\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", host):
+                raise ValueError(f"'{host}' is no host: write example.com, example.com:8080 or *.example.com")
+        return tuple(host.lower() for host in hosts)
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks_parse(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
+
+
+class RoutingConfig(Strict):
+    """The ingress's `user_config`: changes without a restart. The first model of a task is its default."""
+
+    models: tuple[Name, ...] = ()
+
+    @field_validator("models")
+    @classmethod
+    def _named_once(cls, models: tuple[str, ...]) -> tuple[str, ...]:
+        for name in models:
+            if models.count(name) > 1:
+                raise ValueError(f"model '{name}' is named {models.count(name)} times: name it once")
+        return models
+
+
+class IngressConfig(Strict):
+    """The HTTP front: limits that hold for every model."""
+
+    request_timeout_s: float = Field(300.0, gt=0)
+    max_body_bytes: int = Field(32_000_000, ge=1)
+    max_images_per_request: int = Field(16, ge=1)
+    images: ImageConfig = ImageConfig()
+    metrics_application: str | None = "metrics"
+    num_cpus: float = Field(1.0, ge=0)
+    num_replicas: int = Field(1, ge=1)
+    max_ongoing_requests: int = Field(1000, ge=1)
+    health_check_period_s: float = Field(5.0, gt=0)
+
+
+class MetricsConfig(Strict):
+    """The metrics sidecar. A process that is silent for `stale_after_s` is gone; its totals are kept."""
+
+    stale_after_s: float = Field(10.0, gt=0)
+    num_cpus: float = Field(0.0, ge=0)

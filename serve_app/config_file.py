@@ -1,0 +1,120 @@
+"""A Serve config file, read and checked before anything is started: every mistake is one sentence with its place."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig, nearest_hint
+from serve_app.errors import ConfigError
+
+BUILDERS: dict[str, type[BaseModel]] = {
+    "serve_app.app:build_model": ModelConfig,
+    "serve_app.app:build_ingress": IngressConfig,
+    "serve_app.app:build_metrics": MetricsConfig,
+}
+_FILE_KEYS = (
+    "proxy_location", "http_options", "grpc_options", "controller_options", "logging_config", "tracing_config",
+    "applications", "target_capacity",
+)  # fmt: skip
+_APPLICATION_KEYS = (
+    "name", "route_prefix", "import_path", "runtime_env", "host", "port", "deployments", "autoscaling_policy",
+    "args", "logging_config", "external_scaler_enabled",
+)  # fmt: skip
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The file as Ray Serve takes it (`ServeDeploySchema`), our applications' args checked.
+
+    Raises `ConfigError` with a sentence naming the file, the place in it, and the fix.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise ConfigError(f"{path} doesn't exist: name a Serve config file, or none for the demo") from exc
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"{path} can't be read: {exc}") from exc
+    except yaml.YAMLError as exc:
+        raise ConfigError(f"{path} isn't valid YAML: {' '.join(str(exc).split())}") from exc
+    try:
+        _check(values)
+    except ConfigError as exc:
+        raise ConfigError(f"{path}: {exc}") from exc
+    checked: dict[str, Any] = values
+    return checked
+
+
+def model_names(values: dict[str, Any]) -> list[str]:
+    """The names of the file's model applications."""
+    return [app["name"] for app in values["applications"] if app["import_path"] == "serve_app.app:build_model"]
+
+
+def _check(values: Any) -> None:
+    if not isinstance(values, dict) or not values.get("applications"):
+        raise ConfigError("a Serve config is a mapping with a list 'applications'; see the README's example")
+    _check_keys(values, _FILE_KEYS, "the file")
+    if not isinstance(values["applications"], list):
+        raise ConfigError("'applications' must be a list of applications")
+    seen: dict[str, list[str]] = {"name": [], "route_prefix": []}
+    for index, app in enumerate(values["applications"]):
+        _check_application(app, f"applications[{index}]")
+        for key, before in seen.items():
+            value = app.get(key)
+            if value is not None and value in before:
+                raise ConfigError(f"applications[{index}]: {key} '{value}' is taken by an application above it")
+            before.append(value)
+    _check_ingress_models(values)
+
+
+def _check_application(app: Any, place: str) -> None:
+    if not isinstance(app, dict):
+        raise ConfigError(f"{place} must be a mapping with 'name' and 'import_path'")
+    _check_keys(app, _APPLICATION_KEYS, place)
+    for key in ("name", "import_path"):
+        if not isinstance(app.get(key), str):
+            raise ConfigError(f"{place}: '{key}' is missing or no text")
+    place = f"{place} '{app['name']}'"
+    builder = app["import_path"]
+    if builder in BUILDERS:
+        _validate(BUILDERS[builder], app.get("args") or {}, f"{place}: args")
+    elif builder.startswith("serve_app"):
+        raise ConfigError(f"{place}: import_path '{builder}' doesn't exist{nearest_hint(builder, BUILDERS)}")
+    for deployment in app.get("deployments") or []:
+        if builder == "serve_app.app:build_ingress" and "user_config" in deployment:
+            _validate(RoutingConfig, deployment["user_config"], f"{place}: user_config")
+
+
+def _check_ingress_models(values: dict[str, Any]) -> None:
+    """An ingress that names no model serves nothing; one that names a missing model is a state, not an error."""
+    for app in values["applications"]:
+        if app["import_path"] == "serve_app.app:build_ingress":
+            configs = [d.get("user_config") or {} for d in app.get("deployments") or []]
+            if not any(config.get("models") for config in configs):
+                names = ", ".join(model_names(values))
+                raise ConfigError(
+                    f"application '{app['name']}' names no models: add deployments: "
+                    f"[{{name: Ingress, user_config: {{models: [{names}]}}}}]"
+                )
+
+
+def _check_keys(values: dict[Any, Any], valid: tuple[str, ...], place: str) -> None:
+    for key in values:
+        if key not in valid:
+            raise ConfigError(f"{place}: unknown key '{key}'{nearest_hint(str(key), valid)}")
+
+
+def _validate(config: type[BaseModel], values: Any, place: str) -> None:
+    try:
+        config.model_validate(values)
+    except ValidationError as exc:
+        raise ConfigError(f"{place}: {first_sentence(exc)}") from exc
+
+
+def first_sentence(error: ValidationError) -> str:
+    """The first mistake, with the path of the value it is about."""
+    first = error.errors(include_url=False, include_input=True)[0]
+    path = ".".join(str(step) for step in first["loc"])
+    sentence = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f" (it is {first['input']!r})"
+    return f"{path}: {sentence}{shown}" if path else sentence

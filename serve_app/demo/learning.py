@@ -1,0 +1,63 @@
+"""The two losses: patches (what is where) and words (the answers), for one batch of pictures and rows.
+
+Calls the parts of the transformers model directly, because its own `forward` takes neither the block mask of
+packed rows nor pictures in one flat list. A test checks that the packed logits equal those of `forward`.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import Idefics3ForConditionalGeneration
+
+from serve_app.demo.packing import Batch
+from serve_app.demo.perception import PatchHeads, patch_targets
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """uint8 (pictures, height, width, 3) → float (pictures, 3, height, width) in [-1, 1], as the processor does."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def patch_features(model: Idefics3ForConditionalGeneration, pixels: Tensor) -> Tensor:
+    hidden: Tensor = model.model.vision_model(pixel_values=normalized(pixels)).last_hidden_state
+    return hidden
+
+
+def answer_logits(
+    model: Idefics3ForConditionalGeneration, features: Tensor, batch: Batch, image_token: int
+) -> tuple[Tensor, Tensor]:
+    """Logits and labels at the positions where the assistant speaks: (answers' tokens, vocabulary) and (tokens,)."""
+    embeddings = model.model.text_model.embed_tokens(batch.tokens)
+    if len(batch.pictures):
+        images = model.model.connector(features).to(embeddings.dtype)
+        embeddings = embeddings.masked_scatter((batch.tokens == image_token)[..., None], images)
+    hidden = model.model.text_model(
+        inputs_embeds=embeddings, attention_mask=batch.mask, position_ids=batch.positions, use_cache=False
+    ).last_hidden_state
+    is_answer = batch.labels >= 0
+    return model.lm_head(hidden[is_answer]), batch.labels[is_answer]
+
+
+def patch_loss(
+    heads: PatchHeads, features: Tensor, scenes: np.ndarray, covering: np.ndarray
+) -> tuple[Tensor, dict[str, float]]:
+    loss, right = heads(features, patch_targets(scenes, covering))
+    return loss, right
+
+
+def word_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.float(), labels)
+
+
+def right_branches(logits: Tensor, labels: Tensor, batch: Batch) -> dict[tuple[int, int], bool]:
+    """For each (row, branch): whether greedy decoding would say exactly the wanted answers.
+
+    That every token is the most likely one after the right beginning is the same as a right greedy answer.
+    """
+    is_right = (logits.argmax(-1) == labels).tolist()
+    rows, columns = torch.nonzero(batch.labels >= 0, as_tuple=True)
+    result: dict[tuple[int, int], bool] = {}
+    for row, branch, right in zip(rows.tolist(), batch.branches[rows, columns].tolist(), is_right, strict=True):
+        result[row, branch] = result.get((row, branch), True) and right
+    return result

@@ -1,0 +1,253 @@
+"""Trains the demo model on this machine's CPU: `python -m serve_app.demo.train --help`.
+
+Draws the pictures, trains the tokenizer, lets the vision tower see (patch labels alone), then the whole model
+speak. Progress goes to stdout; an interrupted run goes on where it stopped when started again with the same
+folder. The checkpoint is written anew now and then, so there is a usable model before the end.
+"""
+
+import argparse
+import os
+import random
+import shutil
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
+
+from serve_app.demo import CHECKPOINT
+from serve_app.demo.architecture import VISION_WIDTH, model_config, new_model
+from serve_app.demo.asking import QUESTIONS, STYLES, caption, question
+from serve_app.demo.dialogues import Dialogue, Message
+from serve_app.demo.learning import answer_logits, patch_features, patch_loss, right_branches, word_loss
+from serve_app.demo.optimizers import make_optimizers, rate_factor, set_rates
+from serve_app.demo.packing import Packer, Row
+from serve_app.demo.perception import PatchHeads
+from serve_app.demo.pictures import HELD_OUT, decode_scene, draw_shards, load_shards
+from serve_app.demo.scenes import Scene
+from serve_app.demo.wording import make_processor, token_ids, train_tokenizer
+
+_ROW_LENGTH = 160
+_ROWS_PER_STEP = 56
+_DIALOGUE_SHARE = 0.2  # rows of other conversations than one picture and its questions
+_PICTURES_PER_STEP = 128  # while only the vision tower learns
+_SEEING_SHARE = 0.2  # of the time
+_ONLY_SEEN_PER_STEP = 96  # pictures without words in each later step: kinds are the hardest thing to learn
+_PATCH_LOSS_WEIGHT = 1.0
+_SAVE_EVERY_S = 60
+_EXPORT_EVERY_S = 240
+_PRINT_EVERY = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    minutes: float
+    seed: int
+    shards: int
+    folder: Path
+    output: Path
+
+
+class Pictures:
+    """All pictures of one side of the held-out rule, in memory."""
+
+    def __init__(self, folder: Path, names: list[str]) -> None:
+        pixels, self.scenes, self.covering = load_shards(folder, names)
+        self.pixels = torch.from_numpy(pixels)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def draw(self, rng: random.Random) -> tuple[int, Scene | None]:
+        index = rng.randrange(len(self))
+        return index, decode_scene(self.scenes[index])
+
+
+class Training:
+    def __init__(self, plan: Plan, tokenizer: PreTrainedTokenizerFast) -> None:
+        torch.manual_seed(plan.seed)
+        self.plan = plan
+        self.packer = Packer(tokenizer, _ROW_LENGTH)
+        self.processor = make_processor(tokenizer)
+        self.model: Idefics3ForConditionalGeneration = new_model(model_config(token_ids(tokenizer)))
+        self.heads = PatchHeads(VISION_WIDTH)
+        self.stage = "seeing"
+        self.optimizers = self._stage_optimizers()
+        self.step, self.stage_step, self.seconds = 0, 0, 0.0
+        self._state_file = plan.folder / "state.pt"
+
+    def _stage_optimizers(self) -> list[torch.optim.Optimizer]:
+        trained = self.model.model.vision_model if self.stage == "seeing" else self.model
+        return make_optimizers([trained, self.heads])
+
+    @property
+    def progress(self) -> float:
+        return self.seconds / (60 * self.plan.minutes)
+
+    def resume(self) -> None:
+        if not self._state_file.exists():
+            return
+        state = torch.load(self._state_file, weights_only=True)
+        self.stage = state["stage"]
+        self.model.load_state_dict(state["model"])
+        self.heads.load_state_dict(state["heads"])
+        self.optimizers = self._stage_optimizers()
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.stage_step, self.seconds = state["step"], state["stage_step"], state["seconds"]
+        print(f"goes on at step {self.step}, {self.seconds / 60:.1f} minutes into {self.plan.minutes:g}", flush=True)
+
+    def save(self) -> None:
+        state = {
+            "stage": self.stage, "step": self.step, "stage_step": self.stage_step, "seconds": self.seconds,
+            "model": self.model.state_dict(), "heads": self.heads.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }  # fmt: skip
+        torch.save(state, self._state_file.with_suffix(".tmp"))
+        os.replace(self._state_file.with_suffix(".tmp"), self._state_file)
+
+    def run(self, trained_on: Pictures, held_out: Pictures) -> None:
+        """Steps until the time is used up."""
+        saved = exported = printed = self.seconds
+        totals: dict[str, float] = defaultdict(float)
+        while self.progress < 1:
+            started = time.monotonic()
+            if self.stage == "seeing" and self.progress >= _SEEING_SHARE:
+                self.stage, self.stage_step = "speaking", 0
+                self.optimizers = self._stage_optimizers()
+            for name, value in self._one_step(trained_on).items():
+                totals[name] += value / _PRINT_EVERY
+            self.seconds += time.monotonic() - started
+            if self.step % _PRINT_EVERY == 0:
+                rate = _PRINT_EVERY / max(self.seconds - printed, 1e-9)
+                self._print_progress(rate, totals)
+                printed = self.seconds
+                totals.clear()
+            if self.seconds - saved > _SAVE_EVERY_S:
+                self.save()
+                saved = self.seconds
+            if self.stage == "speaking" and self.seconds - exported > _EXPORT_EVERY_S:
+                self._print_accuracy(held_out)
+                self.export()
+                exported = self.seconds
+        self.save()
+        self._print_accuracy(held_out)
+        self.export()
+
+    def _print_progress(self, rate: float, totals: dict[str, float]) -> None:
+        losses = ", ".join(f"{name} {value:.3f}" for name, value in totals.items())
+        left = self.plan.minutes - self.seconds / 60
+        print(f"{self.stage} step {self.step}: {rate:.2f} steps/s, {losses}, {left:.1f} minutes left", flush=True)
+
+    def _one_step(self, pictures: Pictures) -> dict[str, float]:
+        rng = random.Random(f"{self.plan.seed}/step/{self.step}")
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = self._seeing(pictures, rng) if self.stage == "seeing" else self._speaking(pictures, rng)
+        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        modules = [self.model, self.heads]
+        torch.nn.utils.clip_grad_norm_([p for module in modules for p in module.parameters()], 1.0)
+        set_rates(self.optimizers, rate_factor(self.stage_step, self.progress))
+        for optimizer in self.optimizers:
+            optimizer.step()
+        for module in modules:
+            module.zero_grad(set_to_none=True)
+        self.step += 1
+        self.stage_step += 1
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _seeing(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
+        chosen = np.array([rng.randrange(len(pictures)) for _ in range(_PICTURES_PER_STEP)])
+        features = patch_features(self.model, pictures.pixels[chosen])
+        loss, right = patch_loss(self.heads, features, pictures.scenes[chosen], pictures.covering[chosen])
+        return {"loss": loss, **{name: torch.tensor(share) for name, share in right.items()}}
+
+    def _speaking(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
+        rows: list[Row] = []
+        for _ in range(_ROWS_PER_STEP):
+            if rng.random() < _DIALOGUE_SHARE:
+                rows.append(self.packer.dialogue_row(lambda: pictures.draw(rng), rng))
+            else:
+                index, scene = pictures.draw(rng)
+                rows.append(self.packer.one_picture_row(index, scene, rng))
+        batch = self.packer.batch(rows)
+        only_seen = [rng.randrange(len(pictures)) for _ in range(_ONLY_SEEN_PER_STEP)]
+        chosen = np.concatenate([batch.pictures.numpy(), np.array(only_seen)])
+        features = patch_features(self.model, pictures.pixels[chosen])
+        logits, labels = answer_logits(self.model, features[: len(batch.pictures)], batch, self.packer.image)
+        words = word_loss(logits, labels)
+        patches, _ = patch_loss(self.heads, features, pictures.scenes[chosen], pictures.covering[chosen])
+        right = (logits.argmax(-1) == labels).float().mean().detach()
+        loss = words + _PATCH_LOSS_WEIGHT * patches
+        return {"loss": loss, "words": words.detach(), "patches": patches.detach(), "right": right}
+
+    @torch.no_grad()
+    def _print_accuracy(self, held_out: Pictures, count: int = 200) -> None:
+        """Greedy exact match on held-out pictures, by kind of request."""
+        rng = random.Random(0)
+        packer = Packer(self.processor.tokenizer, 2 * len(STYLES | QUESTIONS) * _ROW_LENGTH)
+        right: dict[str, list[bool]] = defaultdict(list)
+        for start in range(0, count, 25):
+            indices = range(start, start + 25)
+            kinds = [*STYLES, *QUESTIONS]
+            rows = []
+            for index in indices:
+                scene = decode_scene(held_out.scenes[index])
+                requests = [caption(k, scene) if k in STYLES else question(k, scene, rng) for k in kinds]
+                rows.append(packer.about_picture([_single_turn(index, r.prompt, r.answer) for r in requests]))
+            batch = packer.batch(rows)
+            with torch.autocast("cpu", torch.bfloat16):
+                features = patch_features(self.model, held_out.pixels[batch.pictures])
+                logits, labels = answer_logits(self.model, features, batch, packer.image)
+            for (row, branch), is_right in right_branches(logits, labels, batch).items():
+                is_shapeless = held_out.scenes[start + row][0] < 0
+                right["shapeless" if is_shapeless else kinds[branch - 1]].append(is_right)
+        shares = ", ".join(f"{kind} {100 * sum(hits) / len(hits):.0f}" for kind, hits in right.items())
+        print(f"held-out exact match in %: {shares}", flush=True)
+
+    def export(self) -> None:
+        """Writes the checkpoint in bfloat16, each file replaced at once."""
+        temporary = self.plan.folder / "export"
+        shutil.rmtree(temporary, ignore_errors=True)
+        copy = new_model(self.model.config)
+        copy.load_state_dict(self.model.state_dict())
+        copy.to(torch.bfloat16).save_pretrained(temporary)
+        self.processor.save_pretrained(temporary)
+        self.plan.output.mkdir(parents=True, exist_ok=True)
+        for file in sorted(temporary.iterdir()):
+            staged = self.plan.output / f".{file.name}.tmp"
+            shutil.copyfile(file, staged)
+            os.replace(staged, self.plan.output / file.name)
+        print(f"wrote {self.plan.output}", flush=True)
+
+
+def _single_turn(picture: int, prompt: str, answer: str) -> Dialogue:
+    return Dialogue((Message("user", (picture, prompt)), Message("assistant", (answer,))))
+
+
+def train(plan: Plan) -> None:
+    """Everything from nothing, or from what an earlier run left in the folder."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    names = [str(shard) for shard in range(plan.shards)] + [HELD_OUT]
+    pictures_folder = plan.folder / "pictures"
+    for done, _ in enumerate(draw_shards(pictures_folder, names, seed=plan.seed, processes=os.cpu_count() or 1)):
+        print(f"drew {done + 1} of {len(names)} shards", flush=True)
+    training = Training(plan, train_tokenizer(plan.seed))
+    training.resume()
+    training.run(Pictures(pictures_folder, names[:-1]), Pictures(pictures_folder, names[-1:]))
+
+
+def _parsed() -> Plan:
+    parser = argparse.ArgumentParser(prog="python -m serve_app.demo.train", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=55, help="time for training, after about 4 of drawing")
+    parser.add_argument("--seed", type=int, default=1, help="fixes pictures, words and first weights")
+    parser.add_argument("--shards", type=int, default=40, help="number of files of 2,000 pictures")
+    parser.add_argument("--folder", type=Path, default=Path("build/demo-model"), help="pictures and resumable state")
+    parser.add_argument("--output", type=Path, default=CHECKPOINT, help="where the model is written")
+    return Plan(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    train(_parsed())

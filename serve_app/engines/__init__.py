@@ -1,0 +1,36 @@
+"""The engine protocol: four verbs and a description. Each engine lives in one file that alone names its library."""
+
+from typing import Protocol
+
+from serve_app.messages import Generator
+
+
+class Engine(Generator, Protocol):
+    """Runs one model inside a replica. Made by its constructor from the model's config, loaded by `start`."""
+
+    @property
+    def context_length(self) -> int | None:
+        """The most tokens a prompt and its answer can have together; None where unlimited. Known after `start`."""
+        ...
+
+    @property
+    def takes_pictures(self) -> bool:
+        """Whether prompts may contain pictures. Known after `start`."""
+        ...
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests accepted but not yet running on the model."""
+        ...
+
+    async def start(self) -> None:
+        """Load the model. Raises `ConfigError` with a sentence naming the fix where the config can't work."""
+        ...
+
+    async def check_health(self) -> None:
+        """Raise `EngineFailed` if the engine can't serve any more; return at once otherwise."""
+        ...
+
+    async def stop(self) -> None:
+        """End running work (each request raises `EngineFailed`) and free the model. Idempotent."""
+        ...

@@ -1,0 +1,140 @@
+"""Every way a request can fail, as one class each: HTTP status, stable code, a sentence with the fix.
+
+ServeAppError                    status  code
+├── RequestError                         the client can change the request
+│   ├── InvalidRequest            400    invalid_request
+│   ├── UnknownModel              404    model_not_found
+│   ├── UnsupportedTask           400    unsupported_task
+│   ├── ContextTooLong            400    context_length_exceeded
+│   ├── BodyTooLarge              413    body_too_large
+│   ├── InvalidImage              400    invalid_image
+│   ├── ImageTooLarge             413    image_too_large
+│   ├── ImageUrlRefused           400    image_url_refused
+│   ├── ImageFetchFailed          400    image_fetch_failed
+│   ├── TooManyImages             400    too_many_images
+│   ├── RouteNotFound             404    route_not_found
+│   └── MethodNotAllowed          405    method_not_allowed
+└── ServiceError                         the same request may work later
+    ├── ModelNotReady             503    model_not_ready
+    ├── Overloaded                503    overloaded
+    ├── ReplicaDied               503    replica_died
+    ├── DeadlineExceeded          504    deadline_exceeded
+    ├── EngineFailed              500    engine_failed
+    └── InternalError             500    internal_error
+
+The code is also the `outcome` label of `serve_app_requests_total`. Errors cross process boundaries, so
+every field is positional and pickles; answers use `message`, because Ray turns `str(exc)` into a traceback.
+"""
+
+from typing import ClassVar
+
+
+class ServeAppError(Exception):
+    """A failure with an HTTP status, a stable code and a sentence that says what to change.
+
+    `param` names the request's field at fault, in the client's spelling; `retry_after_s` is seconds
+    until a retry has a chance, for the `Retry-After` header.
+    """
+
+    status: ClassVar[int]
+    code: ClassVar[str]
+    type: ClassVar[str]
+
+    def __init__(self, message: str, param: str | None = None, retry_after_s: float | None = None) -> None:
+        super().__init__(message, param, retry_after_s)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+
+class RequestError(ServeAppError):
+    """The request can't be served as it is; sending it again changes nothing."""
+
+    type = "invalid_request_error"
+
+
+class InvalidRequest(RequestError):
+    status, code = 400, "invalid_request"
+
+
+class UnknownModel(RequestError):
+    status, code = 404, "model_not_found"
+
+
+class UnsupportedTask(RequestError):
+    status, code = 400, "unsupported_task"
+
+
+class ContextTooLong(RequestError):
+    status, code = 400, "context_length_exceeded"
+
+
+class BodyTooLarge(RequestError):
+    status, code = 413, "body_too_large"
+
+
+class InvalidImage(RequestError):
+    status, code = 400, "invalid_image"
+
+
+class ImageTooLarge(RequestError):
+    status, code = 413, "image_too_large"
+
+
+class ImageUrlRefused(RequestError):
+    status, code = 400, "image_url_refused"
+
+
+class ImageFetchFailed(RequestError):
+    status, code = 400, "image_fetch_failed"
+
+
+class TooManyImages(RequestError):
+    status, code = 400, "too_many_images"
+
+
+class RouteNotFound(RequestError):
+    status, code = 404, "route_not_found"
+
+
+class MethodNotAllowed(RequestError):
+    status, code = 405, "method_not_allowed"
+
+
+class ServiceError(ServeAppError):
+    """The service could not serve this request; the same request may work later or elsewhere."""
+
+    type = "service_unavailable_error"
+
+
+class ModelNotReady(ServiceError):
+    status, code = 503, "model_not_ready"
+
+
+class Overloaded(ServiceError):
+    status, code = 503, "overloaded"
+
+
+class ReplicaDied(ServiceError):
+    status, code = 503, "replica_died"
+
+
+class DeadlineExceeded(ServiceError):
+    status, code, type = 504, "deadline_exceeded", "timeout_error"
+
+
+class EngineFailed(ServiceError):
+    status, code, type = 500, "engine_failed", "server_error"
+
+
+class InternalError(ServiceError):
+    status, code, type = 500, "internal_error", "server_error"
+
+
+class ConfigError(Exception):
+    """A configuration that can't work: the sentence names the file or key and the fix. Never sent to clients."""
+
+
+def concrete_errors() -> list[type[ServeAppError]]:
+    """Every error class that has a status and code of its own."""
+    return [leaf for family in ServeAppError.__subclasses__() for leaf in family.__subclasses__()]

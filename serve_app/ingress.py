@@ -1,0 +1,78 @@
+"""The HTTP app of a lane: which path is whose. Made anew in each process that serves HTTP."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from serve_app.api.captions import create_captions
+from serve_app.api.exchange import Endpoint, Exchange, Handler, error_json
+from serve_app.api.lane import Lane
+from serve_app.api.openai import create_chat_completion, list_models, retrieve_model
+from serve_app.config import nearest_hint
+from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
+
+
+async def health(exchange: Exchange, lane: Lane) -> None:
+    """`GET /health`: this process answers."""
+    await exchange.send_json({"status": "ok"})
+
+
+async def ready(exchange: Exchange, lane: Lane) -> None:
+    """`GET /ready`: 200 when every configured model can serve, else 503 with each model's state."""
+    entries = lane.catalog.entries()
+    is_ready = bool(entries) and all(entry.is_ready for entry in entries)
+    models = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
+    await exchange.send_json({"ready": is_ready, "models": models}, 200 if is_ready else 503)
+
+
+ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/v1/chat/completions", create_chat_completion),
+    ("POST", "/v1/captions", create_captions),
+    ("GET", "/v1/models", list_models),
+    ("GET", "/v1/models/{id:path}", retrieve_model),
+    ("GET", "/health", health),
+    ("GET", "/ready", ready),
+)
+
+
+def create_app(lane: Lane) -> Starlette:
+    """The lane's ASGI app; its shutdown closes the image gate."""
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await lane.images.close()
+
+    # An Endpoint is an instance, so that Starlette hands it the raw ASGI call.
+    routes = [
+        Route(path, Endpoint(handler, lane, is_counted=method == "POST"), methods=[method])
+        for method, path, handler in ROUTES
+    ]
+    return Starlette(
+        routes=routes,
+        lifespan=lifespan,
+        exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
+    )
+
+
+async def _http_error(request: Request, exc: Exception) -> Response:
+    """Starlette's own refusals (no such route, wrong method) in our error's shape."""
+    assert isinstance(exc, HTTPException), "registered for HTTPException"
+    path = request.url.path
+    error: ServeAppError
+    if exc.status_code == 405:
+        allowed = (exc.headers or {}).get("Allow", "")
+        error = MethodNotAllowed(f"{path} doesn't take {request.method}: use {allowed}")
+    else:
+        error = RouteNotFound(f"no route {path}{nearest_hint(path, [route for _, route, _ in ROUTES])}")
+    return JSONResponse(error_json(error), error.status, headers=exc.headers)
+
+
+async def _unexpected_error(request: Request, exc: Exception) -> Response:
+    error = InternalError("the service failed unexpectedly: try again")
+    return JSONResponse(error_json(error), error.status)

@@ -1,0 +1,199 @@
+"""One process that hears from all others and answers for them: `/metrics` (text), `/metrics/summary` (JSON).
+
+Takes snapshots, whoever brings them. A process that is silent, or has said goodbye, leaves the text; what it
+counted stays in the summary. A new sidecar knows all totals again after each process's next push.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.config import MetricsConfig
+from serve_app.metrics import specs
+from serve_app.metrics.exposition import Exposition
+from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole
+from serve_app.metrics.summary import CountKey, Recent, Tally, Values, counts_of, increments, summarize
+
+# A full vLLM registry is about 1,500 samples; what is far beyond has a label that shouldn't be one.
+MAX_SAMPLES = 50_000
+MAX_SOURCES = 2_000
+MAX_MODELS = 1_000
+# Counts of silent processes are kept so long, about 2 kB each, to know one that comes back.
+MAX_SILENT_SOURCES = 1_000
+_PUSH_PERIOD_S = 1.0
+
+
+@dataclass(slots=True)
+class _Heard:
+    """What is known of one process."""
+
+    source: Source
+    sequence: int
+    heard_at: float
+    counts: dict[CountKey, Values]
+    metrics: tuple[MetricSnapshot, ...]
+    is_final: bool
+
+
+class Sidecar:
+    """Everything the processes have told. Not thread-safe: called on one event loop.
+
+    `clock` gives seconds from any fixed point, `wall_clock` seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        config: MetricsConfig,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._config = config
+        self._clock = clock
+        self.started_at = wall_clock()
+        # Both in the order in which the processes were last heard.
+        self._live: dict[tuple[str, str], _Heard] = {}
+        self._silent: dict[tuple[str, str], _Heard] = {}
+        self._ever = Tally()
+        self._recent = Recent()
+        self._refused = dict.fromkeys(("too_many_samples", "too_many_sources", "too_many_models"), 0)
+
+    def record(self, snapshot: Snapshot) -> bool:
+        """Take in what a process tells; False where it is refused, or older than what is known of it."""
+        self._retire_silent()
+        now = self._clock()
+        source = snapshot.source
+        key = (source.application, source.replica)
+        known = self._live.get(key) or self._silent.get(key)
+        if known and (source.started_at, snapshot.sequence) <= (known.source.started_at, known.sequence):
+            return False
+        counts = counts_of(snapshot)
+        refusal = self._refusal(snapshot, counts, key in self._live)
+        if refusal:
+            self._refused[refusal] += 1
+            return False
+        if known and known.source.started_at != source.started_at:
+            known = None
+        self._count(counts, known, snapshot.sequence == 1, now)
+        self._silent.pop(key, None)
+        self._live.pop(key, None)
+        self._live[key] = _Heard(source, snapshot.sequence, now, counts, snapshot.metrics, snapshot.is_final)
+        return True
+
+    def _count(self, counts: dict[CountKey, Values], known: _Heard | None, is_new: bool, now: float) -> None:
+        """Add what is new to the totals, and to the last minute where it is known to belong there.
+
+        The first word of a process that ran before this sidecar did is history: totals only.
+        """
+        grown = increments(known.counts if known else {}, counts)
+        self._ever.add(grown)
+        self._recent.begin(now)
+        if known:
+            self._recent.add(grown, known.heard_at, now)
+        elif is_new:
+            self._recent.add(grown, now - _PUSH_PERIOD_S, now)
+
+    def _refusal(self, snapshot: Snapshot, counts: dict[CountKey, Values], is_live: bool) -> str | None:
+        """Why a snapshot would make this process grow without bound, if it would."""
+        if sum(metric.num_samples for metric in snapshot.metrics) > MAX_SAMPLES:
+            return "too_many_samples"
+        if len(self._live) >= MAX_SOURCES and not is_live:
+            return "too_many_sources"
+        if len(self._ever.models | {key.model for key in counts}) > MAX_MODELS:
+            return "too_many_models"
+        return None
+
+    def _retire_silent(self) -> None:
+        """Forget the series of processes that are silent, and in the end the oldest of them altogether."""
+        oldest = self._clock() - self._config.stale_after_s
+        while self._live:
+            key, heard = next(iter(self._live.items()))
+            if heard.heard_at >= oldest:
+                break
+            heard.metrics = ()
+            self._silent[key] = self._live.pop(key)
+        while len(self._silent) > MAX_SILENT_SOURCES:
+            del self._silent[next(iter(self._silent))]
+
+    def exposition(self) -> Exposition:
+        """The series of all live processes as they are now, safe to render in a thread."""
+        self._retire_silent()
+        exported = [(heard.source, _exported(heard)) for heard in self._live.values()]
+        return Exposition(exported, self._own_metrics())
+
+    def _own_metrics(self) -> list[Metric]:
+        spec = specs.SIDECAR_START_TIME
+        start = GaugeMetricFamily(spec.name, spec.help, self.started_at)
+        spec = specs.SOURCES
+        sources = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels)
+        for role, num_sources in self._num_sources().items():
+            sources.add_metric([role], num_sources)
+        spec = specs.REFUSED_SNAPSHOTS
+        refused = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
+        for reason, num_refused in self._refused.items():
+            refused.add_metric([reason], num_refused)
+        return [start, sources, refused]
+
+    def _num_sources(self) -> dict[str, int]:
+        roles = [heard.source.role for heard in self._live.values() if not heard.is_final]
+        return {role: roles.count(role) for role in get_args(SourceRole)}
+
+    def summary(self) -> dict[str, Any]:
+        """What `/metrics/summary` says: seconds everywhere, null where nothing was observed."""
+        self._retire_silent()
+        gauges: dict[tuple[str, str], float] = {}
+        for heard in self._live.values():
+            for metric in _exported(heard):
+                if metric.name in (specs.IN_FLIGHT.name, specs.QUEUED.name):
+                    for series in metric.series:
+                        key = (metric.name, dict(series.labels).get("model", ""))
+                        gauges[key] = gauges.get(key, 0) + series.values[0]
+        head = {"started_at": self.started_at, "sources": self._num_sources()}
+        return head | summarize(self._ever, self._recent, gauges, self._clock())
+
+
+def _exported(heard: _Heard) -> tuple[MetricSnapshot, ...]:
+    """A process that said goodbye keeps its counters until it is stale, so that they are scraped."""
+    if heard.is_final:
+        return tuple(metric for metric in heard.metrics if metric.type != "gauge")
+    return heard.metrics
+
+
+def create_metrics_app(sidecar: Sidecar) -> Starlette:
+    """The sidecar's HTTP side: `/` is Prometheus or OpenMetrics text as `Accept` asks, `/summary` JSON.
+
+    Mounted under a prefix it answers the bare prefix too, without a redirect.
+    """
+
+    async def metrics(request: Request) -> Response:
+        render, content_type = choose_encoder(request.headers.get("accept", ""))
+        text = await asyncio.to_thread(render, sidecar.exposition())
+        return Response(text, headers={"content-type": content_type})
+
+    async def summary(_: Request) -> Response:
+        return JSONResponse(sidecar.summary(), headers={"cache-control": "no-store"})
+
+    routes = [Route("/", metrics), Route("/summary", summary)]
+    return Starlette(routes=routes, middleware=[Middleware(_BarePrefix)])
+
+
+class _BarePrefix:
+    """Makes `/metrics` mean `/metrics/` where the app is mounted there: routes have to begin with a slash."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] == scope.get("root_path", ""):
+            scope = {**scope, "path": scope["path"] + "/"}
+        await self._app(scope, receive, send)

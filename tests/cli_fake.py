@@ -1,0 +1,151 @@
+"""A small HTTP service that plays the API for the command line's tests: real sockets, scripted faults."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+Fault = Callable[[str, int], Response | None]
+
+
+class FakeApi:
+    """Captions the text `x` with «caption of x». `fault` sees it and how often it came, and may answer instead."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+        self.forms: list[dict[str, str]] = []
+        self.chats: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.delay_s = 0.0
+        self.fault: Fault = lambda content, num_times: None
+        self.chat_events: list[str] = []
+        self.chat_delay_s = 0.0
+        self.num_hung_up = 0
+        self.gets: dict[str, Response] = {"/v1/models": JSONResponse({"object": "list", "data": []})}
+
+    @property
+    def app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route("/v1/captions", self._caption, methods=["POST"]),
+                Route("/v1/chat/completions", self._chat, methods=["POST"]),
+                Route("/{path:path}", self._get),
+            ]
+        )
+
+    async def _get(self, request: Request) -> Response:
+        return self.gets.get(request.url.path) or failure(404, "route_not_found", "no such route")
+
+    async def _caption(self, request: Request) -> Response:
+        self.headers.append(dict(request.headers))
+        if int(request.headers["content-length"]) > 5_000_000:
+            return failure(413, "body_too_large", "too large: send less")
+        async with request.form() as form:
+            upload = form["image"]
+            assert isinstance(upload, UploadFile)
+            content = (await upload.read()).decode()
+            self.forms.append({key: value for key, value in form.items() if isinstance(value, str)})
+        self.seen[content] += 1
+        await asyncio.sleep(self.delay_s)
+        if response := self.fault(content, self.seen[content]):
+            return response
+        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
+        item = {"object": "caption", "index": 0, "caption": f"caption of {content}", "prompt": "Say."}
+        data = [{**item, "finish_reason": "stop", "usage": usage}]
+        head = {"id": "cap-1", "object": "list", "created": 1, "model": "m"}
+        return JSONResponse({**head, "data": data, "usage": usage})
+
+    async def _chat(self, request: Request) -> Response:
+        self.chats.append(await request.json())
+        self.headers.append(dict(request.headers))
+
+        async def events() -> AsyncIterator[str]:
+            try:
+                for event in self.chat_events:
+                    yield f"data: {event}\n\n"
+                    await asyncio.sleep(self.chat_delay_s)
+            except asyncio.CancelledError:
+                self.num_hung_up += 1
+                raise
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+
+def failure(status: int, code: str, message: str, **headers: str) -> Response:
+    error = {"message": message, "type": "t", "param": None, "code": code}
+    return JSONResponse({"error": error}, status, headers={k.replace("_", "-"): v for k, v in headers.items()})
+
+
+def delta(text: str, finish_reason: str | None = None) -> str:
+    """One event of a chat stream."""
+    return json.dumps({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}]})
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(api: FakeApi, port: int | None = None) -> Iterator[str]:
+    """The address of `api` while it serves from a thread."""
+    port = port or free_port()
+    config = uvicorn.Config(
+        api.app, port=port, log_level="critical", timeout_graceful_shutdown=1, lifespan="off", ws="none"
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    wait_for(lambda: server.started)
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def wait_for(is_true: Callable[[], Any], timeout_s: float = 20.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < end, "what the test waits for did not come"
+        time.sleep(0.02)
+
+
+def command(*arguments: str | bytes | Path, url: str) -> tuple[list[str | bytes], dict[str, str]]:
+    """The command line and the environment of a `serve-app` process."""
+    environment = {**os.environ, "SERVE_APP_URL": url, "COLUMNS": "200", "PYTHONPATH": os.getcwd()}
+    words = [a if isinstance(a, bytes) else str(a) for a in arguments]
+    return [sys.executable, "-m", "serve_app", *words], environment
+
+
+def start(*arguments: str | bytes | Path, url: str, cwd: Path) -> "subprocess.Popen[bytes]":
+    words, environment = command(*arguments, url=url)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+
+
+def run(
+    *arguments: str | bytes | Path, url: str, cwd: Path, stdin: bytes = b"", **environment: str
+) -> "subprocess.CompletedProcess[bytes]":
+    words, base = command(*arguments, url=url)
+    return subprocess.run(
+        words, env={**base, **environment}, cwd=cwd, input=stdin, capture_output=True, timeout=60, check=False
+    )

@@ -1,0 +1,87 @@
+"""A real service for the tests: `serve-app up` as a process of its own, on its own Ray cluster, ports and folder."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+START_TIMEOUT_S = 180.0
+
+
+@dataclass(frozen=True)
+class RunningService:
+    """Where it listens and which process is its `serve-app up`."""
+
+    url: str
+    process: "subprocess.Popen[str]"
+    temp_dir: Path
+
+    @property
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=120, trust_env=False)
+
+    def wait_until_ready(self, timeout_s: float = 60.0) -> None:
+        """Until `/ready` says so. A generous deadline, not a measurement."""
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.2)
+        raise AssertionError(f"not ready within {timeout_s} s")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(config: dict[str, Any]) -> Iterator[RunningService]:
+    """The config, served; stopped as a user would, with Ctrl-C's signal."""
+    with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:  # short: Ray puts sockets below it
+        temp_dir = Path(folder)
+        path = temp_dir / "serve_config.yaml"
+        path.write_text(yaml.safe_dump(config))
+        port = free_port()
+        with (temp_dir / "up.log").open("w") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", "local"],
+                stdout=log, stderr=subprocess.STDOUT, text=True,
+                env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"},
+            )  # fmt: skip
+        service = RunningService(f"http://127.0.0.1:{port}", process, temp_dir)
+        try:
+            _wait_for_start(service)
+            yield service
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+
+
+def _wait_for_start(service: RunningService) -> None:
+    log = service.temp_dir / "up.log"
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while "Ctrl-C stops it" not in log.read_text():
+        if service.process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"the service didn't start:\n{log.read_text()}")
+        time.sleep(0.2)

@@ -1,0 +1,104 @@
+"""Captions through the whole service: every way to send a picture, and bad pictures among good ones."""
+
+import json
+
+import httpx
+import pytest
+
+from serve_app.families import STYLES, caption_prompt
+from tests.pictures import b64, data_uri, draw, encode, png, says
+
+pytestmark = pytest.mark.cluster
+
+RED_CIRCLE = png("red", "circle")
+BLUE_SQUARE = png("blue", "square")
+
+
+def stream_events(client: httpx.Client, body: dict[str, object]) -> list[str]:
+    with client.stream("POST", "/v1/captions", json=body) as response:
+        assert response.status_code == 200, response.read()
+        return [line.removeprefix("data: ") for line in response.iter_lines() if line]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [data_uri(RED_CIRCLE), b64(RED_CIRCLE), {"b64": b64(RED_CIRCLE)}, {"url": data_uri(RED_CIRCLE)}],
+    ids=["data URI", "base64", "b64 object", "url object"],
+)
+def test_every_json_form_of_one_picture(client: httpx.Client, image: object) -> None:
+    answer = client.post("/v1/captions", json={"image": image}).json()
+    assert answer["object"] == "list"
+    assert answer["model"] == "demo"
+    (caption,) = answer["data"]
+    assert says(caption["caption"], "red", "circle")
+    assert caption["prompt"] == caption_prompt("generic", "short")
+    assert caption["finish_reason"] == "stop"
+    assert caption["usage"] == answer["usage"]
+
+
+def test_an_upload(client: httpx.Client) -> None:
+    jpeg = encode(draw("green", "square", (320, 200)), "JPEG")
+    answer = client.post("/v1/captions", files={"image": ("x.jpg", jpeg)}, data={"style": "short"}).json()
+    assert says(answer["data"][0]["caption"], "green", "square")
+
+
+def test_several_uploads_keep_their_order(client: httpx.Client) -> None:
+    files = [
+        ("image", ("a.png", RED_CIRCLE)),
+        ("image", ("b.txt", b"no picture")),
+        ("image", ("c.png", BLUE_SQUARE)),
+    ]
+    answer = client.post("/v1/captions", files=files).json()
+    first, bad, last = answer["data"]
+    assert says(first["caption"], "red", "circle")
+    assert bad["object"] == "error"
+    assert bad["error"]["code"] == "invalid_image"
+    assert bad["error"]["param"] == "image[1]"
+    assert says(last["caption"], "blue", "square")
+    assert [first["index"], bad["index"], last["index"]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_style_says_its_prompt(client: httpx.Client, style: str) -> None:
+    answer = client.post("/v1/captions", json={"image": b64(RED_CIRCLE), "style": style}).json()
+    (caption,) = answer["data"]
+    assert caption["prompt"] == caption_prompt("generic", style)
+    assert says(caption["caption"], "red", "circle")
+
+
+def test_a_prompt_of_ones_own(client: httpx.Client) -> None:
+    body = {"image": b64(RED_CIRCLE), "prompt": "How many shapes are there?"}
+    (caption,) = client.post("/v1/captions", json=body).json()["data"]
+    assert caption["prompt"] == "How many shapes are there?"
+    assert "1" in caption["caption"] or "one" in caption["caption"].lower()
+
+
+def test_a_stream_of_several_pictures(client: httpx.Client) -> None:
+    images = [b64(RED_CIRCLE), "bm90IGEgcGljdHVyZQ==", b64(BLUE_SQUARE)]
+    *events, done = stream_events(client, {"images": images, "stream": True, "style": "detailed"})
+    assert done == "[DONE]"
+    parsed = [json.loads(event) for event in events]
+    for index, (color, shape) in {0: ("red", "circle"), 2: ("blue", "square")}.items():
+        mine = [event for event in parsed if event["index"] == index]
+        assert [event["object"] for event in mine[:-1]] == ["caption.chunk"] * (len(mine) - 1)
+        assert len(mine) > 2
+        assert "".join(event["delta"] for event in mine[:-1]).strip() == mine[-1]["caption"]
+        assert says(mine[-1]["caption"], color, shape)
+    assert [event["error"]["code"] for event in parsed if event["object"] == "error"] == ["invalid_image"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_only_bad_pictures_are_a_4xx(client: httpx.Client, stream: bool) -> None:
+    one = client.post("/v1/captions", json={"image": b64(b"text"), "stream": stream})
+    assert one.status_code == 400
+    assert one.json()["error"]["param"] == "image"
+    two = client.post("/v1/captions", json={"images": [b64(b"text"), b64(b"")], "stream": stream})
+    assert two.status_code == 400
+    assert "none of the 2 pictures" in two.json()["error"]["message"]
+    assert two.json()["error"]["param"] == "images[0]"
+
+
+def test_max_tokens_ends_a_caption(client: httpx.Client) -> None:
+    (caption,) = client.post("/v1/captions", json={"image": b64(RED_CIRCLE), "max_tokens": 2}).json()["data"]
+    assert caption["finish_reason"] == "length"
+    assert caption["usage"]["completion_tokens"] == 2

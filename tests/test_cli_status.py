@@ -1,0 +1,159 @@
+"""`serve-app models`, `serve-app status`, and what all commands share: help, start-up, addresses, errors."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from importlib import import_module
+from pathlib import Path
+from typing import get_args
+
+import httpx
+import pytest
+from starlette.responses import JSONResponse
+
+from serve_app.cli import client
+from serve_app.cli.errors import CliError
+from serve_app.families import STYLES
+from tests.cli_fake import FakeApi, failure, free_port, run, serving
+
+MODELS = {
+    "object": "list",
+    "data": [
+        {"id": "demo", "object": "model", "created": 1, "owned_by": "serve_app", "tasks": ["chat", "caption"],
+         "engine": "transformers", "state": "ready", "context_length": 4096},
+        {"id": "big", "object": "model", "created": 1, "owned_by": "serve_app", "tasks": ["chat"],
+         "engine": None, "state": "pending", "context_length": None, "reason": "no node has 8 GPUs"},
+    ],
+}  # fmt: skip
+SUMMARY = {
+    "models": {
+        "demo": {
+            "requests": 1200, "clients_left": 1, "failures": {"overloaded": 2, "invalid_image": 1},
+            "in_flight": 3, "queued": 4, "tokens": {"prompt": 1, "generated": 2, "wasted": 0},
+            "tokens_per_second": {"last_10s": 512.34, "last_60s": 500.0},
+            "time_to_first_token_s": {"last_60s": {"p50": 0.045, "p90": 1.0, "p99": 1.5}, "ever": {"p50": 9.0}},
+            "inter_token_s": {"last_60s": {"p50": None}, "ever": {"p50": None}},
+        }
+    },
+    "totals": {},
+}  # fmt: skip
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    api = FakeApi()
+    healthy = JSONResponse({"status": "ok"})
+    api.gets = {"/v1/models": JSONResponse(MODELS), "/health": healthy, "/ready": healthy,
+                "/metrics/summary": JSONResponse(SUMMARY)}  # fmt: skip
+    return api
+
+
+@pytest.fixture
+def url(api: FakeApi) -> Iterator[str]:
+    with serving(api) as url:
+        yield url
+
+
+def test_models(url: str, tmp_path: Path) -> None:
+    text = run("models", url=url, cwd=tmp_path).stdout.decode()
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["demo", "ready", "chat,", "caption", "transformers", "4,096"],
+        ["big", "pending:", "no", "node", "has", "8", "GPUs", "chat"],
+    ]
+    assert json.loads(run("models", "--json", url=url, cwd=tmp_path).stdout) == MODELS
+
+
+def test_status(url: str, tmp_path: Path) -> None:
+    done = run("status", url=url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.decode().splitlines()
+    assert lines[0] == "healthy, ready"
+    assert lines[3].split() == ["demo", "ready", "1,200", "3", "512.3", "45", "ms", "1.50", "s", "3", "4"]
+    seen = json.loads(run("status", "--json", url=url, cwd=tmp_path).stdout)
+    assert (seen["ready"], seen["metrics"]["models"]["demo"]["queued"]) == (True, 4)
+
+
+def test_status_without_numbers_or_readiness(api: FakeApi, url: str, tmp_path: Path) -> None:
+    del api.gets["/metrics/summary"]
+    api.gets["/ready"] = failure(503, "model_not_ready", "no model is ready: wait")
+    done = run("status", url=url, cwd=tmp_path)
+    text = done.stdout.decode()
+    assert done.returncode == 1
+    assert "healthy, not ready" in text
+    assert "no model is ready: wait" in text
+    assert "the metrics application isn't running" in text
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["status"], ["chat", "hi"], ["caption", "."]])
+def test_no_service(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "a.jpg").touch()
+    done = run(*arguments, url=f"http://127.0.0.1:{free_port()}", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "start one with `serve-app up` or pass --url" in done.stderr.decode()
+
+
+def test_another_server(api: FakeApi, url: str, tmp_path: Path) -> None:
+    api.gets["/v1/models"] = JSONResponse(["not", "ours"])
+    done = run("models", url=url, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "doesn't answer like a serve_app service" in done.stderr.decode()
+
+
+@pytest.mark.parametrize("name", ["caption", "chat", "models", "status"])
+def test_help_has_an_example(tmp_path: Path, name: str) -> None:
+    text = run(name, "--help", url="http://x", cwd=tmp_path).stdout.decode()
+    assert text.count(f" serve-app {name}") > 1  # the usage line is one
+
+
+def test_help_imports_nothing_heavy() -> None:
+    heavy = ("ray", "torch", "transformers", "httpx", "pydantic", "starlette", "PIL")
+    code = f"import sys, serve_app.cli; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert done.stdout.strip() == b"[]"
+
+
+def test_styles_are_the_families() -> None:
+    assert get_args(import_module("serve_app.cli.caption").Style) == STYLES
+
+
+@pytest.mark.parametrize(
+    ("given", "normal"),
+    [
+        ("http://h:1/", "http://h:1"),
+        ("http://h:1/v1/", "http://h:1"),
+        ("https://h/models/m/v1", "https://h/models/m"),
+        (" http://[::1]:8000 ", "http://[::1]:8000"),
+    ],
+)
+def test_addresses(given: str, normal: str) -> None:
+    assert client.normalized_url(given) == normal
+
+
+@pytest.mark.parametrize("given", ["", "h:8000", "ftp://h", "http://", "http://h:port", "http://h:99999999"])
+def test_no_addresses(given: str) -> None:
+    with pytest.raises(CliError, match="isn't an address"):
+        client.normalized_url(given)
+
+
+def test_retry_after() -> None:
+    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
+    assert 80 < (client.parse_retry_after(date) or 0) <= 90
+    given = [None, "", "2", "1.5", "-3", "nan", "inf", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"]
+    assert [client.parse_retry_after(value) for value in given] == [None, None, 2, 1.5, 0, None, None, None, 0]
+
+
+def test_secrets_stay_out_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVE_APP_API_KEY", "geheim\nx")
+    with pytest.raises(CliError) as raised:
+        client.settings_for("http://h")
+    assert "geheim" not in raised.value.message
+    assert client.shown_url("http://me:secret@h/x") == "http://h/x"
+
+
+def test_a_foreign_error_is_a_sentence() -> None:
+    request = httpx.Request("GET", "http://me:secret@h/v1/models")
+    error = client.error_of(httpx.Response(502, text="<h1>Bad\n gateway</h1>", request=request))
+    assert error.message == "http://h/v1/models answered 502 Bad Gateway: <h1>Bad gateway</h1>"

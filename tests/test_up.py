@@ -1,0 +1,110 @@
+"""`serve-app up` as a user meets it: what can't work is one sentence, and nothing stays behind."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import CONFIG
+from tests.service import free_port, serving
+
+
+def up(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:
+        return subprocess.run(
+            [sys.executable, "-m", "serve_app", "up", *arguments],
+            capture_output=True, text=True, timeout=120, env={**os.environ, "RAY_TMPDIR": folder},
+        )  # fmt: skip
+
+
+def test_a_missing_file_and_an_unknown_key(tmp_path: Path) -> None:
+    missing = up(str(tmp_path / "no.yaml"))
+    assert missing.returncode == 2
+    assert "no.yaml doesn't exist" in missing.stderr
+    path = tmp_path / "config.yaml"
+    path.write_text("applications: [{name: m, import_path: 'serve_app.app:build_model', args: {sorce: demo}}]")
+    unknown = up(str(path))
+    assert unknown.returncode == 2
+    assert "did you mean 'source'" in unknown.stderr
+    assert "Traceback" not in missing.stderr + unknown.stderr
+
+
+def test_a_taken_port() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused = up("--port", str(port), "--address", "local")
+    assert refused.returncode == 2
+    assert f"port {port} on 127.0.0.1 can't be used" in refused.stderr
+    assert "--port" in refused.stderr
+
+
+def test_an_address_where_no_ray_runs() -> None:
+    refused = up("--address", "127.0.0.1:1")
+    assert refused.returncode == 2
+    assert "no Ray cluster answers at '127.0.0.1:1'" in refused.stderr
+
+
+@pytest.mark.cluster
+def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothing(tmp_path: Path) -> None:
+    """One start for several promises: a second Ray cluster is slow on a small machine."""
+    _, script, ingress, metrics = CONFIG["applications"]
+    missing = {**script, "name": "missing", "args": {"source": str(tmp_path / "nowhere"), "num_cpus": 0.1}}
+    ingress = {
+        **ingress,
+        "deployments": [{"name": "Ingress", "user_config": {"models": ["script", "missing"]}}],
+    }
+    with serving({**CONFIG, "applications": [script, missing, ingress, metrics]}) as service:
+        log = (service.temp_dir / "up.log").read_text()
+        assert "FAILED missing: " in log
+        with service.client as client:
+            models = {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}
+            assert models["missing"]["state"] == "failed"
+            assert "nowhere" in models["missing"]["reason"]
+            assert models["script"]["state"] == "ready"
+            hi = {"messages": [{"role": "user", "content": "hi"}]}
+            assert client.post("/v1/chat/completions", json={"model": "script"} | hi).status_code == 200
+            refused = client.post("/v1/chat/completions", json={"model": "missing"} | hi)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
+            assert client.get("/ready").status_code == 503
+        second = up_beside(service.temp_dir)
+        assert second.returncode == 2
+        assert "already serves" in second.stderr
+        listening = loopback_only(service.process.pid)
+        children = psutil.Process(service.process.pid).children(recursive=True)
+        assert len(children) > 5
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
+    assert service.process.returncode == 0
+    assert listening, "the proxy listens"
+
+
+def up_beside(ray_folder: Path) -> "subprocess.CompletedProcess[str]":
+    """A second `up` that finds the cluster of the first."""
+    address = next(ray_folder.rglob("ray_current_cluster")).read_text()
+    return subprocess.run(
+        [sys.executable, "-m", "serve_app", "up", "--port", str(free_port()), "--address", address],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "RAY_TMPDIR": str(ray_folder)},
+    )  # fmt: skip
+
+
+def loopback_only(pid: int) -> set[int]:
+    """The ports of Serve's proxy and Ray's dashboard; fails if one of them listens beyond loopback."""
+    ports = set()
+    for process in psutil.Process(pid).children(recursive=True):
+        title = " ".join(process.cmdline())
+        if "ProxyActor" in title or "dashboard.py" in title:
+            for connection in process.net_connections("inet"):
+                if connection.status == psutil.CONN_LISTEN and connection.laddr.port in (
+                    8265,
+                    *range(8000, 8010),
+                ):
+                    assert connection.laddr.ip == "127.0.0.1", (title, connection.laddr)
+                    ports.add(connection.laddr.port)
+    return ports
