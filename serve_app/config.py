@@ -9,7 +9,7 @@ import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from serve_app.messages import Task
@@ -42,6 +42,15 @@ def nearest_hint(name: str, valid: Any) -> str:
     if near:
         return ": did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
     return f": expected one of {', '.join(sorted(valid))}" if valid else ""
+
+
+def first_sentence(error: ValidationError) -> str:
+    """The first mistake, with the path of the value it is about."""
+    first = error.errors(include_url=False, include_input=True)[0]
+    path = ".".join(str(step) for step in first["loc"])
+    sentence = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f" (it is {first['input']!r})"
+    return f"{path}: {sentence}{shown}" if path else sentence
 
 
 class AutoscalingConfig(Strict):

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig, nearest_hint
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig, first_sentence, nearest_hint
 from serve_app.errors import ConfigError
 
 BUILDERS: dict[str, type[BaseModel]] = {
@@ -109,12 +109,3 @@ def _validate(config: type[BaseModel], values: Any, place: str) -> None:
         config.model_validate(values)
     except ValidationError as exc:
         raise ConfigError(f"{place}: {first_sentence(exc)}") from exc
-
-
-def first_sentence(error: ValidationError) -> str:
-    """The first mistake, with the path of the value it is about."""
-    first = error.errors(include_url=False, include_input=True)[0]
-    path = ".".join(str(step) for step in first["loc"])
-    sentence = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict) else f" (it is {first['input']!r})"
-    return f"{path}: {sentence}{shown}" if path else sentence

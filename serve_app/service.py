@@ -68,6 +68,7 @@ def _ray(address: str | None, say: Say) -> Iterator[str | None]:
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _require_cluster(address)
     try:
         context = ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="error")
     except ConnectionError as exc:
@@ -78,6 +79,17 @@ def _ray(address: str | None, say: Say) -> Iterator[str | None]:
     finally:
         with _quiet():
             ray.shutdown()
+
+
+def _require_cluster(address: str | None) -> None:
+    """Refuse a `host:port` where nothing listens at once: Ray itself tries for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit() or "://" in host:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as exc:
+        raise ConfigError(f"no Ray cluster answers at '{address}': start one, or leave --address out") from exc
 
 
 @contextmanager

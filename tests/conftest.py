@@ -24,7 +24,13 @@ CONFIG: dict[str, Any] = {
             "name": "script",
             "import_path": "serve_app.app:build_model",
             "route_prefix": None,
-            "args": {"source": "none", "engine": "scripted", "num_cpus": 0.1, "tasks": ["chat"]},
+            "args": {
+                "source": "none",
+                "engine": "scripted",
+                "num_cpus": 0.1,
+                "tasks": ["chat"],
+                "engine_args": {"takes_pictures": False, "tokens_per_s": 200},
+            },
         },
         {
             "name": "ingress",

@@ -5,8 +5,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
+from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -64,8 +67,7 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
         log = (service.temp_dir / "up.log").read_text()
         assert "FAILED missing: " in log
         with service.client as client:
-            models = {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}
-            assert models["missing"]["state"] == "failed"
+            models = wait_for_state(client, "missing", "failed")
             assert "nowhere" in models["missing"]["reason"]
             assert models["script"]["state"] == "ready"
             hi = {"messages": [{"role": "user", "content": "hi"}]}
@@ -83,6 +85,17 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
     assert not alive
     assert service.process.returncode == 0
     assert listening, "the proxy listens"
+
+
+def wait_for_state(client: httpx.Client, model: str, state: str) -> dict[str, Any]:
+    """The models by name, once this one is in that state: the ingress looks every second."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        models = {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}
+        if models[model]["state"] == state:
+            return models
+        time.sleep(0.3)
+    raise AssertionError(models)
 
 
 def up_beside(ray_folder: Path) -> "subprocess.CompletedProcess[str]":

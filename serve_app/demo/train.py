@@ -227,6 +227,15 @@ def _single_turn(picture: int, prompt: str, answer: str) -> Dialogue:
     return Dialogue((Message("user", (picture, prompt)), Message("assistant", (answer,))))
 
 
+def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
+    """The tokenizer of this folder; kept, because other tokens would make an interrupted run's weights worthless."""
+    folder = plan.folder / "tokenizer"
+    if not folder.exists():
+        train_tokenizer(plan.seed).save_pretrained(folder)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
+    return tokenizer
+
+
 def train(plan: Plan) -> None:
     """Everything from nothing, or from what an earlier run left in the folder."""
     plan.folder.mkdir(parents=True, exist_ok=True)
@@ -234,7 +243,7 @@ def train(plan: Plan) -> None:
     pictures_folder = plan.folder / "pictures"
     for done, _ in enumerate(draw_shards(pictures_folder, names, seed=plan.seed, processes=os.cpu_count() or 1)):
         print(f"drew {done + 1} of {len(names)} shards", flush=True)
-    training = Training(plan, train_tokenizer(plan.seed))
+    training = Training(plan, _tokenizer(plan))
     training.resume()
     training.run(Pictures(pictures_folder, names[:-1]), Pictures(pictures_folder, names[-1:]))
 

@@ -1,61 +1,79 @@
-"""One answer while it is generated: token ids in, pieces of text out, and the reason why it ends.
+"""One answer's text as its tokens come: whole characters only, and never a part of a stop string.
 
-A piece never ends inside a character, and never shows a stop string or what may become one.
+Knows nothing of models or batches. `decode` turns token ids into text, special tokens left out.
 """
 
 from collections.abc import Callable, Sequence
 
-from serve_app.messages import FinishReason
+Decode = Callable[[list[int]], str]
 
-Decode = Callable[[Sequence[int]], str]
+_UNFINISHED = "\ufffd"  # what decoders write for bytes that aren't a whole character (yet)
 
 
 class AnswerText:
-    """The text of a growing list of token ids. `decode` leaves special tokens out."""
+    """Takes token ids one by one, gives text that is final. `is_stopped` once a stop string has come."""
 
-    def __init__(self, decode: Decode, stop: tuple[str, ...], eos_ids: frozenset[int], max_tokens: int) -> None:
-        self.num_tokens = 0
-        self.finish_reason: FinishReason | None = None
-        self._decode = decode
-        self._stop = stop
-        self._eos_ids = eos_ids
-        self._max_tokens = max_tokens
-        self._ids: list[int] = []
-        self._shown_from, self._shown_to = 0, 0  # ids whose text is out, and the few that give them context
+    def __init__(self, decode: Decode, stop: Sequence[str]) -> None:
+        self._tokens = _TokenText(decode)
+        self._stop = [s for s in stop if s]
         self._held = ""
+        self.is_stopped = False
 
-    def add(self, token_id: int) -> str:
-        """The text that this token makes certain; sets `finish_reason` where the answer ends with it."""
-        self.num_tokens += 1
-        if token_id in self._eos_ids:
-            self.finish_reason = "stop"
-            return self._flush()
-        self._ids.append(token_id)
-        is_last = self.num_tokens >= self._max_tokens
-        text = self._held + self._new_text(is_last)
-        cut = min((at for at in (text.find(word) for word in self._stop) if at >= 0), default=-1)
-        if cut >= 0:
-            self.finish_reason, self._held = "stop", ""
-            return text[:cut]
-        num_held = 0 if is_last else max((_overlap(text, word) for word in self._stop), default=0)
-        self._held = text[len(text) - num_held :]
-        if is_last:
-            self.finish_reason = "length"
-        return text[: len(text) - num_held]
+    def add(self, token: int) -> str:
+        """The text that this token makes final; often empty."""
+        return self._release(self._tokens.add(token))
 
-    def _new_text(self, is_last: bool) -> str:
-        before = self._decode(self._ids[self._shown_from : self._shown_to])
-        now = self._decode(self._ids[self._shown_from :])
-        if now.endswith("\ufffd") and not is_last:  # the next token may complete the character
-            return ""
-        self._shown_from, self._shown_to = self._shown_to, len(self._ids)
-        return now[len(before) :]
-
-    def _flush(self) -> str:
-        text, self._held = self._held + self._new_text(is_last=True), ""
+    def finish(self) -> str:
+        """What was still held back. The answer ends here."""
+        text = self._release(self._tokens.finish())
+        if not self.is_stopped:
+            text, self._held = text + self._held, ""
         return text
 
+    def _release(self, new: str) -> str:
+        if self.is_stopped or not self._stop:
+            return "" if self.is_stopped else new
+        text = self._held + new
+        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        if found:
+            self.is_stopped = True
+            self._held = ""
+            return text[: min(found)]
+        keep = max(_overlap(text, s) for s in self._stop)
+        self._held = text[len(text) - keep :]
+        return text[: len(text) - keep]
 
-def _overlap(text: str, word: str) -> int:
-    """How many characters at the end of `text` begin `word`."""
-    return next((n for n in range(min(len(text), len(word) - 1), 0, -1) if text.endswith(word[:n])), 0)
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that `stop` begins with."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
+
+
+class _TokenText:
+    """Incremental decoding with a sliding window, as in TGI and vLLM.
+
+    The new text is what decoding the window with the new tokens adds to decoding it without them: a token
+    alone may decode otherwise (leading spaces, bytes of one character).
+    """
+
+    def __init__(self, decode: Decode) -> None:
+        self._decode = decode
+        self._shown: list[int] = []  # the window's tokens whose text is out
+        self._shown_text = ""
+        self._new: list[int] = []
+
+    def add(self, token: int) -> str:
+        self._new.append(token)
+        text = self._decode(self._shown + self._new)
+        if len(text) <= len(self._shown_text) or text.endswith(_UNFINISHED):
+            return ""
+        return self._show(text)
+
+    def finish(self) -> str:
+        return self._show(self._decode(self._shown + self._new)) if self._new else ""
+
+    def _show(self, text: str) -> str:
+        fresh = text[len(self._shown_text) :]
+        self._shown, self._new = self._new, []
+        self._shown_text = self._decode(self._shown)
+        return fresh

@@ -1,147 +1,249 @@
-"""Says given tokens at a given pace, and fails on command: for tests of load and of every fault.
+"""An engine without a model: says given tokens at a given pace, and fails on command. For fault and load tests.
 
-The last user message may begin with a command:
+| last user text  | what happens                                                                  |
+|-----------------|-------------------------------------------------------------------------------|
+| (anything else) | the configured tokens; with pictures, their size and mean colour              |
+| `!echo TEXT`    | says TEXT, a word a token                                                     |
+| `!tokens N`     | says N tokens                                                                 |
+| `!slow S`       | waits S seconds before the first token                                        |
+| `!fail-after N` | raises `EngineFailed` after N tokens                                          |
+| `!oom`          | raises `EngineFailed` before the first token                                  |
+| `!hang`         | one token, then never another                                                 |
+| `!block`        | blocks the event loop for ever                                                |
+| `!crash`        | ends the process at once                                                      |
+| `!unhealthy`    | answers, and `check_health` fails from now on                                 |
 
-| command | effect |
-|---|---|
-| `!echo TEXT` | answers with TEXT, a token a word |
-| `!tokens N` | answers with N tokens |
-| `!slow S` | first token after S seconds |
-| `!fail-after N` | N tokens, then `EngineFailed` |
-| `!oom` | `EngineFailed` before the first token, as an engine out of memory answers |
-| `!hang` | never a first token; the loop goes on |
-| `!block` | blocks the event loop for good |
-| `!crash` | ends the process |
-| `!unhealthy` | answers, and fails every health check from then on |
-
-Anything else, or nothing, is answered with `engine_args.num_tokens` tokens. A picture is named in the answer by its
-size and mean colour, so that a mix-up shows.
+`engine_args` are the fields of `Script`.
 """
 
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from serve_app.config import ModelConfig, Strict
-from serve_app.errors import ConfigError, ContextTooLong, DeadlineExceeded, EngineFailed
+from serve_app.config import ModelConfig, Strict, first_sentence
+from serve_app.errors import (
+    ConfigError,
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ModelNotReady,
+)
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, Text
+
+_COMMANDS = ("echo", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
 
 
 class Script(Strict):
-    """The engine's `engine_args`: how long it takes, and how much it runs at once."""
+    """What the engine says and how fast; `tokens` is the tokens themselves or their number. A pace of 0 is none."""
 
+    tokens: tuple[str, ...] | int = 16
+    tokens_per_s: float = Field(1000.0, ge=0)
+    first_token_s: float = Field(0.0, ge=0)
     start_s: float = Field(0.0, ge=0)
     start_error: str | None = None
-    first_token_s: float = Field(0.0, ge=0)
-    token_s: float = Field(0.005, ge=0)
-    num_tokens: int = Field(8, ge=1)
-    capacity: int = Field(64, ge=1)
-    context_length: int = Field(200_000, ge=1)
-    takes_pictures: bool = False
+    capacity: int | None = Field(None, ge=1)
+    context_length: int | None = Field(None, ge=2)
+    takes_pictures: bool = True
+
+
+class _Plan:
+    """One request's answer: its tokens, its delay, and after which token it breaks."""
+
+    def __init__(self, script: Script, request: GenerationRequest) -> None:
+        self.command, argument = _command(request)
+        self.delay_s = float(_number(argument, float)) if self.command == "slow" else script.first_token_s
+        self.fails_after: int | None = None
+        if self.command in ("fail-after", "oom"):
+            self.fails_after = 0 if self.command == "oom" else int(_number(argument, int))
+        self.tokens: list[str] | int = script.tokens if isinstance(script.tokens, int) else list(script.tokens)
+        if self.command == "tokens":
+            self.tokens = int(_number(argument, int))
+        elif self.command == "echo":
+            self.tokens = _words(argument)
+        elif request.pictures:
+            self.tokens = _words(", ".join(identify(p) for p in request.pictures))
+        self.breaks = f"scripted failure of model '{request.model}' ({self.command}): send another text"
+
+    @property
+    def num_tokens(self) -> int:
+        return self.tokens if isinstance(self.tokens, int) else len(self.tokens)
+
+    def token(self, index: int) -> str:
+        return f"token{index} " if isinstance(self.tokens, int) else self.tokens[index]
 
 
 class ScriptedEngine:
-    """An engine without a model."""
+    """Plays a model. `num_generated` counts all tokens ever made, so that stopped work can be seen to stop."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self._script = Script.model_validate(config.engine_args)
-        self._places = asyncio.Semaphore(self._script.capacity)
-        self._is_healthy = True
-        self._is_stopped = False
+        try:
+            self.script = Script.model_validate(config.engine_args)
+        except ValidationError as exc:
+            raise ConfigError(f"engine_args: {first_sentence(exc)}") from exc
+        limits = [n for n in (self.script.context_length, config.max_context_tokens) if n]
+        self._context_length = min(limits, default=None)
+        self._places = asyncio.Semaphore(self.script.capacity or config.max_batch_size)
+        self._running: set[asyncio.Event] = set()
+        self._is_started = self._is_unhealthy = False
+        self.num_generated = 0
         self.num_waiting = 0
-        self.num_generated = 0  # tests read it to see that cancelled work stopped
 
     @property
-    def context_length(self) -> int:
-        return self._script.context_length
+    def context_length(self) -> int | None:
+        return self._context_length
 
     @property
     def takes_pictures(self) -> bool:
-        return self._script.takes_pictures
+        return self.script.takes_pictures
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
 
     async def start(self) -> None:
-        await asyncio.sleep(self._script.start_s)
-        if self._script.start_error is not None:
-            raise ConfigError(self._script.start_error)
+        """Take `start_s`, then raise `start_error` as a `ConfigError` if there is one."""
+        await asyncio.sleep(self.script.start_s)
+        if self.script.start_error:
+            raise ConfigError(self.script.start_error)
+        self._is_started = True
 
     async def check_health(self) -> None:
-        if not self._is_healthy:
-            raise EngineFailed("the script says that this engine is unhealthy")
+        if self._is_unhealthy or not self._is_started:
+            raise EngineFailed("the scripted engine is unhealthy: restart its replica")
 
     async def stop(self) -> None:
-        self._is_stopped = True
+        self._is_started = False
+        for stopped in self._running:
+            stopped.set()
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        arrived_at = time.monotonic()
-        num_prompt_tokens = sum(len(text.split()) for text in _texts(request)) + 16 * len(request.pictures)
-        if num_prompt_tokens + (request.sampling.max_tokens or 1) > self.context_length:
-            raise ContextTooLong(
-                f"the prompt has {num_prompt_tokens} tokens and asks for {request.sampling.max_tokens or 1} more, "
-                f"and the context holds {self.context_length}: shorten it",
-                "messages",
-            )
+        """The scripted answer. Closing it stops the work at once."""
+        if not self._is_started:
+            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        received_s = time.monotonic()
+        plan = _Plan(self.script, request)
+        num_prompt, num_tokens, finish = self._budget(plan, request)
+        stopped = asyncio.Event()
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                await self._take_place()
+        except TimeoutError as exc:
+            raise _deadline_error(request) from exc
+        self._running.add(stopped)
+        queue_s: float | None = time.monotonic() - received_s
+        pace = _Pace(stopped, received_s + request.timeout_s, request)
+        try:
+            await self._misbehave(plan, pace)
+            for index in range(num_tokens):
+                await pace.wait(plan.delay_s if index == 0 else 0, self.script.tokens_per_s)
+                if plan.fails_after == index:
+                    raise EngineFailed(plan.breaks)
+                self.num_generated += 1
+                is_last = index == num_tokens - 1
+                yield Chunk(plan.token(index), 1, num_prompt, finish if is_last else None, queue_s)
+                queue_s = None
+                if plan.command == "hang":
+                    await pace.wait(float("inf"), 0)
+        finally:
+            self._running.discard(stopped)
+            self._places.release()
+
+    async def _take_place(self) -> None:
         self.num_waiting += 1
         try:
             await self._places.acquire()
         finally:
             self.num_waiting -= 1
-        try:
-            queue_s = time.monotonic() - arrived_at
-            async for chunk in self._play(request, arrived_at, num_prompt_tokens, queue_s):
-                yield chunk
-        finally:
-            self._places.release()
 
-    async def _play(
-        self, request: GenerationRequest, arrived_at: float, num_prompt_tokens: int, queue_s: float
-    ) -> AsyncGenerator[Chunk, None]:
-        command, _, argument = (_texts(request) or [""])[-1].partition(" ")
-        await self._before_first(command, argument)
-        words = self._words(command, argument, request.pictures)
-        limit = request.sampling.max_tokens or len(words)
-        for number, word in enumerate(words[:limit]):
-            await asyncio.sleep(self._script.token_s)
-            if self._is_stopped or (command == "!fail-after" and number == int(argument)):
-                raise EngineFailed("the script says that this request fails")
-            if time.monotonic() - arrived_at > request.timeout_s:
-                raise DeadlineExceeded(f"no whole answer within {request.timeout_s:g} s: ask for fewer tokens")
-            self.num_generated += 1
-            is_last = number + 1 == min(limit, len(words))
-            finish_reason: FinishReason | None = ("length" if limit < len(words) else "stop") if is_last else None
-            yield Chunk(word, 1, num_prompt_tokens, finish_reason, queue_s if number == 0 else None)
-
-    async def _before_first(self, command: str, argument: str) -> None:
-        await asyncio.sleep(float(argument) if command == "!slow" else self._script.first_token_s)
-        if command == "!hang":
-            await asyncio.Event().wait()
-        elif command == "!block":
-            time.sleep(3600)  # noqa: ASYNC251 -- a stuck event loop is what this command is for
-        elif command == "!crash":
+    async def _misbehave(self, plan: "_Plan", pace: "_Pace") -> None:
+        """What breaks more than the one request."""
+        if plan.command == "crash":
             os._exit(1)
-        elif command == "!oom":
-            raise EngineFailed("the engine ran out of memory on this request: ask for fewer tokens or pictures")
-        elif command == "!unhealthy":
-            self._is_healthy = False
+        if plan.command == "unhealthy":
+            self._is_unhealthy = True
+        while plan.command == "block":
+            time.sleep(1)  # noqa: ASYNC251 - blocking the loop is what was asked for
 
-    def _words(self, command: str, argument: str, pictures: Iterable[Picture]) -> list[str]:
-        if command == "!echo":
-            return [f"{word} " for word in argument.split()] or [""]
-        if seen := [_name(picture) for picture in pictures]:
-            return [f"{word} " for word in seen]
-        count = {"!tokens": 0, "!fail-after": 1}.get(command)
-        num_tokens = self._script.num_tokens if count is None else int(argument) + count
-        return [f"t{number} " for number in range(num_tokens)]
+    def _budget(self, plan: "_Plan", request: GenerationRequest) -> tuple[int, int, FinishReason]:
+        """Prompt tokens, answer tokens and how the answer ends. Raises `ContextTooLong`."""
+        parts = [part for message in request.messages for part in message.parts]
+        num_prompt = sum(len(part.text.split()) if isinstance(part, Text) else 16 for part in parts)
+        wanted = request.sampling.max_tokens
+        context_length = self.context_length
+        if context_length and num_prompt + (wanted or 1) > context_length:
+            raise ContextTooLong(
+                f"the prompt has {num_prompt} tokens, the answer may have {wanted or 1}, and the context is "
+                f"{context_length}: shorten the conversation or lower max_tokens",
+                "max_tokens" if num_prompt < context_length else "messages",
+            )
+        room = wanted or (context_length - num_prompt if context_length else plan.num_tokens)
+        return num_prompt, min(room, plan.num_tokens), "length" if room < plan.num_tokens else "stop"
 
 
-def _texts(request: GenerationRequest) -> list[str]:
-    return [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
+class _Pace:
+    """Waits between tokens; ends early with an error when the engine stops or the deadline passes."""
+
+    def __init__(self, stopped: asyncio.Event, deadline_s: float, request: GenerationRequest) -> None:
+        self._stopped = stopped
+        self._deadline_s = deadline_s
+        self._request = request
+        self._due_s = time.monotonic()
+
+    async def wait(self, delay_s: float, tokens_per_s: float) -> None:
+        self._due_s += delay_s + (1 / tokens_per_s if tokens_per_s else 0)
+        wait_s = min(self._due_s, self._deadline_s) - time.monotonic()
+        if wait_s <= 0:
+            await asyncio.sleep(0)  # others run even where no pace is set
+        else:
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._stopped.wait()
+            except TimeoutError:
+                pass
+        if self._stopped.is_set():
+            raise EngineFailed(f"model '{self._request.model}' is shutting down: send the request again")
+        if time.monotonic() >= self._deadline_s:
+            raise _deadline_error(self._request)
 
 
-def _name(picture: Picture) -> str:
-    """`24x24#ff0000`: the size and the mean of each channel."""
+def identify(picture: Picture) -> str:
+    """A picture in words that tell it from others: `32x16 #ff0000`, its size and mean colour."""
     num_pixels = picture.width * picture.height
-    mean = [sum(picture.rgb[channel::3]) // num_pixels for channel in range(3)]
-    return f"{picture.width}x{picture.height}#{bytes(mean).hex()}"
+    mean = "".join(f"{sum(picture.rgb[channel::3]) // num_pixels:02x}" for channel in range(3))
+    return f"{picture.width}x{picture.height} #{mean}"
+
+
+def _command(request: GenerationRequest) -> tuple[str | None, str]:
+    """The command in the last user message and what follows it."""
+    last = next((m for m in reversed(request.messages) if m.role == "user"), None)
+    text = "".join(part.text for part in last.parts if isinstance(part, Text)) if last else ""
+    name, _, argument = text.strip().partition(" ")
+    if not name.startswith("!"):
+        return None, ""
+    if name[1:] not in _COMMANDS:
+        raise InvalidRequest(f"unknown command '{name}': it is one of !{', !'.join(_COMMANDS)}", "messages")
+    return name[1:], argument
+
+
+def _number(argument: str, kind: type[int] | type[float]) -> Any:
+    try:
+        return kind(argument)
+    except ValueError as exc:
+        raise InvalidRequest("this command wants a number after it", "messages") from exc
+
+
+def _words(text: str) -> list[str]:
+    """The words, each with the space that follows it; together they are the text. Never empty."""
+    words = text.split(" ")
+    return [f"{word} " for word in words[:-1]] + [words[-1]]
+
+
+def _deadline_error(request: GenerationRequest) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the answer of model '{request.model}' wasn't complete after {request.timeout_s:g} s: ask for fewer tokens"
+    )

@@ -1,333 +1,163 @@
-"""Runs a model with transformers: requests that wait go through one `generate` together, each streamed by itself.
+"""The transformers engine: the model's own `generate` and processor, with requests that wait batched together.
 
-A batch holds requests with the same number of pictures, so that every processor can batch them; prompts,
-picture sizes, sampling, stops and lengths are each request's own. A request that ends leaves at once, and a
-client that leaves ends its row within a step; the batch ends with its last row.
+The event loop only hands over: loading and prompts run in threads, the model in the batch worker's. Closing
+a request's generator frees its row within one step.
 """
 
 import asyncio
-import copy
-import logging
-import secrets
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-
-import torch
-from PIL import Image
-from torch import Tensor
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from collections.abc import AsyncGenerator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from serve_app.config import ModelConfig
 from serve_app.engines.answer_text import AnswerText
-from serve_app.engines.loading import LoadedModel, load_model
-from serve_app.engines.row_sampler import RowSampler, RowSampling
-from serve_app.errors import (
-    ContextTooLong,
-    DeadlineExceeded,
-    EngineFailed,
-    InvalidRequest,
-    ServeAppError,
-    UnsupportedTask,
-)
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Text
+from serve_app.engines.batch_worker import BatchWorker, Outcome, Row
+from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
+from serve_app.engines.prompt import Prompt, prepare
+from serve_app.errors import ContextTooLong, DeadlineExceeded, EngineFailed, ModelNotReady
+from serve_app.messages import Chunk, GenerationRequest
 
-logger = logging.getLogger("serve_app")
-
-STUCK_AFTER_S = 120.0  # a single step takes seconds at most, on any machine that can serve the model at all
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One request on its way through a batch. The loop sets `is_cancelled`; all else belongs to the worker thread."""
-
-    request: GenerationRequest
-    arrived_at: float
-    results: "asyncio.Queue[Chunk | ServeAppError]" = field(default_factory=asyncio.Queue)
-    is_cancelled: bool = False
-    is_over: bool = False
-    num_prompt_tokens: int = 0
-    queue_s: float | None = None
-    answer: AnswerText | None = None
-    num_unsent: int = 0
-
-    def has_ended(self) -> bool:
-        return self.is_over or self.is_cancelled
+STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
+_STOP_TIMEOUT_S = 10.0
+_MAX_TOKENS_WITHOUT_CONTEXT = 4096  # for models that state no context length, so that each answer ends
 
 
 class TransformersEngine:
-    """One model, one batch at a time, on a thread of its own."""
+    """Serves one checkpoint that `AutoModelForCausalLM` or `AutoModelForImageTextToText` loads."""
 
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
-        self._loaded: LoadedModel | None = None
-        self._waiting: deque[_Row] = deque()
-        self._running: list[_Row] = []
-        self._arrival = asyncio.Event()
-        self._scheduler: asyncio.Task[None] | None = None
-        self._last_step_at = time.monotonic()
+        self._checkpoint: Checkpoint | None = None
+        self._worker: BatchWorker | None = None
+        self._is_stopped = False
+        self._num_preparing = 0
+        self._inboxes: dict[Row, asyncio.Queue[Outcome | DeadlineExceeded]] = {}
+        # One thread: tokenizers and processors may not be used by two at once.
+        self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
 
     @property
     def context_length(self) -> int | None:
-        return self._model.context_length
+        return self._checkpoint.context_length if self._checkpoint else None
 
     @property
     def takes_pictures(self) -> bool:
-        return self._model.processor is not None
+        return bool(self._checkpoint and self._checkpoint.takes_pictures)
 
     @property
     def num_waiting(self) -> int:
-        return len(self._waiting)
-
-    async def start(self) -> None:
-        self._loaded = await asyncio.to_thread(load_model, self._config)
-        self._scheduler = asyncio.create_task(self._schedule())
-
-    async def check_health(self) -> None:
-        if self._scheduler is None or self._scheduler.done():
-            raise EngineFailed("the engine's scheduler has ended")
-        if self._running and time.monotonic() - self._last_step_at > STUCK_AFTER_S:
-            raise EngineFailed(f"the engine has made no step for {STUCK_AFTER_S:.0f} s")
-
-    async def stop(self) -> None:
-        if self._scheduler is not None:
-            self._scheduler.cancel()
-        for row in [*self._waiting, *self._running]:
-            row.results.put_nowait(EngineFailed("the model is being stopped: send the request again"))
-            row.is_cancelled = True
-        self._waiting.clear()
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        if request.pictures and not self.takes_pictures:
-            raise UnsupportedTask(f"model '{request.model}' reads text only: send it no pictures", "messages")
-        row = _Row(request, time.monotonic())
-        self._waiting.append(row)
-        self._arrival.set()
-        try:
-            while True:
-                result = await row.results.get()
-                if isinstance(result, ServeAppError):
-                    raise result
-                yield result
-                if result.finish_reason is not None:
-                    return
-        finally:
-            row.is_cancelled = True
-            if row in self._waiting:
-                self._waiting.remove(row)
+        return self._num_preparing + (self._worker.num_waiting if self._worker else 0)
 
     @property
-    def _model(self) -> LoadedModel:
-        assert self._loaded is not None, "start() comes first"
-        return self._loaded
+    def num_running(self) -> int:
+        """Requests that the model works on now."""
+        return self._worker.num_running if self._worker else 0
 
-    async def _schedule(self) -> None:
-        """Batch after batch, for ever."""
+    async def start(self) -> None:
+        """Load the model in a thread. Raises `ConfigError`."""
+        checkpoint = await asyncio.to_thread(load_checkpoint, self._config)
         loop = asyncio.get_running_loop()
-        while True:
-            await self._arrival.wait()
-            if not self._running:
-                await asyncio.sleep(self._config.batch_wait_s)  # companions of an idle engine's first request
-            self._running = self._take_batch()
-            self._arrival.clear() if not self._waiting else None
-            if self._running:
-                self._last_step_at = time.monotonic()
-                await asyncio.to_thread(_Batch(self, self._running, loop).run)
-            self._running = []
 
-    def _take_batch(self) -> list[_Row]:
-        """The oldest request, and those that wait with as many pictures."""
-        if not self._waiting:
-            return []
-        num_pictures = len(self._waiting[0].request.pictures)
-        alike = [row for row in self._waiting if len(row.request.pictures) == num_pictures]
-        batch = alike[: self._config.max_batch_size]
-        for row in batch:
-            self._waiting.remove(row)
-        return batch
+        def deliver(outcomes: list[tuple[Row, Outcome]]) -> None:
+            loop.call_soon_threadsafe(self._hand_out, outcomes)
 
-    def note_step(self) -> None:
-        self._last_step_at = time.monotonic()
+        self._checkpoint = checkpoint
+        self._worker = BatchWorker(checkpoint, self._config, deliver)
 
+    async def check_health(self) -> None:
+        worker = self._worker
+        if self._is_stopped or worker is None:
+            raise EngineFailed(f"model {self._config.source} isn't loaded: restart its replica")
+        if not worker.is_alive:
+            raise EngineFailed(f"the worker of model {self._config.source} died: its replica must restart")
+        if worker.silent_s > STUCK_AFTER_S:
+            raise EngineFailed(f"model {self._config.source} made no step for {worker.silent_s:.0f} s: restart it")
 
-class _Batch(StoppingCriteria):
-    """One `generate` call. As its stopping criterion it sees every step's tokens, and says which rows are done."""
+    async def stop(self) -> None:
+        """End running work: each request raises `EngineFailed`. Frees the model. Idempotent."""
+        self._is_stopped = True
+        for row, inbox in list(self._inboxes.items()):
+            inbox.put_nowait(EngineFailed(f"model '{row.request.model}' is shutting down: send the request again"))
+        worker, self._worker = self._worker, None
+        if worker:
+            await asyncio.to_thread(worker.stop, _STOP_TIMEOUT_S)
+        self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._checkpoint = None
 
-    def __init__(self, engine: TransformersEngine, rows: list[_Row], loop: asyncio.AbstractEventLoop) -> None:
-        self._engine = engine
-        self._loaded = engine._model
-        self._rows = rows
-        self._loop = loop
-
-    def run(self) -> None:
-        """Generate every row's answer; whatever goes wrong ends these rows and no more."""
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
+        """The answer's chunks, one for each step that made text. Closing it stops the work within one step."""
+        received_s = time.monotonic()
+        row = await self._prepared(request, received_s)
+        worker = self._worker
+        if worker is None:
+            raise EngineFailed(f"model '{request.model}' is shutting down: send the request again")
+        inbox: asyncio.Queue[Outcome | DeadlineExceeded] = asyncio.Queue()
+        self._inboxes[row] = inbox
+        seconds_left = received_s + request.timeout_s - time.monotonic()
+        deadline = asyncio.get_running_loop().call_later(seconds_left, inbox.put_nowait, _deadline_error(request))
+        worker.submit(row)
         try:
-            inputs = self._prepare()
-            if inputs is not None:
-                self._generate(inputs)
-        except torch.OutOfMemoryError:
-            logger.warning("out of memory in a batch of %d", len(self._rows))
-            torch.cuda.empty_cache() if torch.cuda.is_available() else None
-            self._fail("the model ran out of memory on this batch: send smaller pictures, or lower max_batch_size")
-        except Exception:
-            logger.exception("a batch of %d failed", len(self._rows))
-            self._fail("the model failed on this batch: its log says why")
+            while True:
+                outcome = await inbox.get()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
+                if outcome.finish_reason:
+                    return
+        finally:
+            deadline.cancel()
+            del self._inboxes[row]
+            worker.cancel(row)
 
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        """After each step: deliver the new tokens, all rows' in one call to the loop. Returns done rows, (rows,)."""
-        self._engine.note_step()
-        now = time.monotonic()
-        results: list[tuple[_Row, Chunk | ServeAppError]] = []
-        for row, token_id in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
-            if not row.has_ended() and (result := self._advance(row, token_id, now)) is not None:
-                results.append((row, result))
-        self._deliver(results)
-        return torch.tensor([row.has_ended() for row in self._rows], device=input_ids.device)
+    async def _prepared(self, request: GenerationRequest, received_s: float) -> Row:
+        """The request, ready to run. Raises what is wrong with the request itself."""
+        checkpoint = self._checkpoint
+        if self._is_stopped or checkpoint is None:
+            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        self._num_preparing += 1
+        try:
+            async with asyncio.timeout(request.timeout_s):
+                loop = asyncio.get_running_loop()
+                prompt = await loop.run_in_executor(self._preparing, prepare, checkpoint, request)
+        except TimeoutError as exc:
+            raise _deadline_error(request) from exc
+        finally:
+            self._num_preparing -= 1
+        decode = partial(
+            checkpoint.decoding_tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        answer = AnswerText(decode, request.sampling.stop)
+        return Row(request, prompt, _max_tokens(request, prompt, checkpoint.context_length), answer, received_s)
 
-    def _advance(self, row: _Row, token_id: int, now: float) -> Chunk | ServeAppError | None:
-        assert row.answer is not None, "prepared"
-        if now - row.arrived_at > row.request.timeout_s:
-            row.is_over = True
-            return _too_late(row)
-        text = row.answer.add(token_id)
-        row.num_unsent += 1
-        row.is_over = row.answer.finish_reason is not None
-        if not text and not row.is_over and row.queue_s is None:
-            return None
-        chunk = Chunk(text, row.num_unsent, row.num_prompt_tokens, row.answer.finish_reason, row.queue_s)
-        row.num_unsent, row.queue_s = 0, None
-        return chunk
-
-    def _generate(self, inputs: dict[str, Any]) -> None:
-        samplings = [self._sampling(row) for row in self._rows]
-        config = copy.copy(self._loaded.generation_config)
-        config.max_new_tokens = max(self._max_tokens(row) for row in self._rows)
-        with torch.inference_mode():
-            self._loaded.model.generate(
-                **inputs,
-                generation_config=config,
-                logits_processor=LogitsProcessorList([RowSampler(samplings)]),
-                stopping_criteria=StoppingCriteriaList([self]),
-            )
-
-    def _prepare(self) -> dict[str, Any] | None:
-        """Processor inputs of the rows that can run; the others are told why not and leave."""
-        begun_at = time.monotonic()
-        self._rows = [row for row in self._rows if not row.has_ended()]
-        for row in self._rows:
-            row.queue_s = begun_at - row.arrived_at
-        while self._rows:
-            try:
-                inputs = self._process(self._rows)
-            except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as exc:
-                if len(self._rows) == 1:
-                    logger.warning("request %s: the processor refused it: %s", self._rows[0].request.id, exc)
-                    self._end(self._rows[0], InvalidRequest("the model's processor can't read this prompt"))
-                    return None
-                self._drop_unprocessable()
-                continue
-            lengths = inputs["attention_mask"].sum(dim=1).tolist()
-            too_long = [
-                row for row, length in zip(self._rows, lengths, strict=True) if self._is_too_long(row, length)
-            ]
-            if not too_long:
-                return dict(inputs.to(self._loaded.model.device, dtype=self._loaded.model.dtype))
-            self._rows = [row for row in self._rows if row not in too_long]
-        return None
-
-    def _drop_unprocessable(self) -> None:
-        """Find by themselves the rows that the processor can't take in a batch."""
-        for row in list(self._rows):
-            try:
-                self._process([row])
-            except (ValueError, TypeError, IndexError, KeyError, RuntimeError) as exc:
-                logger.warning("request %s: the processor refused it: %s", row.request.id, exc)
-                self._end(row, InvalidRequest("the model's processor can't read this prompt"))
-                self._rows.remove(row)
-
-    def _process(self, rows: Sequence[_Row]) -> Any:
-        texts = [self._prompt(row.request) for row in rows]
-        if self._loaded.processor is None:
-            return self._loaded.tokenizer(texts, padding=True, add_special_tokens=False, return_tensors="pt")
-        pictures = [[_to_pil(picture) for picture in row.request.pictures] for row in rows]
-        return self._loaded.processor(
-            text=texts, images=pictures if pictures[0] else None, padding=True, add_special_tokens=False,
-            return_tensors="pt",
-        )  # fmt: skip
-
-    def _prompt(self, request: GenerationRequest) -> str:
-        """Through the checkpoint's chat template; without one, the turns' texts, a line each."""
-        template = self._loaded.processor or self._loaded.tokenizer
-        if not getattr(template, "chat_template", None):
-            return "\n".join(_text_of(message) for message in request.messages)
-        messages = [
-            {"role": m.role, "content": _text_of(m) if self._loaded.processor is None else _content_of(m)}
-            for m in request.messages
-        ]
-        prompt: str = template.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        return prompt
-
-    def _is_too_long(self, row: _Row, num_prompt_tokens: int) -> bool:
-        row.num_prompt_tokens = num_prompt_tokens
-        limit, wanted = self._loaded.context_length, row.request.sampling.max_tokens
-        if limit is not None and num_prompt_tokens + (wanted or 1) > limit:
-            asked = f" and max_tokens asks for {wanted} more" if wanted else ""
-            message = f"the prompt has {num_prompt_tokens} tokens{asked}, and the context holds {limit}: shorten it"
-            self._end(row, ContextTooLong(message, "messages"))
-            return True
-        row.answer = AnswerText(
-            lambda ids: str(self._loaded.tokenizer.decode(ids, skip_special_tokens=True)),
-            row.request.sampling.stop, self._eos_ids(), self._max_tokens(row),
-        )  # fmt: skip
-        return False
-
-    def _max_tokens(self, row: _Row) -> int:
-        room = (self._loaded.context_length or 1 << 20) - row.num_prompt_tokens
-        return min(row.request.sampling.max_tokens or room, room)
-
-    def _eos_ids(self) -> frozenset[int]:
-        ids = self._loaded.generation_config.eos_token_id
-        return frozenset(ids if isinstance(ids, list) else [] if ids is None else [ids])
-
-    def _sampling(self, row: _Row) -> RowSampling:
-        asked = row.request.sampling
-        temperature = self._loaded.sampling_temperature if asked.temperature is None else asked.temperature
-        top_p = self._loaded.sampling_top_p if asked.top_p is None else asked.top_p
-        seed = secrets.randbits(62) if asked.seed is None else asked.seed % (1 << 63)
-        return RowSampling(temperature, top_p, torch.Generator().manual_seed(seed))
-
-    def _fail(self, sentence: str) -> None:
-        for row in self._rows:
-            if not row.is_over:
-                self._end(row, EngineFailed(sentence))
-
-    def _end(self, row: _Row, error: ServeAppError) -> None:
-        row.is_over = True
-        self._deliver([(row, error)])
-
-    def _deliver(self, results: list[tuple[_Row, Chunk | ServeAppError]]) -> None:
-        if results:
-            self._loop.call_soon_threadsafe(_put_all, results)
+    def _hand_out(self, outcomes: list[tuple[Row, Outcome]]) -> None:
+        for row, outcome in outcomes:
+            if inbox := self._inboxes.get(row):
+                inbox.put_nowait(outcome)
 
 
-def _put_all(results: list[tuple[_Row, Chunk | ServeAppError]]) -> None:
-    for row, result in results:
-        row.results.put_nowait(result)
+def _max_tokens(request: GenerationRequest, prompt: Prompt, context_length: int | None) -> int:
+    """How long the answer may become. Raises `ContextTooLong` where prompt and answer don't fit together."""
+    wanted = request.sampling.max_tokens
+    if context_length is None:
+        return wanted or _MAX_TOKENS_WITHOUT_CONTEXT
+    room = context_length - prompt.num_tokens
+    if room < 1:
+        raise ContextTooLong(
+            f"the prompt has {prompt.num_tokens} tokens and the context of model '{request.model}' is "
+            f"{context_length}, the answer included: shorten the conversation or send fewer pictures",
+            "messages",
+        )
+    if wanted and wanted > room:
+        raise ContextTooLong(
+            f"the prompt has {prompt.num_tokens} tokens and max_tokens is {wanted}, together "
+            f"{prompt.num_tokens + wanted}; the context of model '{request.model}' is {context_length}: "
+            f"ask for at most {room} tokens",
+            "max_tokens",
+        )
+    return wanted or room
 
 
-def _too_late(row: _Row) -> ServeAppError:
-    return DeadlineExceeded(f"no whole answer within {row.request.timeout_s:g} s: ask for fewer tokens")
-
-
-def _to_pil(picture: Picture) -> Image.Image:
-    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
-
-
-def _text_of(message: Message) -> str:
-    return "".join(part.text for part in message.parts if isinstance(part, Text))
-
-
-def _content_of(message: Message) -> list[dict[str, str]]:
-    return [{"type": "text", "text": p.text} if isinstance(p, Text) else {"type": "image"} for p in message.parts]
+def _deadline_error(request: GenerationRequest) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"the answer of model '{request.model}' wasn't complete after {request.timeout_s:g} s: ask for fewer tokens"
+    )

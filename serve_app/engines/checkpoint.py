@@ -1,0 +1,181 @@
+"""Loads a model's checkpoint with transformers and says in a sentence why one can't be loaded.
+
+Owns what is specific to Hugging Face folders and hub ids; knows nothing of requests or batches.
+"""
+
+import copy
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from serve_app.config import ModelConfig
+from serve_app.errors import ConfigError
+
+# What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
+# (temperature, beams) or look at padding (repetition penalties), so that companions changed an answer.
+_KEPT_GENERATION_FIELDS = (
+    "eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id",
+    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model with what prepares its prompts. `processor` is the tokenizer for text-only models."""
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    decoding_tokenizer: Any
+    takes_pictures: bool
+    is_encoder_decoder: bool
+    context_length: int | None
+    eos_ids: frozenset[int]
+    pad_id: int
+    sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
+    sampling_top_p: float
+
+
+def load_checkpoint(config: ModelConfig) -> Checkpoint:
+    """Read, check and place the model; takes seconds to minutes. Raises `ConfigError`."""
+    # The hub's conversion robot would fetch weights from an unmerged pull request.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    torch.set_num_threads(max(1, int(config.num_cpus)))
+    source = _source(config)
+    _check_folder(source, config)
+    try:
+        return _load(source, config)
+    except Exception as exc:
+        raise ConfigError(_explain(exc, source, config)) from exc
+
+
+def _source(config: ModelConfig) -> str:
+    if config.source != "demo":
+        return os.path.expanduser(config.source)
+    from serve_app.demo import CHECKPOINT
+
+    return str(CHECKPOINT)
+
+
+def _check_folder(source: str, config: ModelConfig) -> None:
+    """What can be told of a folder before any library reads it."""
+    folder = Path(source)
+    if not folder.is_dir():
+        if (
+            source.startswith(("/", "."))
+            or config.source == "demo"
+            or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
+        ):
+            raise ConfigError(
+                f"source '{config.source}': there is no folder {source}; correct the path or name a hub id"
+            )
+        return
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"source '{source}' has no config.json: give the folder of a Hugging Face checkpoint")
+    if config.weights_format == "any" or any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise ConfigError(
+            f"source '{source}' has its weights only as pickles, which can run code when loaded: convert them to "
+            "safetensors, or trust them with weights_format: any"
+        )
+    raise ConfigError(f"source '{source}' has no *.safetensors weights: download the checkpoint again, completely")
+
+
+def _load(source: str, config: ModelConfig) -> Checkpoint:
+    common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+    architecture = AutoConfig.from_pretrained(source, **common)
+    takes_pictures = type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in (
+        getattr(architecture, "auto_map", None) or {}
+    )
+    auto_model = AutoModelForImageTextToText if takes_pictures else AutoModelForCausalLM
+    model = auto_model.from_pretrained(
+        source,
+        **common,
+        dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
+        **({"use_safetensors": True} if config.weights_format == "safetensors" else {}),
+        **config.engine_args,
+    ).eval()
+    if "device_map" not in config.engine_args:
+        model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
+    auto_processor = AutoProcessor if takes_pictures else AutoTokenizer
+    processor = auto_processor.from_pretrained(source, **common)
+    return _checkpoint(model, processor, takes_pictures, config)
+
+
+def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig) -> Checkpoint:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    eos_ids = _eos_ids(model, tokenizer)
+    pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(eos_ids)) if i is not None), 0)
+    own = model.generation_config
+    model.generation_config = _generation_config(model.generation_config, eos_ids, pad_id)
+    language = getattr(model, "language_model", None)
+    if language is not None and hasattr(
+        language, "generation_config"
+    ):  # BLIP-2 and its kin generate with their language model's own
+        language.generation_config = _generation_config(language.generation_config, eos_ids, pad_id)
+    text_config = model.config.get_text_config(decoder=True)
+    limits = [getattr(text_config, "max_position_embeddings", None), config.max_context_tokens]
+    return Checkpoint(
+        model=model,
+        processor=processor,
+        tokenizer=tokenizer,
+        decoding_tokenizer=copy.deepcopy(tokenizer),  # two threads can't share one: "Already borrowed"
+        takes_pictures=takes_pictures,
+        is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
+        context_length=min((n for n in limits if n), default=None),
+        eos_ids=eos_ids,
+        pad_id=pad_id,
+        sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,
+        sampling_top_p=_or_one(own.top_p) if own.do_sample else 1.0,
+    )
+
+
+def _or_one(value: float | None) -> float:
+    return 1.0 if value is None else float(value)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset()
+
+
+def _generation_config(given: Any, eos_ids: frozenset[int], pad_id: int) -> Any:
+    kept = {name: getattr(given, name, None) for name in _KEPT_GENERATION_FIELDS}
+    return transformers.GenerationConfig(
+        **{**kept, "eos_token_id": sorted(eos_ids) or None, "pad_token_id": pad_id}, do_sample=False, num_beams=1
+    )
+
+
+def _explain(exc: Exception, source: str, config: ModelConfig) -> str:
+    """The sentence for a failed load: what is wrong and what to change."""
+    reason = str(exc).strip().splitlines()[0][:300] if str(exc).strip() else type(exc).__name__
+    start = f"source '{config.source}'"
+    if isinstance(exc, SafetensorError | EOFError):
+        return f"{start}: its weights are corrupt or cut short ({reason}): download the checkpoint again"
+    if "trust_remote_code" in str(exc):
+        return f"{start} brings its own Python code: read it, then allow it with trust_remote_code: true"
+    if isinstance(exc, KeyError) or "does not recognize this architecture" in str(exc) or "Unrecognized" in str(exc):
+        return f"{start} has an architecture that this transformers doesn't know ({reason}): upgrade transformers"
+    if isinstance(exc, ImportError):
+        return f"{start} needs a package that isn't installed ({reason}): install it"
+    if isinstance(exc, TypeError) and config.engine_args:
+        return f"{start}: check engine_args ({', '.join(sorted(config.engine_args))}): {reason}"
+    if isinstance(exc, OSError) and not Path(source).is_dir():
+        return (
+            f"{start}: no such folder, and the hub gives no such model ({reason}): check the name, the network and "
+            "HF_TOKEN, or give the path of a folder with safetensors weights"
+        )
+    if isinstance(exc, torch.OutOfMemoryError):
+        return f"{start} doesn't fit into memory: give it more num_gpus or a smaller dtype"
+    return f"{start} can't be loaded ({type(exc).__name__}: {reason}): check that the checkpoint is complete"

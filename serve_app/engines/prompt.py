@@ -1,0 +1,162 @@
+"""From a request's messages to a model's inputs, and from many requests' inputs to one batch.
+
+Each prompt is prepared alone, so its companions never change its pixels or tokens. Prompts batch together
+where their tensors line up; all else runs apart. Models without a chat template get the plain texts, a line each.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jinja2 import TemplateError
+from PIL import Image
+
+from serve_app.engines.checkpoint import Checkpoint
+from serve_app.errors import InvalidRequest, UnsupportedTask
+from serve_app.messages import GenerationRequest, Message, Picture, Text
+
+# Their processors put the pictures' tokens into a plain prompt themselves.
+_PLACE_PICTURES_THEMSELVES = {
+    "blip",
+    "blip-2",
+    "instructblip",
+    "florence2",
+    "git",
+    "kosmos-2",
+    "paligemma",
+    "pix2struct",
+}
+# Kosmos-2 is exact only where all prompts are equally long (tried on transformers 5.19).
+_EQUAL_LENGTHS_ONLY = {"kosmos-2"}
+# Stacks of frames that processors fill up with zeros, which the models drop: Idefics and LLaVA-NeXT kin.
+_FRAME_STACKS = {"pixel_values": 5, "pixel_attention_mask": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length."""
+
+    tensors: dict[str, torch.Tensor]
+    num_tokens: int
+    batch_key: tuple[Any, ...]
+
+
+def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
+    """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
+    if request.pictures and not checkpoint.takes_pictures:
+        raise UnsupportedTask(
+            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
+        )
+    _refuse_reserved_text(checkpoint, request)
+    try:
+        inputs = _model_inputs(checkpoint, request)
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
+        # only a template's own words are told: other messages can quote the conversation
+        reason = f"its chat template says: {exc}" if isinstance(exc, TemplateError) else "its processor refuses it"
+        raise InvalidRequest(
+            f"model '{request.model}' can't take this conversation ({reason[:300]}): change the order of its roles "
+            "or the number and place of its pictures",
+            "messages",
+        ) from exc
+    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    length = tensors["input_ids"].shape[1]
+    if not length:
+        raise InvalidRequest("the prompt is empty: send some text", "messages")
+    return Prompt(tensors, length, _batch_key(tensors, length, checkpoint))
+
+
+def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) -> None:
+    """A picture's placeholder typed as text would shift the pictures of the whole batch."""
+    reserved = getattr(checkpoint.processor, "image_token", None)
+    if not checkpoint.takes_pictures or not reserved:
+        return
+    for message in request.messages:
+        if any(isinstance(part, Text) and str(reserved) in part.text for part in message.parts):
+            raise InvalidRequest(f"the text contains {reserved}, which stands for a picture: take it out", "messages")
+
+
+def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
+    processor = checkpoint.processor
+    if not getattr(processor, "chat_template", None):
+        return _plain_inputs(checkpoint, request)
+    content = _parts if checkpoint.takes_pictures else _joined_text
+    conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
+    inputs = processor.apply_chat_template(
+        conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
+    return dict(inputs)
+
+
+def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
+    mark = getattr(checkpoint.processor, "image_token", None)
+    if not checkpoint.takes_pictures or checkpoint.model.config.model_type in _PLACE_PICTURES_THEMSELVES:
+        mark = None
+    lines = [_joined_text(m, str(mark) if mark else "") for m in request.messages]
+    prompt = "\n".join(line for line in lines if line)
+    if not checkpoint.takes_pictures:
+        return dict(checkpoint.processor(prompt, return_tensors="pt"))
+    pictures = [_image(p) for p in request.pictures]
+    return dict(checkpoint.processor(text=[prompt], images=[pictures] if pictures else None, return_tensors="pt"))
+
+
+def _joined_text(message: Message, picture_mark: str = "") -> str:
+    return "".join(part.text if isinstance(part, Text) else picture_mark for part in message.parts)
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": _image(part)}
+        for part in message.parts
+    ]
+
+
+def _image(picture: Picture) -> Image.Image:
+    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+
+
+def _batch_key(tensors: dict[str, torch.Tensor], length: int, checkpoint: Checkpoint) -> tuple[Any, ...]:
+    """Equal for prompts that one `generate` call may hold: the same tensors, of shapes that line up."""
+    shapes = tuple(
+        (name, tensor.dtype, "prompt" if _is_along_prompt(tensor, length) else _joined_shape(name, tensor))
+        for name, tensor in sorted(tensors.items())
+    )
+    return (shapes, length) if checkpoint.model.config.model_type in _EQUAL_LENGTHS_ONLY else (shapes,)
+
+
+def _is_along_prompt(tensor: torch.Tensor, length: int) -> bool:
+    return tensor.dim() == 2 and tuple(tensor.shape) == (1, length) and not tensor.is_floating_point()
+
+
+def _joined_shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
+    return tuple(tensor.shape[2 if _FRAME_STACKS.get(name) == tensor.dim() else 1 :])
+
+
+def collate(prompts: Sequence[Prompt], checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """One batch on the model's device: prompts padded left (encoder–decoders right), the rest stacked in order."""
+    length = max(p.num_tokens for p in prompts)
+    device, dtype = checkpoint.model.device, checkpoint.model.dtype
+    batch = {}
+    for name in prompts[0].tensors:
+        rows = [p.tensors[name] for p in prompts]
+        if _is_along_prompt(rows[0], prompts[0].num_tokens):
+            value = checkpoint.pad_id if name == "input_ids" else 0
+            rows = [_padded(row, length, value, checkpoint.is_encoder_decoder) for row in rows]
+        elif _FRAME_STACKS.get(name) == rows[0].dim():
+            rows = _with_equal_frames(rows)
+        joined = torch.cat(rows)
+        batch[name] = joined.to(device, dtype) if joined.is_floating_point() else joined.to(device)
+    return batch
+
+
+def _padded(row: torch.Tensor, length: int, value: int, on_the_right: bool) -> torch.Tensor:
+    missing = length - row.shape[1]
+    return torch.nn.functional.pad(row, (0, missing) if on_the_right else (missing, 0), value=value)
+
+
+def _with_equal_frames(rows: list[torch.Tensor]) -> list[torch.Tensor]:
+    num_frames = max(row.shape[1] for row in rows)
+    return [
+        torch.cat([row, row.new_zeros(row.shape[0], num_frames - row.shape[1], *row.shape[2:])], dim=1)
+        for row in rows
+    ]

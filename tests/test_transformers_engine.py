@@ -1,0 +1,282 @@
+"""The transformers engine on real, tiny, random checkpoints: what is batched equals what runs alone."""
+
+import asyncio
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from serve_app.config import ModelConfig
+from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.errors import (
+    ConfigError,
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    UnsupportedTask,
+)
+from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from tests import tiny_models
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "llama": tiny_models.build_llama(root / "llama"),
+        "plain": tiny_models.build_llama(root / "plain", chat_template=None),
+        "idefics3": tiny_models.build_idefics3(root / "idefics3"),
+        "llava": tiny_models.build_llava(root / "llava"),
+    }
+
+
+@asynccontextmanager
+async def started(source: Path, **settings: Any) -> AsyncIterator[TransformersEngine]:
+    engine = TransformersEngine(ModelConfig.model_validate({"source": str(source), "batch_wait_s": 0.2, **settings}))
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop()
+
+
+def picture(width: int, height: int, seed: int) -> Picture:
+    pixels = torch.randint(0, 256, (width * height * 3,), generator=torch.Generator().manual_seed(seed))
+    return Picture(width, height, bytes(pixels.tolist()))
+
+
+def request(*parts: str | Picture, timeout_s: float = 60, **sampling: Any) -> GenerationRequest:
+    given = tuple(Text(part) if isinstance(part, str) else part for part in parts)
+    setting = Sampling(**{"temperature": 0.0, "max_tokens": 12, **sampling})
+    return GenerationRequest("id", "tiny", (Message("user", given),), setting, timeout_s)
+
+
+async def chunks_of(engine: TransformersEngine, asked: GenerationRequest) -> list[Chunk]:
+    return [chunk async for chunk in engine.generate(asked)]
+
+
+async def answer(engine: TransformersEngine, asked: GenerationRequest) -> tuple[str, int, str | None]:
+    chunks = await chunks_of(engine, asked)
+    return "".join(c.text for c in chunks), sum(c.num_tokens for c in chunks), chunks[-1].finish_reason
+
+
+async def together(engine: TransformersEngine, asked: list[GenerationRequest]) -> list[tuple[str, int, str | None]]:
+    return await asyncio.gather(*(answer(engine, one) for one in asked))
+
+
+def mixed_requests() -> list[GenerationRequest]:
+    return [
+        request(picture(40, 24, 1), "what is this?"),
+        request("no picture here", max_tokens=20),
+        request("a longer text about nothing at all, without any picture", max_tokens=5),
+        request("first", picture(16, 64, 2), "and then", picture(90, 90, 3), "differ?", max_tokens=9),
+        request(picture(8, 8, 4), "and a much longer question about this very small picture?"),
+        request(picture(100, 20, 5), "sampled", temperature=0.8, top_p=0.9, seed=11),
+        request(picture(20, 20, 6), picture(21, 21, 7), "two", temperature=1.0, seed=12),
+    ]
+
+
+@pytest.mark.parametrize("model", ["idefics3", "llava"])
+async def test_batched_is_alone_with_and_without_pictures(checkpoints: dict[str, Path], model: str) -> None:
+    async with started(checkpoints[model]) as engine:
+        alone = [await answer(engine, one) for one in mixed_requests()]
+        assert await together(engine, mixed_requests()) == alone
+        assert len({text for text, _, _ in alone}) == len(alone)  # a picture or text does change the answer
+
+
+async def test_batched_is_alone_for_text(checkpoints: dict[str, Path]) -> None:
+    asked = [request("word " * n, max_tokens=10 + n) for n in range(1, 9)]
+    async with started(checkpoints["llama"]) as engine:
+        alone = [await answer(engine, one) for one in asked]
+        assert await together(engine, asked) == alone
+
+
+async def test_stream_is_what_generate_decodes(checkpoints: dict[str, Path]) -> None:
+    model = AutoModelForCausalLM.from_pretrained(checkpoints["llama"])
+    tokens = AutoTokenizer.from_pretrained(checkpoints["llama"])
+    prompt = tokens.apply_chat_template(
+        [{"role": "user", "content": "héllo"}], add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = model.generate(**prompt, max_new_tokens=60, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    async with started(checkpoints["llama"]) as engine:
+        text, num_tokens, _ = await answer(engine, request("héllo", max_tokens=60))
+        chunks = await chunks_of(engine, request("héllo", max_tokens=60))
+    assert text == tokens.decode(output, skip_special_tokens=True)
+    assert num_tokens == len(output)
+    assert {c.num_prompt_tokens for c in chunks} == {prompt["input_ids"].shape[1]}
+    assert [c.queue_s is not None for c in chunks] == [True] + [False] * (len(chunks) - 1)
+    assert [c.finish_reason for c in chunks[:-1]] == [None] * (len(chunks) - 1)
+
+
+async def test_no_chat_template_is_plain_text(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["plain"]) as engine:
+        assert (await chunks_of(engine, request("abc")))[0].num_prompt_tokens == len("abc")
+
+
+async def test_a_seed_gives_the_same_answer_alone_and_in_company(checkpoints: dict[str, Path]) -> None:
+    seeded = request("tell me", temperature=1.0, top_p=0.95, seed=7)
+    company = [request(f"company {n}", temperature=1.5, seed=n) for n in range(3)]
+    async with started(checkpoints["llama"]) as engine:
+        alone = await answer(engine, seeded)
+        assert (await together(engine, [company[0], seeded, *company[1:]]))[1] == alone
+        others = await together(engine, [request("tell me", temperature=1.0, seed=n) for n in range(8)])
+    assert len(set(others)) > 1
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 7])
+async def test_max_tokens_is_exact(checkpoints: dict[str, Path], max_tokens: int) -> None:
+    async with started(checkpoints["llama"]) as engine:
+        _, num_tokens, finish = await answer(engine, request("count", max_tokens=max_tokens))
+    assert (num_tokens, finish) == (max_tokens, "length")
+
+
+async def test_stop_strings_across_tokens_are_never_shown(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["llama"]) as engine:
+        text, _, _ = await answer(engine, request("stop", max_tokens=40))
+        stop = text[5:9]  # one byte a token, so it spans tokens
+        shown, num_tokens, finish = await answer(engine, request("stop", max_tokens=40, stop=(stop, "\x00never")))
+    assert shown == text[: text.index(stop)]
+    assert finish == "stop"
+    assert num_tokens < 40
+
+
+async def test_context_errors_name_both_numbers(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["llama"], max_context_tokens=50) as engine:
+        assert engine.context_length == 50
+        with pytest.raises(ContextTooLong, match=r"(?s)4\d\d.*50"):
+            await answer(engine, request("x" * 400, max_tokens=None))
+        with pytest.raises(ContextTooLong, match=r"(?s)45.*50"):
+            await answer(engine, request("hello", max_tokens=45))
+        _, num_tokens, finish = await answer(engine, request("hi", max_tokens=None))
+        assert finish == "stop" or num_tokens > 20
+
+
+async def test_a_text_model_refuses_pictures(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["llama"]) as engine:
+        assert not engine.takes_pictures
+        with pytest.raises(UnsupportedTask, match="tiny"):
+            await answer(engine, request(picture(8, 8, 1), "what?"))
+
+
+@pytest.mark.parametrize("model", ["idefics3", "llava"])
+async def test_a_typed_placeholder_harms_only_its_own_request(checkpoints: dict[str, Path], model: str) -> None:
+    good = request(picture(30, 30, 1), "good")
+    async with started(checkpoints[model]) as engine:
+        alone = await answer(engine, good)
+        for bad in (request("a <image> in text"), request(picture(9, 9, 2), "a <image> in text")):
+            asked = await asyncio.gather(answer(engine, good), answer(engine, bad), return_exceptions=True)
+            assert asked[0] == alone
+            assert isinstance(asked[1], InvalidRequest)
+
+
+async def test_closing_frees_the_row_and_spares_the_others(checkpoints: dict[str, Path]) -> None:
+    steps = 0
+
+    async with started(checkpoints["llama"]) as engine:
+        model = model_of(engine)
+        forward = model.forward
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal steps
+            steps += 1
+            return forward(*args, **kwargs)
+
+        model.forward = counted
+        other = asyncio.create_task(answer(engine, request("other", max_tokens=30)))
+        async with aclosing(engine.generate(request("leaves", max_tokens=200))) as leaving:
+            await anext(leaving)
+        assert (await other)[1] <= 30
+        assert steps < 60  # the row that left would have gone on to 200
+        assert engine.num_waiting == 0
+        assert (await answer(engine, request("after")))[1] > 0
+
+
+async def test_waiting_requests_leave_at_their_deadline(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["llama"], max_batch_size=1) as engine:
+        model = model_of(engine)
+        forward, go_on = model.forward, asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result(30)
+            return forward(*args, **kwargs)
+
+        model.forward = slow
+        first = asyncio.create_task(answer(engine, request("first")))
+        try:
+            with pytest.raises(DeadlineExceeded):
+                async with asyncio.timeout(10):
+                    await answer(engine, request("second", timeout_s=0.5))
+        finally:
+            go_on.set()
+        assert (await first)[1] > 0
+        assert engine.num_waiting == 0
+
+
+async def test_out_of_memory_fails_its_batch_only(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["llama"]) as engine:
+        model = model_of(engine)
+        forward = model.forward
+
+        def fail(*args: Any, **kwargs: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        model.forward = fail
+        asked = [answer(engine, request("a")), answer(engine, request("b"))]
+        failed = await asyncio.gather(*asked, return_exceptions=True)
+        assert [type(error) for error in failed] == [EngineFailed, EngineFailed]
+        model.forward = forward
+        await engine.check_health()
+        assert (await answer(engine, request("c")))[1] > 0
+
+
+async def test_stop_ends_running_work(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["llama"]) as engine:
+        answers = engine.generate(request("long", max_tokens=200))
+        await anext(answers)
+        await engine.stop()
+        with pytest.raises(EngineFailed):
+            async for _ in answers:
+                pass
+
+
+BAD = {
+    "missing": "missing",
+    "pickles only": "pickle",
+    "unknown architecture": "unknown",
+    "cut short": "cut",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+async def test_bad_checkpoints_are_config_errors(checkpoints: dict[str, Path], tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "model"
+    if kind != "missing":
+        shutil.copytree(checkpoints["llama"], folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if kind == "pickles only":
+        weights.rename(folder / "pytorch_model.bin")
+    elif kind == "unknown architecture":
+        config.write_text('{"model_type": "no_such_thing"}')
+    elif kind == "cut short":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="model"):
+        await TransformersEngine(ModelConfig(source=str(folder))).start()
+
+
+async def test_wrong_engine_args_are_a_config_error(checkpoints: dict[str, Path]) -> None:
+    config = ModelConfig(source=str(checkpoints["llama"]), engine_args={"no_such_argument": 1})
+    with pytest.raises(ConfigError, match="no_such_argument"):
+        await TransformersEngine(config).start()
+
+
+def model_of(engine: TransformersEngine) -> Any:
+    """The loaded model, to put faults into."""
+    loaded: Any = getattr(engine, "_checkpoint", None) or engine._loaded  # type: ignore[attr-defined]
+    return loaded.model
