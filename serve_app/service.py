@@ -64,7 +64,6 @@ def _require_free_port(host: str, port: int) -> None:
 @contextmanager
 def _ray(address: str | None, say: Say) -> Iterator[str | None]:
     """Connected to Ray; yields the dashboard's address. A cluster that was started here ends with the block."""
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets any other program starve the replicas
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -72,7 +71,9 @@ def _ray(address: str | None, say: Say) -> Iterator[str | None]:
     try:
         context = ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="error")
     except ConnectionError as exc:
-        raise ConfigError(f"no Ray cluster answers at '{address}': start one, or leave --address out") from exc
+        raise ConfigError(
+            f"the Ray cluster at '{address}' lets nobody in: check that it runs and that its token is the one here"
+        ) from exc
     try:
         say(f"Ray is up at {context.address_info['gcs_address']}")
         yield context.dashboard_url or None

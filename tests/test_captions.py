@@ -1,6 +1,10 @@
 """Captions through the whole service: every way to send a picture, and bad pictures among good ones."""
 
+import http.server
 import json
+import threading
+from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
@@ -34,6 +38,37 @@ def test_every_json_form_of_one_picture(client: httpx.Client, image: object) -> 
     assert caption["prompt"] == caption_prompt("generic", "short")
     assert caption["finish_reason"] == "stop"
     assert caption["usage"] == answer["usage"]
+
+
+def test_a_picture_by_its_address(client: httpx.Client, tmp_path: Path) -> None:
+    """From a server on loopback, which the tests' config allows; a redirect into a private network isn't followed."""
+    (tmp_path / "picture.png").write_bytes(RED_CIRCLE)
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/away":
+                self.send_response(302)
+                self.send_header("Location", "http://10.0.0.1/picture.png")
+                self.end_headers()
+            else:
+                super().do_GET()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(tmp_path)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        address = f"http://127.0.0.1:{server.server_port}"
+        answer = client.post("/v1/captions", json={"images": [f"{address}/picture.png", f"{address}/away"]}).json()
+        missing = client.post("/v1/captions", json={"image": {"url": f"{address}/nothing.png"}})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert says(answer["data"][0]["caption"], "red", "circle")
+    assert answer["data"][1]["error"]["code"] == "image_url_refused"
+    assert "10.0.0.1" not in answer["data"][1]["error"]["message"]
+    assert (missing.status_code, missing.json()["error"]["code"]) == (400, "image_fetch_failed")
 
 
 def test_an_upload(client: httpx.Client) -> None:

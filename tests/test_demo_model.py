@@ -105,7 +105,7 @@ def test_styles_and_questions(model: LoadedModel) -> None:
         "What color is the circle?": "The circle is red.",
         "How many shapes are there?": "There are two shapes.",
         "Is there a star?": "No, there is no star.",
-        "What is left of the square?": "A red circle is left of the square.",
+        "What is left of the square?": "The square is in the middle right. A red circle is left of it.",
     }
     found = model.answers([about(picture, prompt) for prompt in wanted])
     assert [answer.text for answer in found] == list(wanted.values())

@@ -71,9 +71,15 @@ def test_captions() -> None:
         (answers.place_of(SCENE, "red star"), "The red star is in the middle right."),
         (answers.at_place(SCENE, 4), "There is an orange square in the center."),
         (answers.at_place(SCENE, 8), "There is nothing in the bottom right."),
-        (answers.beside(SCENE, "star", "left of"), "A red circle and an orange square are left of the star."),
-        (answers.beside(SCENE, "circle", "below"), "An orange square and a red star are below the circle."),
-        (answers.beside(SCENE, "circle", "above"), "Nothing is above the circle."),
+        (
+            answers.beside(SCENE, "star", "left of"),
+            "The star is in the middle right. A red circle and an orange square are left of it.",
+        ),
+        (
+            answers.beside(SCENE, "circle", "below"),
+            "The circle is in the top left. An orange square and a red star are below it.",
+        ),
+        (answers.beside(SCENE, "circle", "above"), "The circle is in the top left. Nothing is above it."),
         (answers.background_of(SCENE), "The background is light blue."),
     ],
 )

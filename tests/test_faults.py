@@ -8,17 +8,19 @@ import os
 import signal
 import time
 from collections import Counter
+from itertools import count
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from tests.pictures import b64, png, says
+from tests.mixed_load import mixed_request
 from tests.service import RunningService
 
 pytestmark = pytest.mark.cluster
 
-PICTURE = b64(png("red", "circle"))
+NUM_CLIENTS = 64
 RECOVERY_S = 60.0  # 30 s is promised; tests run on busy machines
 
 
@@ -42,30 +44,33 @@ def _name(process: psutil.Process) -> str:
         return ""
 
 
-async def load(client: httpx.AsyncClient, until: float, outcomes: Counter[str]) -> None:
-    """One client that captions again and again; what it got is counted."""
-    while time.monotonic() < until:
-        try:
-            response = await client.post("/v1/captions", json={"model": "demo", "image": PICTURE})
-        except httpx.TransportError as exc:
-            outcomes[type(exc).__name__] += 1
-            continue
-        if response.status_code != 200:
-            outcomes[f"{response.status_code}"] += 1
-        else:
-            outcomes["right" if says(response.json()["data"][0]["caption"], "red", "circle") else "WRONG"] += 1
+async def load(client: httpx.AsyncClient, first: int, until: float, outcomes: Counter[str]) -> None:
+    """One client that asks for one thing after the other; what it got is counted."""
+    for number in count(first, NUM_CLIENTS):
+        outcomes[await mixed_request(client, number)] += 1
+        if time.monotonic() > until:
+            return
 
 
-async def kill_under_load(service: RunningService, pid: int, num_clients: int = 8) -> Counter[str]:
-    """Kill the process while clients ask; count their outcomes until some time after it is back."""
-    outcomes: Counter[str] = Counter()
-    async with httpx.AsyncClient(base_url=service.url, timeout=RECOVERY_S, trust_env=False) as client:
-        clients = [asyncio.create_task(load(client, time.monotonic() + 12, outcomes)) for _ in range(num_clients)]
-        await asyncio.sleep(2)
-        os.kill(pid, signal.SIGKILL)
-        await asyncio.gather(*clients)
-    await asyncio.to_thread(service.wait_until_ready, RECOVERY_S)
-    return outcomes
+async def load_of_all(service: RunningService, seconds: float, outcomes: Counter[str]) -> None:
+    """As many clients as stated at once, for that long."""
+    until = time.monotonic() + seconds
+    limits = httpx.Limits(max_connections=NUM_CLIENTS)
+    async with httpx.AsyncClient(base_url=service.url, timeout=RECOVERY_S, trust_env=False, limits=limits) as client:
+        await asyncio.gather(*(load(client, first, until, outcomes) for first in range(NUM_CLIENTS)))
+
+
+async def summary(service: RunningService) -> dict[str, Any]:
+    """The sidecar's summary, once it answers and has heard of both models."""
+    deadline = time.monotonic() + RECOVERY_S
+    async with httpx.AsyncClient(base_url=service.url, timeout=10, trust_env=False) as client:
+        while time.monotonic() < deadline:
+            response = await client.get("/metrics/summary")
+            if response.status_code == 200 and {"demo", "script"} <= response.json()["models"].keys():
+                found: dict[str, Any] = response.json()
+                return found
+            await asyncio.sleep(0.3)
+    raise AssertionError("the sidecar never came back")
 
 
 @pytest.mark.parametrize(
@@ -74,16 +79,25 @@ async def kill_under_load(service: RunningService, pid: int, num_clients: int = 
 async def test_a_killed_process_costs_only_what_it_held(
     service: RunningService, deployment: str, application: str
 ) -> None:
-    num_clients = 8
-    outcomes = await kill_under_load(service, replica_pid(service, deployment, application), num_clients)
-    failed = outcomes.total() - outcomes["right"]
-    assert outcomes["WRONG"] == 0
-    assert outcomes["right"] > 0, outcomes
-    assert failed <= (num_clients if application != "metrics" else 0), outcomes
+    before = await summary(service)
+    outcomes: Counter[str] = Counter()
+    clients = asyncio.create_task(load_of_all(service, 12, outcomes))
+    await asyncio.sleep(3)
+    os.kill(replica_pid(service, deployment, application), signal.SIGKILL)
+    await clients
+    await asyncio.to_thread(service.wait_until_ready, RECOVERY_S)
+    num_failed = outcomes.total() - outcomes["right"]
+    assert not [outcome for outcome in outcomes if outcome.startswith("wrong")]
+    assert num_failed <= (0 if application == "metrics" else NUM_CLIENTS), outcomes
+    assert outcomes["right"] > NUM_CLIENTS, outcomes
     after: Counter[str] = Counter()
-    async with httpx.AsyncClient(base_url=service.url, timeout=RECOVERY_S, trust_env=False) as client:
-        await load(client, time.monotonic() + 1, after)
+    await load_of_all(service, 1, after)
     assert set(after) == {"right"}, after
+    now = await summary(service)
+    if now["started_at"] == before["started_at"]:  # a new sidecar announces that it counts anew
+        assert now["totals"]["requests"] >= before["totals"]["requests"]
+    else:
+        assert application == "metrics"
 
 
 async def test_a_replica_that_dies_in_mid_stream_ends_it_with_an_error(service: RunningService) -> None:

@@ -1,6 +1,7 @@
 """`serve-app up` as a user meets it: what can't work is one sentence, and nothing stays behind."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
     missing = {**script, "name": "missing", "args": {"source": str(tmp_path / "nowhere"), "num_cpus": 0.1}}
     ingress = {
         **ingress,
+        "args": {"num_cpus": 0.2, "request_timeout_s": 5},
         "deployments": [{"name": "Ingress", "user_config": {"models": ["script", "missing"]}}],
     }
     with serving({**CONFIG, "applications": [script, missing, ingress, metrics]}) as service:
@@ -75,6 +77,7 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
             refused = client.post("/v1/chat/completions", json={"model": "missing"} | hi)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
             assert client.get("/ready").status_code == 503
+            check_deadline(client, hi)
         second = up_beside(service.temp_dir)
         assert second.returncode == 2
         assert "already serves" in second.stderr
@@ -85,6 +88,18 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
     assert not alive
     assert service.process.returncode == 0
     assert listening, "the proxy listens"
+
+
+def check_deadline(client: httpx.Client, hi: dict[str, Any]) -> None:
+    """An answer that never ends is a 504; one that has begun ends with an error event and without its end."""
+    hang = {"model": "script", "messages": [{"role": "user", "content": "!hang"}]}
+    late = client.post("/v1/chat/completions", json=hang)
+    assert (late.status_code, late.json()["error"]["code"]) == (504, "deadline_exceeded")
+    begun = client.post("/v1/chat/completions", json=hang | {"stream": True})
+    assert begun.status_code == 200
+    assert '"code": "deadline_exceeded"' in begun.text
+    assert "[DONE]" not in begun.text
+    assert client.post("/v1/chat/completions", json={"model": "script"} | hi).status_code == 200
 
 
 def wait_for_state(client: httpx.Client, model: str, state: str) -> dict[str, Any]:
@@ -100,7 +115,7 @@ def wait_for_state(client: httpx.Client, model: str, state: str) -> dict[str, An
 
 def up_beside(ray_folder: Path) -> "subprocess.CompletedProcess[str]":
     """A second `up` that finds the cluster of the first."""
-    address = next(ray_folder.rglob("ray_current_cluster")).read_text()
+    (address,) = re.findall(r"Ray is up at (\S+)", (ray_folder / "up.log").read_text())
     return subprocess.run(
         [sys.executable, "-m", "serve_app", "up", "--port", str(free_port()), "--address", address],
         capture_output=True, text=True, timeout=120, env={**os.environ, "RAY_TMPDIR": str(ray_folder)},

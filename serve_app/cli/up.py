@@ -64,6 +64,7 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
     values = read_config_file(path)
     if port is not None:
         values["http_options"] = {**(values.get("http_options") or {}), "port": port}
+    _set_ray_defaults()
     from serve_app.service import running
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
@@ -85,6 +86,13 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
                 time.sleep(3600)
         say("stopping")
     say("stopped")
+
+
+def _set_ray_defaults() -> None:
+    """Before Ray is imported: it reads its environment then, and what is set there already stands."""
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets any other program starve the replicas
+    if (Path.home() / ".ray" / "auth_token").exists():  # left by Ray's own start; a cluster closed with it wants it
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 def _next_steps(models: list[str], url: str, dashboard_url: str | None) -> str:

@@ -135,15 +135,20 @@ DIRECTIONS = {
 
 
 def beside(scene: Scene, name: str, direction: str) -> str:
-    """What stands in a column left or right of the named shape's, or in a row above or below it."""
+    """What stands in a column left or right of the named shape's, or in a row above or below it.
+
+    The answer says first where the named shape is: a model this small needs the steps one after another.
+    """
     anchor = named(scene, name)
     if anchor is None:
         return f"There is no {name}."
+    start = place_of(scene, name)
     found = [shape for shape in scene.shapes if DIRECTIONS[direction](shape, anchor)]
     if not found:
-        return f"Nothing is {direction} the {name}."
+        return f"{start} Nothing is {direction} it."
     names = _listed([_a(_name(shape)) for shape in found])
-    return _sentence(f"{names} {'is' if len(found) == 1 else 'are'} {direction} the {name}")
+    verb = "is" if len(found) == 1 else "are"
+    return f"{start} {_sentence(f'{names} {verb} {direction} it')}"
 
 
 def background_of(scene: Scene) -> str:

@@ -121,7 +121,8 @@ def _beside(scene: Scene, rng: random.Random) -> Asked:
     directions = tuple(answers.DIRECTIONS)
     direction = rng.choice(directions)
     if rng.random() < 0.4:  # rather one with something there
-        filled = [one for one in directions if not answers.beside(scene, name, one).startswith(("Nothing", "There"))]
+        filled = [one for one in directions if answers.beside(scene, name, one).count(".") == 2]
+        filled = [one for one in filled if "Nothing" not in answers.beside(scene, name, one)]
         direction = rng.choice(filled or directions)
     words = rng.choice(phrases.DIRECTION_WORDS[direction])
     return rng.choice(phrases.BESIDE).format(direction=words, name=name), answers.beside(scene, name, direction)

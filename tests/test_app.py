@@ -1,0 +1,53 @@
+"""The builders: their annotations are classes, and a config's values reach the deployment."""
+
+import inspect
+from typing import Any
+
+import pytest
+
+from serve_app import app
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.config_file import BUILDERS
+from serve_app.errors import ConfigError
+from serve_app.replica import create_engine
+
+
+def deployment_of(application: Any) -> Any:
+    return application._bound_deployment
+
+
+@pytest.mark.parametrize("path", BUILDERS)
+def test_builders_are_annotated_with_classes(path: str) -> None:
+    """With a string instead, Ray Serve would pass a bare dict and check nothing."""
+    builder = getattr(app, path.split(":")[1])
+    (parameter,) = inspect.signature(builder).parameters.values()
+    assert parameter.annotation is BUILDERS[path]
+
+
+def test_a_models_values_reach_its_deployment() -> None:
+    config = ModelConfig.model_validate(
+        {"source": "x", "num_gpus": 0.5, "num_cpus": 2, "max_batch_size": 4, "max_queued_requests": 7,
+         "autoscaling": {"min_replicas": 0, "max_replicas": 3}}
+    )  # fmt: skip
+    deployment = deployment_of(app.build_model(config))
+    assert deployment.ray_actor_options["num_gpus"] == 0.5
+    assert deployment.ray_actor_options["num_cpus"] == 2
+    assert deployment.max_ongoing_requests == 8
+    assert deployment.max_queued_requests == 7
+    scaling = deployment._deployment_config.autoscaling_config
+    assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 3, 4)
+
+
+def test_several_ranks_get_a_bundle_each() -> None:
+    config = ModelConfig(source="x", tensor_parallel_size=2, num_cpus=3, placement_strategy="STRICT_PACK")
+    replica = deployment_of(app.build_model(config))._replica_config
+    assert replica.placement_group_bundles == [{"CPU": 3.0}, {"GPU": 1.0}, {"GPU": 1.0}]
+    assert replica.placement_group_strategy == "STRICT_PACK"
+    assert "num_gpus" not in config.actor_options
+    with pytest.raises(ConfigError, match="2 ranks need the vLLM engine"):
+        create_engine(config)
+
+
+def test_the_ingress_and_the_sidecar() -> None:
+    assert deployment_of(app.build_ingress(IngressConfig(num_replicas=2))).num_replicas == 2
+    assert deployment_of(app.build_metrics(MetricsConfig())).num_replicas == 1
