@@ -60,6 +60,8 @@ def _text_of(response: httpx.Response) -> tuple[str, str | None]:
     if not lines or lines[-1] != "[DONE]":
         return "", json.loads(lines[-1])["error"]["code"] if lines and "error" in lines[-1] else "cut stream"
     events = [json.loads(line) for line in lines[:-1]]
+    if events[-1].get("object") == "error":
+        return "", events[-1]["error"]["code"]
     if events[-1].get("object") == "caption":
         return events[-1]["caption"], None
     return "".join(event["choices"][0]["delta"].get("content", "") for event in events), None

@@ -35,7 +35,7 @@ class LoadedModel:
         self._model = AutoModelForImageTextToText.from_pretrained(folder).eval()
 
     def answers(
-        self, conversations: Sequence[Conversation], *, batch_size: int = 50, max_new_tokens: int = 96
+        self, conversations: Sequence[Conversation], *, batch_size: int = 100, max_new_tokens: int = 96
     ) -> list[Answer]:
         """One answer per conversation, in order; batches hold either only text or only pictures."""
         found: dict[int, Answer] = {}

@@ -31,11 +31,11 @@ from serve_app.demo.scenes import Scene
 from serve_app.demo.wording import make_processor, token_ids, train_tokenizer
 
 _ROW_LENGTH = 160
-_ROWS_PER_STEP = 56
+_ROWS_PER_STEP = 48
 _DIALOGUE_SHARE = 0.2  # rows of other conversations than one picture and its questions
 _PICTURES_PER_STEP = 128  # while only the vision tower learns
 _SEEING_SHARE = 0.2  # of the time
-_ONLY_SEEN_PER_STEP = 96  # pictures without words in each later step: kinds are the hardest thing to learn
+_ONLY_SEEN_PER_STEP = 160  # pictures without words in each later step: kinds are the hardest thing to learn
 _PATCH_LOSS_WEIGHT = 1.0
 _SAVE_EVERY_S = 60
 _EXPORT_EVERY_S = 240
