@@ -106,11 +106,11 @@ def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None
     if application is None:
         absent = f"no Serve application is named '{entry.name}': deploy it or take it out of the ingress's models"
         return replace(entry, state="pending", reason=absent)
-    state, reason = _state(application)
+    state, reason = model_state(application)
     return replace(entry, state=state, reason=reason)
 
 
-def _state(application: ApplicationStatusOverview) -> tuple[State, str | None]:
+def model_state(application: ApplicationStatusOverview) -> tuple[State, str | None]:
     """Our state for Ray Serve's, with the reason where it isn't ready."""
     deployment = next(iter(application.deployments.values()), None)
     counts = {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}

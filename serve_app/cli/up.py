@@ -67,7 +67,8 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
     _set_ray_defaults()
     from serve_app.service import running
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C
+    for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also where a shell's `&` left SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     started_at = time.monotonic()
 
     def say(line: str) -> None:

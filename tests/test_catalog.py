@@ -1,0 +1,94 @@
+"""A model's state and reason, from what Ray Serve says of its application; and the choice of a model."""
+
+import pytest
+from ray.serve._private.common import ReplicaState
+from ray.serve.schema import (
+    ApplicationStatus,
+    ApplicationStatusOverview,
+    DeploymentStatus,
+    DeploymentStatusOverview,
+    DeploymentStatusTrigger,
+)
+
+from serve_app.api.lane import ModelEntry, State
+from serve_app.catalog import Catalog, last_line, model_state
+from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
+from serve_app.messages import ModelDescription
+
+TRACEBACK = """The deployment failed to start 3 times in a row. Error:
+ray::ServeReplica (pid=1)
+  File "/somewhere/secret/app.py", line 3, in __init__
+serve_app.errors.ConfigError: model 'm': source '/nowhere': there is no folder; correct the path
+"""
+
+
+def overview(
+    status: ApplicationStatus, deployment: DeploymentStatus, running: int = 0, message: str = ""
+) -> ApplicationStatusOverview:
+    states = {ReplicaState.RUNNING: running} if running else {}
+    trigger = DeploymentStatusTrigger.UNSPECIFIED
+    model = DeploymentStatusOverview(deployment, trigger, states, message)
+    return ApplicationStatusOverview(status, "", 1.0, {"Model": model})
+
+
+@pytest.mark.parametrize(
+    ("given", "state", "reason"),
+    [
+        (overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1), "ready", None),
+        (overview(ApplicationStatus.UNHEALTHY, DeploymentStatus.UNHEALTHY, 1), "ready", None),
+        (overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY), "scaled_to_zero", None),
+        (overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING), "loading", "its replica is starting"),
+        (
+            overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING, 0, "it waits to be scheduled: no GPU"),
+            "pending", "it waits to be scheduled: no GPU",
+        ),
+        (overview(ApplicationStatus.UNHEALTHY, DeploymentStatus.UNHEALTHY, 0, "it died"), "unhealthy", "it died"),
+        (
+            overview(ApplicationStatus.DEPLOY_FAILED, DeploymentStatus.DEPLOY_FAILED, 0, TRACEBACK),
+            "failed", "model 'm': source '/nowhere': there is no folder; correct the path",
+        ),
+    ],
+)  # fmt: skip
+def test_states(given: ApplicationStatusOverview, state: State, reason: str | None) -> None:
+    assert model_state(given) == (state, reason)
+
+
+def test_a_reason_shows_no_path_of_ours() -> None:
+    assert "secret" not in last_line(TRACEBACK)
+    assert last_line("") == ""
+
+
+async def never_asked(model: str) -> ModelDescription:
+    raise AssertionError(model)
+
+
+def catalog_of(*entries: ModelEntry) -> Catalog:
+    catalog = Catalog(never_asked)
+    catalog.configure(tuple(entry.name for entry in entries))
+    catalog._entries = {entry.name: entry for entry in entries}
+    return catalog
+
+
+CHAT = ModelEntry("talk", "ready", None, ModelDescription(("chat",), "transformers", "generic", 10, False))
+BOTH = ModelEntry("see", "ready", None, ModelDescription(("chat", "caption"), "transformers", "generic", 10, True))
+
+
+def test_the_first_model_of_a_task_is_its_default() -> None:
+    catalog = catalog_of(CHAT, BOTH)
+    assert catalog.choose(None, "chat").name == "talk"
+    assert catalog.choose(None, "caption").name == "see"
+    assert catalog.choose("see", "chat").name == "see"
+
+
+def test_what_cannot_be_chosen_says_why() -> None:
+    catalog = catalog_of(CHAT, ModelEntry("new", "loading"), ModelEntry("bad", "failed", "no folder"))
+    with pytest.raises(UnknownModel, match="did you mean 'talk'"):
+        catalog.choose("tlak", "chat")
+    with pytest.raises(UnsupportedTask, match="'talk' doesn't do caption"):
+        catalog.choose("talk", "caption")
+    with pytest.raises(ModelNotReady, match="'new' is loading") as loading:
+        catalog.choose("new", "chat")
+    assert loading.value.retry_after_s
+    with pytest.raises(ModelNotReady, match="'bad' is failed: no folder") as failed:
+        catalog.choose("bad", "chat")
+    assert failed.value.retry_after_s is None
