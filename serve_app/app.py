@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -97,8 +98,9 @@ class ModelDeployment:
         self._reporter = _start_reporter(registry, "model", config.metrics_application)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        async for chunk in self._replica.generate(request):
-            yield chunk
+        async with aclosing(self._replica.generate(request)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     def describe(self) -> ModelDescription:
         return self._replica.describe()

@@ -80,7 +80,10 @@ def _count(scene: Scene, rng: random.Random) -> Asked:
 
 
 def _count_kind(scene: Scene, rng: random.Random) -> Asked:
-    kind = rng.choice(scene.shapes).kind if rng.random() > 0.25 else rng.choice(KINDS)
+    kinds = [shape.kind for shape in scene.shapes]
+    twice = [kind for kind in kinds if kinds.count(kind) > 1]
+    # None, one and several about equally often: otherwise "one" is learned as the answer to all.
+    kind = _absent_kind(scene, rng) if rng.random() < 0.4 else rng.choice(twice or kinds)
     return rng.choice(phrases.COUNT_KIND).format(kinds=_plural(kind)), answers.count_of(scene, kind)
 
 
@@ -143,7 +146,7 @@ STYLES = {
     "tags": (phrases.TAGS, answers.tags),
 }
 _KIND_WEIGHTS = {
-    "short": 7, "detailed": 13, "tags": 5, "color": 10, "kind": 6, "count": 2, "count_kind": 8, "exists": 15,
+    "short": 7, "detailed": 13, "tags": 5, "color": 10, "kind": 6, "count": 2, "count_kind": 20, "exists": 15,
     "is_color": 10, "size": 9, "where": 11, "at_place": 6, "beside": 15, "background": 1, "off_topic": 1,
 }  # fmt: skip
 

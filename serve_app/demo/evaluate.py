@@ -23,7 +23,7 @@ from serve_app.demo.asking import QUESTIONS, STYLES, Request, caption, question
 from serve_app.demo.dialogues import TEXT_TOPICS, Message, random_dialogue, text_turn
 from serve_app.demo.drawing import render
 from serve_app.demo.generation import Answer, Conversation, LoadedModel, about
-from serve_app.demo.model_card import write_model_card
+from serve_app.demo.model_card import card_of
 from serve_app.demo.scenes import Scene, random_split_scene
 from serve_app.demo.shapeless import SHAPELESS, render_shapeless
 
@@ -169,7 +169,7 @@ def main() -> None:
     if not options.dry:
         text = json.dumps(figures, indent=2) + "\n"
         (options.checkpoint / "evaluation.json").write_text(text, encoding="utf-8")
-        write_model_card(options.checkpoint, figures)
+        (options.checkpoint / "README.md").write_text(card_of(options.checkpoint), encoding="utf-8")
     counts = {name: figures[name] for name in ("num_scenes", "num_answers", "num_endless")}
     print(json.dumps({**counts, **figures["reached"]}))
 

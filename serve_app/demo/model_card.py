@@ -1,5 +1,6 @@
 """The model card, written from the evaluation's own figures so that it can't say anything else."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ nine places, on the backgrounds {backgrounds}.
 (`serve_app/demo/`). No photograph, no text from elsewhere, no pretrained weights.
 
 **Training**: `make demo-model`, that is `python -m serve_app.demo.train`, on the CPU of one machine with two cores.
+This checkpoint: {steps:,} steps in {minutes} minutes, seed {seed}. {note}
 
 ## Prompts
 
@@ -73,8 +75,8 @@ def _number_of_parameters(folder: Path) -> int:
     return total
 
 
-def model_card(figures: dict[str, Any], num_parameters: int) -> str:
-    """Markdown for the checkpoint's README.md, from the content of `evaluation.json`."""
+def model_card(figures: dict[str, Any], training: dict[str, Any], num_parameters: int) -> str:
+    """Markdown for the checkpoint's README.md, from `evaluation.json` and `training.json`."""
     goals = [f"| {name} | {figures['reached'][name]:.1f} | {goal:.0f} |" for name, goal in figures["goals"].items()]
     details = [
         f"| {group} | {kind} | {percent:.1f} |"
@@ -82,6 +84,7 @@ def model_card(figures: dict[str, Any], num_parameters: int) -> str:
         for kind, percent in {"all": found["exact_match_percent"], **found["kinds"]}.items()
     ]
     return _HEAD.format(
+        **training,
         parameters=f"{num_parameters / 1e6:.1f}",
         kinds=", ".join(KINDS),
         colors=", ".join(COLORS),
@@ -95,6 +98,8 @@ def model_card(figures: dict[str, Any], num_parameters: int) -> str:
     )
 
 
-def write_model_card(folder: Path, figures: dict[str, Any]) -> None:
-    text = model_card(figures, _number_of_parameters(folder))
-    (folder / "README.md").write_text(text, encoding="utf-8")
+def card_of(folder: Path) -> str:
+    """The card that belongs to what lies in the folder."""
+    figures = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    training = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+    return model_card(figures, training, _number_of_parameters(folder))

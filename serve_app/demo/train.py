@@ -6,6 +6,7 @@ folder. The checkpoint is written anew now and then, so there is a usable model 
 """
 
 import argparse
+import json
 import os
 import random
 import shutil
@@ -215,6 +216,8 @@ class Training:
         copy.load_state_dict(self.model.state_dict())
         copy.to(torch.bfloat16).save_pretrained(temporary)
         self.processor.save_pretrained(temporary)
+        facts = {"steps": self.step, "minutes": round(self.seconds / 60), "seed": self.plan.seed, "note": ""}
+        (temporary / "training.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         self.plan.output.mkdir(parents=True, exist_ok=True)
         for file in sorted(temporary.iterdir()):
             staged = self.plan.output / f".{file.name}.tmp"
