@@ -2,9 +2,10 @@
 
 PYTHON ?= python3
 VENV ?= .venv
-PORT ?= 8000
-# CONFIG: a Serve config file; empty serves the demo. ADDRESS: Ray's; empty joins or starts a cluster.
+# CONFIG: a Serve config file; empty serves the demo. PORT: instead of the file's (the demo's is 8000).
+# ADDRESS: Ray's; empty joins the cluster that runs here or starts one.
 CONFIG ?=
+PORT ?=
 ADDRESS ?=
 # EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
 EXTRA_INDEX ?=
@@ -21,7 +22,7 @@ help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
 up: $(VENV)/.installed ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, ADDRESS=)
-	@exec $(BIN)/serve-app up $(CONFIG) --port $(PORT) $(if $(ADDRESS),--address $(ADDRESS))
+	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS))
 
 test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
