@@ -1,6 +1,7 @@
 """A small HTTP service that plays the API for the command line's tests: real sockets, scripted faults."""
 
 import asyncio
+import csv
 import json
 import os
 import socket
@@ -149,3 +150,18 @@ def run(
     return subprocess.run(
         words, env={**base, **environment}, cwd=cwd, input=stdin, capture_output=True, timeout=60, check=False
     )
+
+
+NUM_PICTURES = 60
+EXPECTED = Counter((f"in/{index:03}.jpg", f"caption of p{index}") for index in range(NUM_PICTURES))
+
+
+def captions(folder: Path, output: str) -> Counter[tuple[str, str]]:
+    """How often each file and caption stands in the output."""
+    if output == "txt":
+        texts = ((str(path.with_suffix(".jpg")), path.read_text().strip()) for path in (folder / "in").glob("*.txt"))
+        return Counter((os.path.relpath(name, folder), text) for name, text in texts)
+    with open(folder / output, newline="") as file:
+        if output.endswith(".csv"):
+            return Counter((row["file"], row["caption"]) for row in csv.DictReader(file))
+        return Counter((row["file"], row["caption"]) for row in map(json.loads, file))

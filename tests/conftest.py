@@ -2,11 +2,14 @@
 
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from tests.cli_fake import NUM_PICTURES, FakeApi
+from tests.cli_fake import serving as serving_fake
 from tests.service import RunningService, serving
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here may reach a hub
@@ -59,6 +62,27 @@ def service() -> Iterator[RunningService]:
 def client(service: RunningService) -> Iterator[httpx.Client]:
     with service.client as client:
         yield client
+
+
+@pytest.fixture
+def api() -> FakeApi:
+    """The command line's fake service, without a model, for what a real one can't be made to do."""
+    return FakeApi()
+
+
+@pytest.fixture
+def url(api: FakeApi) -> Iterator[str]:
+    with serving_fake(api) as url:
+        yield url
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Pictures with a number as their content, which the fake service tells in its caption."""
+    (tmp_path / "in").mkdir()
+    for index in range(NUM_PICTURES):
+        (tmp_path / f"in/{index:03}.jpg").write_text(f"p{index}")
+    return tmp_path
 
 
 @pytest.hookimpl(wrapper=True)

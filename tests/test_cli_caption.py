@@ -6,7 +6,6 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -15,18 +14,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from tests.cli_fake import FakeApi, failure, free_port, run, serving
-
-
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
-def url(api: FakeApi) -> Iterator[str]:
-    with serving(api) as url:
-        yield url
+from tests.cli_fake import FakeApi, failure, free_port, run
 
 
 def rows(path: Path) -> dict[str, Any]:

@@ -1,54 +1,25 @@
 """What ends a run of `serve-app caption`: Ctrl-C, another run's lock, a service that goes away or only fails."""
 
-import csv
-import json
-import os
 import signal
 import subprocess
 import time
-from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from starlette.responses import Response
 
-from tests.cli_fake import FakeApi, command, failure, free_port, run, serving, start, wait_for
-
-NUM_PICTURES = 60
-
-
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
-def url(api: FakeApi) -> Iterator[str]:
-    with serving(api) as url:
-        yield url
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    for index in range(NUM_PICTURES):
-        (tmp_path / f"in/{index:03}.jpg").write_text(f"p{index}")
-    return tmp_path
-
-
-def captions(folder: Path, output: str) -> Counter[tuple[str, str]]:
-    """How often each file and caption stands in the output."""
-    if output == "txt":
-        texts = ((str(path.with_suffix(".jpg")), path.read_text().strip()) for path in (folder / "in").glob("*.txt"))
-        return Counter((os.path.relpath(name, folder), text) for name, text in texts)
-    with open(folder / output, newline="") as file:
-        if output.endswith(".csv"):
-            return Counter((row["file"], row["caption"]) for row in csv.DictReader(file))
-        return Counter((row["file"], row["caption"]) for row in map(json.loads, file))
-
-
-EXPECTED = Counter((f"in/{index:03}.jpg", f"caption of p{index}") for index in range(NUM_PICTURES))
+from tests.cli_fake import (
+    EXPECTED,
+    NUM_PICTURES,
+    FakeApi,
+    captions,
+    command,
+    failure,
+    free_port,
+    run,
+    serving,
+    start,
+    wait_for,
+)
 
 
 def test_ctrl_c_writes_what_came_and_says_how_to_continue(api: FakeApi, url: str, folder: Path) -> None:

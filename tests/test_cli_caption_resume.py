@@ -1,11 +1,7 @@
 """Runs that end early, and the same command again: nothing lost, nothing twice, whatever ended them."""
 
-import csv
 import json
-import os
 import signal
-from collections import Counter
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -13,46 +9,11 @@ import pytest
 
 from serve_app.cli.outputs import Ledger
 from serve_app.cli.rows import Asked, Row
-from tests.cli_fake import FakeApi, failure, run, serving, start, wait_for
-
-NUM_PICTURES = 60
-
-
-@pytest.fixture
-def api() -> FakeApi:
-    return FakeApi()
-
-
-@pytest.fixture
-def url(api: FakeApi) -> Iterator[str]:
-    with serving(api) as url:
-        yield url
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in").mkdir()
-    for index in range(NUM_PICTURES):
-        (tmp_path / f"in/{index:03}.jpg").write_text(f"p{index}")
-    return tmp_path
-
-
-def captions(folder: Path, output: str) -> Counter[tuple[str, str]]:
-    """How often each file and caption stands in the output."""
-    if output == "txt":
-        texts = ((str(path.with_suffix(".jpg")), path.read_text().strip()) for path in (folder / "in").glob("*.txt"))
-        return Counter((os.path.relpath(name, folder), text) for name, text in texts)
-    with open(folder / output, newline="") as file:
-        if output.endswith(".csv"):
-            return Counter((row["file"], row["caption"]) for row in csv.DictReader(file))
-        return Counter((row["file"], row["caption"]) for row in map(json.loads, file))
+from tests.cli_fake import EXPECTED, NUM_PICTURES, FakeApi, captions, failure, run, start, wait_for
 
 
 def has_seen(api: FakeApi, num_answers: int) -> bool:
     return api.seen.total() >= num_answers
-
-
-EXPECTED = Counter((f"in/{index:03}.jpg", f"caption of p{index}") for index in range(NUM_PICTURES))
 
 
 @pytest.mark.parametrize("output", ["o.jsonl", "o.csv", "txt"])

@@ -19,6 +19,8 @@ from serve_app.demo.model_card import card_of
 
 Draw = Callable[[ImageDraw.ImageDraw], None]
 _MAX_BYTES = 10_000_000
+# Goals that the shipped weights don't reach yet; a retrained model that reaches one must take it off this list.
+KNOWN_MISSES: frozenset[str] = frozenset()
 
 
 @pytest.fixture(scope="module")
@@ -147,11 +149,11 @@ def test_every_answer_ends(model: LoadedModel) -> None:
     assert all(answer.has_ended for answer in model.answers(asked))
 
 
-def test_the_goals_are_reached() -> None:
+def test_the_goals_are_reached_but_for_those_that_the_card_admits() -> None:
     figures = json.loads((CHECKPOINT / "evaluation.json").read_text(encoding="utf-8"))
     assert figures["goals"] == GOALS
-    missed = {name: figures["reached"][name] for name, goal in GOALS.items() if figures["reached"][name] < goal}
-    assert not missed
+    missed = {name for name, goal in GOALS.items() if figures["reached"][name] < goal}
+    assert missed == KNOWN_MISSES
     assert figures["num_scenes"] >= 1000
     assert figures["num_endless"] == 0
 
