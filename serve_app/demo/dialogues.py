@@ -161,6 +161,27 @@ def _text_then_picture(next_picture: NextPicture, rng: random.Random) -> Dialogu
     return _with_system(messages, rng)
 
 
+def long_dialogue(next_picture: NextPicture, rng: random.Random) -> Dialogue:
+    """A long text, with or without a picture, or a long chat."""
+    choice = rng.random()
+    if choice < 0.6:
+        if rng.random() < 0.5:
+            text = "".join(phrases.random_characters(rng) for _ in range(rng.randint(1, 14)))
+        elif rng.random() < 0.5:
+            text = "".join(chr(rng.randint(33, 0x9FFF)) for _ in range(rng.randint(1, 180)))
+        else:
+            text = " ".join(phrases.off_topic(rng.choice(phrases.OFF_TOPIC), rng) for _ in range(rng.randint(2, 40)))
+        if rng.random() < 0.7:
+            return Dialogue(tuple(_turn((text,), answers.UNABLE)))
+        picture, scene = next_picture()
+        answer = answers.NO_SHAPES if scene is None else answers.UNABLE
+        return Dialogue(tuple(_turn((picture, text), answer)))
+    messages: list[Message] = []
+    for _ in range(rng.randint(3, 6)):
+        messages += random_dialogue(next_picture, rng).messages
+    return Dialogue(tuple(message for message in messages if message.role != "system"))
+
+
 _FORMS = (
     _picture_after_text, _picture_with_system, _several_pictures, _later_picture, _text_only, _text_then_picture
 )  # fmt: skip

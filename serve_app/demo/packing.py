@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from serve_app.demo.architecture import NUM_IMAGE_TOKENS
-from serve_app.demo.dialogues import Dialogue, about_one_picture, random_dialogue
+from serve_app.demo.dialogues import Dialogue, about_one_picture, long_dialogue, random_dialogue
 from serve_app.demo.scenes import Scene
 from serve_app.demo.wording import BOS, EXPANDED_IMAGE, IMAGE, PAD, pieces
 
@@ -93,6 +93,12 @@ class Packer:
 
     def dialogue_row(self, next_picture: Callable[[], tuple[int, Scene | None]], rng: random.Random) -> Row:
         return self._filled(lambda: random_dialogue(next_picture, rng), 1)
+
+    def long_row(self, next_picture: Callable[[], tuple[int, Scene | None]], rng: random.Random) -> Row:
+        row = Row()
+        while not self.append(row, long_dialogue(next_picture, rng), 1):
+            pass
+        return row
 
     def _filled(self, make: Callable[[], Dialogue], num_shared: int) -> Row:
         row, misses = Row(), 0

@@ -33,6 +33,8 @@ from serve_app.demo.wording import make_processor, token_ids, train_tokenizer
 
 _ROW_LENGTH = 160
 _ROWS_PER_STEP = 48
+_LONG_EVERY = 3  # every third step has fewer, longer rows, so that long texts and chats aren't new to the model
+_LONG_ROW_LENGTH, _LONG_ROWS_PER_STEP, _LONG_TEXT_SHARE = 600, 10, 0.8
 _DIALOGUE_SHARE = 0.2  # rows of other conversations than one picture and its questions
 _PICTURES_PER_STEP = 128  # while only the vision tower learns
 _SEEING_SHARE = 0.2  # of the time
@@ -166,8 +168,13 @@ class Training:
         return {"loss": loss, **{name: torch.tensor(share) for name, share in right.items()}}
 
     def _speaking(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
+        is_long = self.step % _LONG_EVERY == 0
+        self.packer.length = _LONG_ROW_LENGTH if is_long else _ROW_LENGTH
         rows: list[Row] = []
-        for _ in range(_ROWS_PER_STEP):
+        for _ in range(_LONG_ROWS_PER_STEP if is_long else _ROWS_PER_STEP):
+            if is_long and rng.random() < _LONG_TEXT_SHARE:
+                rows.append(self.packer.long_row(lambda: pictures.draw(rng), rng))
+                continue
             if rng.random() < _DIALOGUE_SHARE:
                 rows.append(self.packer.dialogue_row(lambda: pictures.draw(rng), rng))
             else:
