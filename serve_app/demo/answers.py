@@ -99,13 +99,16 @@ def place_of(scene: Scene, name: str) -> str:
 
 
 def count_of(scene: Scene, kind: str | None = None) -> str:
-    found = scene.shapes if kind is None else of_kind(scene, kind)
-    noun = kind or "shape"
-    if not found:
-        return f"There is no {noun}."
-    if len(found) == 1:
-        return f"There is one {noun}."
-    return f"There are {_NUMBERS[len(found)]} {noun}{'es' if noun == 'cross' else 's'}."
+    """How many shapes; or how many of a kind, after what is seen, because a tiny model counts by naming."""
+    if kind is None:
+        return f"There {_number_of(len(scene.shapes), 'shape')}."
+    return f"I see {short(scene)}, so there {_number_of(len(of_kind(scene, kind)), kind)}."
+
+
+def _number_of(count: int, noun: str) -> str:
+    if count < 2:
+        return f"is {'one' if count else 'no'} {noun}"
+    return f"are {_NUMBERS[count]} {noun}{'es' if noun == 'cross' else 's'}"
 
 
 def exists(scene: Scene, name: str) -> str:
