@@ -53,9 +53,10 @@ class Catalog:
             raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}", "model")
         # A model that has served is waited for: its replica is being replaced, and Ray Serve holds the request.
         if not entry.is_ready and (entry.name not in self._has_served or entry.state == "failed"):
+            how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
             reason = f": {entry.reason}" if entry.reason else ""
             retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
-            raise ModelNotReady(f"model '{entry.name}' is {entry.state}{reason}", "model", retry_after_s)
+            raise ModelNotReady(f"model '{entry.name}' {how}{reason}", "model", retry_after_s)
         return entry
 
     async def keep_fresh(self) -> None:

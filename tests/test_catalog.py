@@ -89,6 +89,6 @@ def test_what_cannot_be_chosen_says_why() -> None:
     with pytest.raises(ModelNotReady, match="'new' is loading") as loading:
         catalog.choose("new", "chat")
     assert loading.value.retry_after_s
-    with pytest.raises(ModelNotReady, match="'bad' is failed: no folder") as failed:
+    with pytest.raises(ModelNotReady, match="'bad' failed to start: no folder") as failed:
         catalog.choose("bad", "chat")
     assert failed.value.retry_after_s is None

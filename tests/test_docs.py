@@ -55,7 +55,9 @@ def test_every_path_the_readme_names_exists() -> None:
 
 
 def test_make_help_names_every_command() -> None:
-    shown = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    shown = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
     for command in ("up", "test", "lint", "demo-model"):
         assert f"make {command}" in shown
     assert shlex.split(shown)[0] == "make"
