@@ -97,7 +97,7 @@ class Exchange:
         self._num_body_bytes = 0
         self._begun_s = time.monotonic()
         self._status: int | None = None
-        self._is_stream = False
+        self._is_stream = self._is_answered = False
         self._watcher: asyncio.Task[None] | None = None
         self._client_left = False
 
@@ -141,7 +141,7 @@ class Exchange:
         extra = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
         length = [(b"content-length", b"%d" % len(data))]
         await self._start(status, JSON_HEADERS + length + extra)
-        await self._send({"type": "http.response.body", "body": data})
+        await self._finish(data)
 
     async def send_events(self, events: AsyncIterator[bytes]) -> None:
         """Answer with a stream of server-sent events; each item is one or more whole events."""
@@ -149,7 +149,7 @@ class Exchange:
         await self._start(200, EVENT_HEADERS)
         async for event in events:
             await self._send({"type": "http.response.body", "body": event, "more_body": True})
-        await self._send({"type": "http.response.body", "body": b""})
+        await self._finish(b"")
 
     async def fail(self, error: ServeAppError) -> None:
         """Tell the client: a status and JSON, or an error event where the stream has begun."""
@@ -160,7 +160,7 @@ class Exchange:
                     headers["retry-after"] = str(math.ceil(error.retry_after_s))
                 await self.send_json(error_json(error), error.status, headers)
             elif self._is_stream:
-                await self._send({"type": "http.response.body", "body": event_bytes(error_json(error))})
+                await self._finish(event_bytes(error_json(error)))
 
     def absorb_own_cancellation(self) -> None:
         """Let a cancellation end here if the client's leaving caused it, and pass any other on."""
@@ -186,6 +186,10 @@ class Exchange:
         headers = [*headers, (b"x-request-id", self.id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
+    async def _finish(self, data: bytes) -> None:
+        self._is_answered = True  # leaving from here on is no leaving: servers say it of every answered client
+        await self._send({"type": "http.response.body", "body": data})
+
     async def _receive_bounded(self) -> AsgiMessage:
         declared = self.request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > self._max_body_bytes:
@@ -209,8 +213,9 @@ class Exchange:
         async def watch() -> None:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
-            self._client_left = True
-            task.cancel()
+            if not self._is_answered:
+                self._client_left = True
+                task.cancel()
 
         self._watcher = asyncio.create_task(watch())
 
