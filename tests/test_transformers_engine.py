@@ -278,5 +278,5 @@ async def test_wrong_engine_args_are_a_config_error(checkpoints: dict[str, Path]
 
 def model_of(engine: TransformersEngine) -> Any:
     """The loaded model, to put faults into."""
-    loaded: Any = getattr(engine, "_checkpoint", None) or engine._loaded  # type: ignore[attr-defined]
+    loaded: Any = engine._checkpoint
     return loaded.model

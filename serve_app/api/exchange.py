@@ -69,7 +69,7 @@ class Endpoint:
             return CLIENT_LEFT
         except (ClientDisconnect, ConnectionError):
             return CLIENT_LEFT
-        except Exception:
+        except Exception:  # the HTTP boundary: a bug is the client's 500 and a traceback in our log
             logger.exception("request %s failed unexpectedly", exchange.id)
             bug = InternalError("the service failed unexpectedly: try again, or report the request's id")
             await exchange.fail(bug)

@@ -53,7 +53,7 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     _check_folder(source, config)
     try:
         return _load(source, config)
-    except Exception as exc:
+    except Exception as exc:  # an engine boundary: a model's loading code raises anything at all
         raise ConfigError(_explain(exc, source, config)) from exc
 
 
