@@ -79,10 +79,13 @@ class ModelConfig(Strict):
 
     source: str = Field(min_length=1)
     revision: str | None = None
-    engine: Literal["auto", "transformers", "scripted"] = "auto"
+    engine: Literal["auto", "vllm", "transformers", "scripted"] = "auto"
     tasks: tuple[Task, ...] = Field(("chat", "caption"), min_length=1)
     family: Literal["generic"] = "generic"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    quantization: str | None = None  # `int8` with transformers; with vLLM any name that vLLM knows
+    adapters: dict[Name, str] = Field(default_factory=dict)  # LoRA: the name clients ask for → folder or hub id
+    warm_up: bool = True
     weights_format: Literal["safetensors", "any"] = "safetensors"
     trust_remote_code: bool = False
     max_context_tokens: int | None = Field(None, ge=1)
@@ -109,10 +112,12 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"num_gpus is GPUs for each of the {self.num_ranks} ranks, so 1: for more, raise tensor_parallel_size"
             )
-        if self.num_ranks > 1 and self.engine != "auto":
+        if self.num_ranks > 1 and self.engine not in ("auto", "vllm"):
             raise ValueError(
                 f"engine '{self.engine}' runs on one rank: leave out tensor_parallel_size and pipeline_parallel_size"
             )
+        if self.adapters and self.engine not in ("auto", "vllm"):
+            raise ValueError(f"adapters need engine: vllm, and engine is '{self.engine}'")
         return self
 
     @property

@@ -8,9 +8,9 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "tool"]
 Task = Literal["chat", "caption"]
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,25 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that the model called. `arguments` is JSON text as the model wrote it, perhaps not valid."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; text and pictures in the order in which the client sent them."""
+    """One turn of a conversation; text and pictures in the order in which the client sent them.
+
+    An assistant's turn may have `tool_calls`; a turn of role `tool` answers the one with `tool_call_id`.
+    """
 
     role: Role
     parts: tuple[Text | Picture, ...]
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -42,19 +56,63 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True)
+class OutputFormat:
+    """What an answer must look like.
+
+    `spec` is JSON text for `json_schema` (the schema) and `choice` (a list of strings), the pattern for `regex`,
+    and empty for `json_object` (any JSON object).
+    """
+
+    kind: Literal["json_schema", "json_object", "regex", "choice"]
+    spec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call; `parameters` is its JSON schema as JSON text."""
+
+    name: str
+    parameters: str
+    description: str | None = None
+    is_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The functions on offer. `choice` `named` means that the one called `name` must be called."""
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "none", "required", "named"] = "auto"
+    name: str | None = None
+    is_parallel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are chosen. `temperature` 0 is greedy; `max_tokens` None means up to the context's end.
 
-    `temperature` and `top_p` None mean the model's own `generation_config`; greedy where that doesn't sample.
+    `temperature`, `top_p`, `top_k`, `min_p` and `repetition_penalty` None mean the model's own
+    `generation_config`; greedy where that doesn't sample. `num_answers` asks for several answers to the same
+    prompt. `num_logprobs` None means no log-probabilities; n means the chosen token's and those of the n likeliest.
 
     The same `seed` gives the same answer to the same request on the same engine, whatever else is batched.
     """
 
     max_tokens: int | None = None
+    min_tokens: int = 0
     temperature: float | None = None
     top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    ignores_eos: bool = False
     seed: int | None = None
+    num_answers: int = 1
+    num_logprobs: int | None = None
+    output_format: OutputFormat | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +124,7 @@ class GenerationRequest:
     messages: tuple[Message, ...]
     sampling: Sampling
     timeout_s: float
+    tool_use: ToolUse | None = None
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -74,11 +133,33 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token's natural log-probability under the model, before temperature and penalties."""
+
+    token: str
+    logprob: float
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """A piece of a call: `id` and `name` come once, with the first piece of call number `index`."""
+
+    index: int
+    arguments: str
+    id: str | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed answer.
 
+    `index` says which of the request's answers it belongs to. `reasoning` is thinking that the engine told
+    apart from the answer.
+
     `num_tokens` counts the tokens generated for this piece (special tokens too), so that their sum is the
-    answer's usage. The last chunk of a complete answer, and only that one, has a `finish_reason`. Every
+    answer's usage. The last chunk of each complete answer, and only that one, has a `finish_reason`. Every
     chunk repeats `num_prompt_tokens` (pictures' tokens included). The first chunk, and only that one, has
     `queue_s`: seconds that the request waited in the engine before the engine worked on it.
     """
@@ -88,6 +169,10 @@ class Chunk:
     num_prompt_tokens: int
     finish_reason: FinishReason | None = None
     queue_s: float | None = None
+    index: int = 0
+    reasoning: str = ""
+    tool_calls: tuple[ToolCallDelta, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +184,7 @@ class ModelDescription:
     family: str
     context_length: int | None
     takes_pictures: bool
+    adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
 
 
 class Generator(Protocol):

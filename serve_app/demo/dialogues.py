@@ -185,7 +185,7 @@ def long_dialogue(next_picture: NextPicture, rng: random.Random) -> Dialogue:
 _FORMS = (
     _picture_after_text, _picture_with_system, _several_pictures, _later_picture, _text_only, _text_then_picture
 )  # fmt: skip
-_FORM_WEIGHTS = (3, 2, 4, 3, 5, 1)
+_FORM_WEIGHTS = (3, 2, 6, 3, 5, 1)
 
 
 def random_dialogue(next_picture: NextPicture, rng: random.Random) -> Dialogue:

@@ -63,7 +63,7 @@ class Layout:
 
 
 def random_canvas(rng: random.Random) -> tuple[int, int]:
-    """Width and height in pixels: common formats, mostly up to 2 : 1, rarely 3 : 1."""
+    """Width and height in pixels, at least 64: common formats, mostly up to 2 : 1, rarely 3 : 1."""
     if rng.random() < 0.4:
         width, height = rng.choice(_COMMON_CANVASES)
     else:
@@ -71,7 +71,8 @@ def random_canvas(rng: random.Random) -> tuple[int, int]:
         long_side = math.exp(rng.uniform(math.log(64), math.log(640)))
         if rng.random() < 0.03:
             long_side = rng.uniform(640, 1500)
-        width, height = round(long_side), max(32, round(long_side / aspect))
+        # Below 64 pixels a small shape has fewer than 9, and nobody can tell a heart from a star.
+        width, height = round(long_side), max(64, round(long_side / aspect))
     return (width, height) if rng.random() < 0.62 else (height, width)
 
 
@@ -89,7 +90,7 @@ def _random_placement(shape: Shape, width: int, height: int, is_alone: bool, rng
     cell_width, cell_height = width / 3, height / 3
     cell = min(cell_width, cell_height)
     if shape.size == "small":
-        diameter = cell * rng.uniform(0.42, 0.56)
+        diameter = cell * rng.uniform(0.46, 0.58)
     elif is_alone and rng.random() < 0.5:
         # Alone, a shape may be as large as two thirds of the canvas in the center, less at the rim.
         diameter = cell * rng.uniform(0.8, 2.1 if shape.place == 4 else 1.35)

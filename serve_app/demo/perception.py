@@ -12,6 +12,7 @@ from torch.nn import functional
 from serve_app.demo.scenes import BACKGROUNDS, COLORS, KINDS, PLACES, SIZES
 
 _NO_TARGET = -100
+_KIND_WEIGHT = 2.0  # the hardest to learn: no caption can be better than the kinds that the tower sees
 _OUTPUTS = {
     "kind": len(KINDS) + 1,  # 0: no shape on this patch
     "color": len(COLORS),
@@ -54,7 +55,7 @@ class PatchHeads(nn.Module):
             target = targets[name]
             if name == "kind":
                 loss = loss + 0.5 * functional.cross_entropy(logits[~covered], target[~covered])
-                loss = loss + functional.cross_entropy(logits[covered], target[covered])
+                loss = loss + _KIND_WEIGHT * functional.cross_entropy(logits[covered], target[covered])
             elif name == "background":
                 loss = loss + 0.5 * functional.cross_entropy(logits.mean(dim=1), target[:, 0])
             else:
