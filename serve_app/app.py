@@ -20,6 +20,7 @@ from starlette.applications import Starlette
 from serve_app.api.lane import Lane
 from serve_app.catalog import Catalog
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.engines import vllm_args
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.messages import Chunk, GenerationRequest, ModelDescription
@@ -37,7 +38,9 @@ MAX_START_TRIES = 3
 
 
 def build_model(config: ModelConfig) -> Application:
-    """One model, on replicas of its own. The application's name is the model's name."""
+    """One model, on replicas of its own. The application's name is the model's name. Raises `ConfigError`."""
+    if config.engine == "vllm" and vllm_args.is_installed():  # else only the replicas' nodes can tell
+        vllm_args.check_engine_args(config)
     deployment = serve.deployment(
         ModelDeployment,
         name="Model",
@@ -90,8 +93,8 @@ class ModelDeployment:
         _log_to_stderr()
         name = serve.get_replica_context().app_name
         registry = CollectorRegistry()
-        metrics = Metrics(registry, models=[name])
-        engine = create_engine(config)
+        metrics = Metrics(registry, models=[name, *config.adapters])
+        engine = await asyncio.to_thread(create_engine, config)
         metrics.watch_queue(name, lambda: engine.num_waiting)
         self._replica = Replica(name, config, engine, metrics)
         await self._replica.start()
@@ -122,7 +125,7 @@ class IngressDeployment:
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self._config = config
-        self._router = Router()
+        self._router = Router(lambda model: self._catalog.application_of(model))
         self._catalog = Catalog(self._router.describe)
         self._tasks: list[asyncio.Task[None]] = []
 

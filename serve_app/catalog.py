@@ -84,6 +84,28 @@ class Catalog:
                 entry = await self._described(entry, application.last_deployed_time_s)
             if name in self._entries:
                 self._entries[name] = entry
+        for name in set(self._entries) - set(status.applications):
+            self._entries[name] = self._adapter_entry(name) or self._entries[name]
+
+    def application_of(self, name: str) -> str:
+        """The Serve application that serves the model of this name: its own, or for an adapter its base's."""
+        base = self._base_of(name)
+        return base.name if base else name
+
+    def _base_of(self, adapter: str) -> ModelEntry | None:
+        for entry in self._entries.values():
+            if entry.description is not None and entry.name != adapter and adapter in entry.description.adapters:
+                return entry
+        return None
+
+    def _adapter_entry(self, name: str) -> ModelEntry | None:
+        """An adapter is as ready as its base, and can do what its base can."""
+        base = self._base_of(name)
+        if base is None or base.description is None:
+            return None
+        if base.name in self._has_served:
+            self._has_served.add(name)
+        return replace(base, name=name, description=replace(base.description, adapters=()), base=base.name)
 
     async def _described(self, entry: ModelEntry, deployed_at: float) -> ModelEntry:
         if entry.description is not None and self._described_at.get(entry.name) == deployed_at:
@@ -105,7 +127,10 @@ class Catalog:
 
 def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:
     if application is None:
-        absent = f"no Serve application is named '{entry.name}': deploy it or take it out of the ingress's models"
+        absent = (
+            f"no Serve application is named '{entry.name}', and no ready model has an adapter of that name: "
+            "deploy it or take it out of the ingress's models"
+        )
         return replace(entry, state="pending", reason=absent)
     state, reason = model_state(application)
     return replace(entry, state=state, reason=reason)

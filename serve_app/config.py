@@ -27,8 +27,9 @@ class Strict(BaseModel):
     @classmethod
     def _name_nearest_key(cls, values: Any) -> Any:
         if isinstance(values, dict):
-            for key in values.keys() - cls.model_fields.keys():
-                hint = nearest_hint(str(key), cls.model_fields)
+            valid = {field.alias or name for name, field in cls.model_fields.items()}
+            for key in values.keys() - valid:
+                hint = nearest_hint(str(key), valid)
                 raise PydanticCustomError(
                     "unknown_field", "unknown field '{field}'{hint}", {"field": str(key), "hint": hint}
                 )

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 from serve_app.config import ModelConfig
 from serve_app.engines import Engine
+from serve_app.engines.vllm_args import check_engine_args, serves
 from serve_app.errors import ConfigError
 from serve_app.messages import Chunk, GenerationRequest, ModelDescription, Task
 from serve_app.metrics.registry import Metrics
@@ -28,7 +29,7 @@ class Replica:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """The engine's chunks, counted. Closing the generator stops the engine's work within a step."""
-        with self._metrics.generation(self._name) as generation:
+        with self._metrics.generation(request.model) as generation:
             async with aclosing(self._engine.generate(request)) as chunks:
                 async for chunk in chunks:
                     if chunk.queue_s is not None:
@@ -43,6 +44,7 @@ class Replica:
             family=self._config.family,
             context_length=self._engine.context_length,
             takes_pictures=self._engine.takes_pictures,
+            adapters=tuple(self._config.adapters),
         )
 
     async def check_health(self) -> None:
@@ -57,16 +59,21 @@ class Replica:
 
 
 def create_engine(config: ModelConfig) -> Engine:
-    """The configured engine, not started. Its library is imported here and not before."""
-    if config.num_ranks > 1:
-        raise ConfigError(
-            f"{config.num_ranks} ranks need the vLLM engine, which this version doesn't have: "
-            "leave out tensor_parallel_size and pipeline_parallel_size"
-        )
+    """The configured engine, not started. Its library is imported here and not before. Raises `ConfigError`."""
     if config.engine == "scripted":
         from serve_app.engines.scripted_engine import ScriptedEngine
 
         return ScriptedEngine(config)
+    if config.engine == "vllm" or (config.engine == "auto" and _vllm_is_wanted(config)):
+        check_engine_args(config)
+        from serve_app.engines.vllm_engine import VllmEngine
+
+        return VllmEngine(config)
     from serve_app.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(config)
+
+
+def _vllm_is_wanted(config: ModelConfig) -> bool:
+    """What `auto` means: vLLM where it is installed and knows the architecture, or where nothing else will do."""
+    return config.num_ranks > 1 or bool(config.adapters) or serves(config)

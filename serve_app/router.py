@@ -5,7 +5,7 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 from ray import serve
@@ -34,9 +34,13 @@ ENGINE_GRACE_S = 2.0  # the engine ends its own late requests; past this the rou
 
 
 class Router:
-    """Turns a request into chunks by way of one of its model's replicas."""
+    """Turns a request into chunks by way of one of its model's replicas.
 
-    def __init__(self) -> None:
+    `application_of` says which Serve application serves a model: its own, or for an adapter its base's.
+    """
+
+    def __init__(self, application_of: Callable[[str], str]) -> None:
+        self._application_of = application_of
         self._handles: dict[str, DeploymentHandle] = {}
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
@@ -97,12 +101,13 @@ class Router:
 
     async def _handle(self, model: str) -> DeploymentHandle:
         """The model's handle, looked up once, and again after a failure: applications come and go."""
-        if model not in self._handles:
+        application = self._application_of(model)
+        if application not in self._handles:
             try:
-                self._handles[model] = await asyncio.to_thread(serve.get_app_handle, model)
+                self._handles[application] = await asyncio.to_thread(serve.get_app_handle, application)
             except RayServeException as exc:
                 raise ModelNotReady(f"model '{model}' isn't deployed", "model", 5.0) from exc
-        return self._handles[model]
+        return self._handles[application]
 
     def _translate(self, exc: RayError | RayServeException, model: str) -> ServeAppError:
         cause = exc.cause if isinstance(exc, RayTaskError) else exc
@@ -111,7 +116,7 @@ class Router:
         if isinstance(cause, BackPressureError):
             return Overloaded(f"model '{model}' has as many waiting requests as it takes: retry later", None, 2.0)
         if isinstance(cause, DeploymentUnavailableError):
-            self._handles.pop(model, None)
+            self._handles.pop(self._application_of(model), None)
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
         if isinstance(cause, RayActorError | RequestCancelledError):
             return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)

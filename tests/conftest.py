@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
             "name": "demo",
             "import_path": "serve_app.app:build_model",
             "route_prefix": None,
-            "args": {"source": "demo", "num_cpus": 0.3},
+            "args": {"source": "demo", "engine": "transformers", "num_cpus": 0.3},
         },
         {
             "name": "script",

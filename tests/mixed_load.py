@@ -11,8 +11,10 @@ from tests.pictures import COLORS, SHAPES, b64, data_uri, png, says
 NUM_KINDS = 5
 
 
-async def mixed_request(client: httpx.AsyncClient, number: int) -> str:
-    """Request `number`: a caption, an upload, a chat, a streamed chat or a text for another model, in turn.
+async def mixed_request(
+    client: httpx.AsyncClient, number: int, model: str = "demo", echo_model: str | None = "script"
+) -> str:
+    """Request `number`: a caption, an upload, a chat, a streamed chat or a text for `echo_model`, in turn.
 
     Returns `right`, `wrong: …`, or how it failed: a status, an error event's code, or the exception's class.
     """
@@ -20,14 +22,17 @@ async def mixed_request(client: httpx.AsyncClient, number: int) -> str:
     color, shape = rng.choice(sorted(COLORS)), rng.choice(SHAPES)
     picture = png(color, shape, (rng.choice((96, 200, 320)), rng.choice((120, 240))))
     ways: tuple[Callable[[], Awaitable[httpx.Response]], ...] = (
-        lambda: client.post("/v1/captions", json={"model": "demo", "image": b64(picture)}),
-        lambda: client.post("/v1/captions", files={"image": picture}, data={"stream": "true", "style": "tags"}),
-        lambda: client.post("/v1/chat/completions", json=_question(picture, stream=False)),
-        lambda: client.post("/v1/chat/completions", json=_question(picture, stream=True)),
-        lambda: client.post("/v1/chat/completions", json=_echo(f"word{number}")),
+        lambda: client.post("/v1/captions", json={"model": model, "image": b64(picture)}),
+        lambda: client.post(
+            "/v1/captions", files={"image": picture}, data={"model": model, "stream": "true", "style": "tags"}
+        ),
+        lambda: client.post("/v1/chat/completions", json=_question(model, picture, stream=False)),
+        lambda: client.post("/v1/chat/completions", json=_question(model, picture, stream=True)),
+        lambda: client.post("/v1/chat/completions", json=_echo(echo_model, f"word{number}")),
     )
+    kind = number % (NUM_KINDS if echo_model else NUM_KINDS - 1)
     try:
-        response = await ways[number % NUM_KINDS]()
+        response = await ways[kind]()
     except httpx.TransportError as exc:
         return type(exc).__name__
     if response.status_code != 200:
@@ -35,20 +40,20 @@ async def mixed_request(client: httpx.AsyncClient, number: int) -> str:
     text, failure = _text_of(response)
     if failure is not None:
         return failure
-    is_right = text.strip() == f"word{number}" if number % NUM_KINDS == 4 else says(text, color, shape)
+    is_right = text.strip() == f"word{number}" if kind == 4 else says(text, color, shape)
     return "right" if is_right else f"wrong: {text!r} for request {number}, a {color} {shape}"
 
 
-def _question(picture: bytes, *, stream: bool) -> dict[str, object]:
+def _question(model: str, picture: bytes, *, stream: bool) -> dict[str, object]:
     parts = [
         {"type": "image_url", "image_url": {"url": data_uri(picture)}},
         {"type": "text", "text": "What is in this picture?"},
     ]
-    return {"model": "demo", "stream": stream, "messages": [{"role": "user", "content": parts}]}
+    return {"model": model, "stream": stream, "messages": [{"role": "user", "content": parts}]}
 
 
-def _echo(word: str) -> dict[str, object]:
-    return {"model": "script", "messages": [{"role": "user", "content": f"!echo {word}"}]}
+def _echo(model: str | None, word: str) -> dict[str, object]:
+    return {"model": model, "messages": [{"role": "user", "content": f"!echo {word}"}]}
 
 
 def _text_of(response: httpx.Response) -> tuple[str, str | None]:

@@ -14,9 +14,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from starlette.datastructures import UploadFile
 
 from serve_app.api.body import Body, parse_json, validate
+from serve_app.api.chat_answer import usage_json
+from serve_app.api.chat_body import SamplingBody
 from serve_app.api.exchange import DONE_EVENT, Exchange, error_json, event_bytes
 from serve_app.api.lane import Lane, ModelEntry
-from serve_app.api.openai import SamplingBody, usage_json
 from serve_app.errors import InvalidRequest, ServeAppError, TooManyImages
 from serve_app.families import Style, caption_prompt
 from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
@@ -188,7 +189,13 @@ async def _read_form(exchange: Exchange, lane: Lane) -> CaptionRequest:
 
 
 def _request(body: CaptionBody | CaptionForm, sources: list[ImageSource], params: list[str]) -> CaptionRequest:
-    sampling = Sampling(body.max_tokens, body.temperature, body.top_p, tuple(body.stop or ()), body.seed)
+    sampling = Sampling(
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        stop=tuple(body.stop or ()),
+        seed=body.seed,
+    )
     return CaptionRequest(body.model, sources, params, body.style, body.prompt, sampling, body.stream)
 
 

@@ -25,6 +25,7 @@ class ModelEntry:
     reason: str | None = None
     description: ModelDescription | None = None
     created_s: int = 0
+    base: str | None = None  # of an adapter: the model that it changes
 
     @property
     def is_ready(self) -> bool:
@@ -51,6 +52,8 @@ class ModelEntry:
             "engine": known.engine if known else None,
             "context_length": known.context_length if known else None,
         }
+        if self.base:
+            entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it
         return entry | ({"reason": self.reason} if self.reason else {})
 
 

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,13 @@ from serve_app.cli.options import DEFAULT_URL
 from serve_app.errors import ConfigError
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "serve_config.yaml"
+DEMO_ON_VLLM = DEMO_CONFIG.with_suffix(".vllm.yaml")
+
+
+class DemoEngine(StrEnum):
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
 
 NEXT_STEPS = """
 Serving {models} at {url} (Ctrl-C stops it). Try:
@@ -45,13 +53,20 @@ def up(
             help="Ray's address. Left out: the cluster that runs on this machine, or a new one. 'local': always new."
         ),
     ] = None,
+    engine: Annotated[
+        DemoEngine | None,
+        typer.Option(help="What the demo model runs on; a file's models say so themselves. Default: transformers."),
+    ] = None,
 ) -> None:
     """Serve on this machine until Ctrl-C: start Ray if none runs, deploy the file, say when it's ready.
 
     Example: serve-app up serve_config.yaml --port 8080
     """
+    if config is not None and engine is not None:
+        raise CliError(f"--engine is for the demo: set each model's engine in {config}", USAGE)
+    demo = DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG
     try:
-        _serve_until_stopped(config or DEMO_CONFIG, port, address)
+        _serve_until_stopped(config or demo, port, address)
     except ConfigError as exc:
         raise CliError(str(exc), USAGE) from exc
     except KeyboardInterrupt as exc:

@@ -1,0 +1,290 @@
+"""The body of `POST /v1/chat/completions`, field by field, and what it asks of an engine.
+
+Shapes follow https://platform.openai.com/docs/api-reference/chat; sampling fields that OpenAI doesn't have carry
+vLLM's names. What can't be honoured is a 400 that names the field; nothing is ignored in silence.
+"""
+
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from serve_app.api.body import Body
+from serve_app.messages import OutputFormat, Role, Sampling, Tool, ToolCall, ToolUse
+
+MAX_ANSWERS = 16
+MAX_TOP_LOGPROBS = 20
+MAX_TOOLS = 128
+
+
+class TextPart(Body):
+    type: Literal["text"]
+    text: str
+
+
+class ImageAddress(Body):
+    url: str
+    detail: Literal["auto", "low", "high"] | None = None  # OpenAI's cost hint: every model here sees one size
+
+
+class ImagePart(Body):
+    type: Literal["image_url"]
+    image_url: Annotated[ImageAddress, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)]
+
+
+Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class CalledFunction(Body):
+    name: str
+    arguments: str
+
+
+class AssistantCall(Body):
+    """A call that the assistant made in an earlier turn."""
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+def _as_parts(content: Any) -> Any:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else [] if content is None else content
+
+
+class ChatMessage(Body):
+    """A turn; `content` is a string or a list of parts. `developer` is OpenAI's newer word for `system`."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "refusal": (None,),
+        "audio": (None,),
+        "function_call": (None,),
+        "annotations": (None, []),
+    }
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Annotated[list[Part], BeforeValidator(_as_parts)] = Field(default_factory=list)
+    name: str | None = None
+    tool_calls: list[AssistantCall] | None = None
+    tool_call_id: str | None = None
+    # what a client sends back of an earlier answer; no chat template here reads it
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Self:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls: only a message of role assistant has them, and this one is '{self.role}'")
+        if (self.tool_call_id is None) == (self.role == "tool"):
+            raise ValueError("tool_call_id: a message of role tool needs it, and no other has it")
+        if not self.content and not self.tool_calls and "content" not in self.model_fields_set:
+            raise ValueError("content is missing: the message needs it")
+        return self
+
+    @property
+    def internal_role(self) -> Role:
+        return "system" if self.role == "developer" else self.role
+
+    @property
+    def internal_calls(self) -> tuple[ToolCall, ...]:
+        return tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ())
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    include_obfuscation: bool = False  # OpenAI's padding against traffic analysis; this service adds none
+
+
+class SamplingBody(Body):
+    """The sampling fields that every dialect with OpenAI's names shares."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: int | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Annotated[list[str] | None, BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = None
+
+    @field_validator("stop")
+    @classmethod
+    def _few_and_not_empty(cls, stop: list[str] | None) -> list[str] | None:
+        if stop is not None and (len(stop) > 16 or not all(stop)):
+            raise ValueError("takes up to 16 strings, none of them empty")
+        return stop
+
+
+class JsonSchema(Body):
+    name: str = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None  # every schema binds here
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(Body):
+    """vLLM's field for formats that OpenAI's `response_format` doesn't have: exactly one of the three."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(one is not None for one in (self.json_, self.regex, self.choice)) != 1:
+            raise ValueError("takes exactly one of json, regex and choice")
+        return self
+
+    def output_format(self) -> OutputFormat:
+        if self.regex is not None:
+            return OutputFormat("regex", self.regex)
+        if self.choice is not None:
+            return OutputFormat("choice", json.dumps(self.choice, ensure_ascii=False))
+        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_, ensure_ascii=False)
+        return OutputFormat("json_schema", schema)
+
+
+class Function(Body):
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    function: Function
+
+
+class NamedFunction(Body):
+    name: str
+
+
+class NamedToolChoice(Body):
+    type: Literal["function"] = "function"
+    function: NamedFunction
+
+
+class ChatBody(SamplingBody):
+    """The body of `POST /v1/chat/completions`. `model` left out means the default chat model."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "logit_bias": (None, {}),
+        "modalities": (None, ["text"]),
+        "audio": (None,),
+        "functions": (None, []),
+        "function_call": (None, "none", "auto"),
+        "service_tier": (None, "auto", "default"),
+        "store": (None, False),
+    }
+
+    model: str | None = None
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    min_tokens: int | None = Field(None, ge=0)
+    top_k: int | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    ignore_eos: bool | None = None
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
+    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    metadata: dict[str, str] | None = None
+
+    @model_validator(mode="after")
+    def _not_contradictory(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise ValueError("stream_options: only allowed with stream=true")
+        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+        if len(limits) > 1:
+            raise ValueError(
+                f"max_tokens is {self.max_tokens} and max_completion_tokens is {self.max_completion_tokens}: "
+                "send one of them"
+            )
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs: only allowed with logprobs=true")
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise ValueError("response_format and structured_outputs: send one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _chosen_tool_exists(self) -> Self:
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice not in (None, "none", "auto") and not names:
+            raise ValueError("tool_choice: there are no tools to choose from: send tools")
+        if isinstance(self.tool_choice, NamedToolChoice) and self.tool_choice.function.name not in names:
+            raise ValueError(
+                f"tool_choice: no tool is named '{self.tool_choice.function.name}': it is {' or '.join(names)}"
+            )
+        return self
+
+    def sampling(self) -> Sampling:
+        return Sampling(
+            max_tokens=self.max_completion_tokens or self.max_tokens,
+            min_tokens=self.min_tokens or 0,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=None if self.top_k in (-1, 0) else self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            stop=tuple(self.stop or ()),
+            ignores_eos=bool(self.ignore_eos),
+            seed=self.seed,
+            num_answers=self.n or 1,
+            num_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            output_format=self._output_format(),
+        )
+
+    def _output_format(self) -> OutputFormat | None:
+        if self.structured_outputs is not None:
+            return self.structured_outputs.output_format()
+        if isinstance(self.response_format, JsonObjectFormat):
+            return OutputFormat("json_object")
+        if isinstance(self.response_format, JsonSchemaFormat):
+            schema = self.response_format.json_schema.schema_
+            return OutputFormat("json_schema", json.dumps(schema, ensure_ascii=False))
+        return None
+
+    def tool_use(self) -> ToolUse | None:
+        if not self.tools:
+            return None
+        tools = tuple(
+            Tool(
+                name=one.function.name,
+                parameters=json.dumps(one.function.parameters or {"type": "object", "properties": {}}),
+                description=one.function.description,
+                is_strict=bool(one.function.strict),
+            )
+            for one in self.tools
+        )
+        is_parallel = self.parallel_tool_calls is not False
+        if isinstance(self.tool_choice, NamedToolChoice):
+            return ToolUse(tools, "named", self.tool_choice.function.name, is_parallel)
+        return ToolUse(tools, self.tool_choice or "auto", None, is_parallel)

@@ -1,0 +1,108 @@
+"""The chat body's fields: what they ask of an engine, and what is refused with a sentence. No service needed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from serve_app.api.body import parse_json
+from serve_app.api.chat_body import ChatBody
+from serve_app.errors import InvalidRequest
+from serve_app.messages import OutputFormat, Sampling, ToolCall
+
+USER = {"role": "user", "content": "Hi"}
+TOOL = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def body(**fields: Any) -> ChatBody:
+    return parse_json(json.dumps({"messages": [USER]} | fields).encode(), ChatBody)
+
+
+def test_left_out_fields_leave_the_choice_to_the_model() -> None:
+    assert body().sampling() == Sampling()
+    assert body().tool_use() is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampling"),
+    [
+        ({"n": 3, "seed": 7}, Sampling(num_answers=3, seed=7)),
+        ({"logprobs": True}, Sampling(num_logprobs=0)),
+        ({"logprobs": True, "top_logprobs": 5}, Sampling(num_logprobs=5)),
+        (
+            {"top_k": 40, "min_p": 0.1, "repetition_penalty": 1.2},
+            Sampling(top_k=40, min_p=0.1, repetition_penalty=1.2),
+        ),
+        ({"top_k": -1}, Sampling()),
+        ({"frequency_penalty": 1, "presence_penalty": -1}, Sampling(frequency_penalty=1, presence_penalty=-1)),
+        (
+            {"ignore_eos": True, "min_tokens": 4, "max_tokens": 4},
+            Sampling(max_tokens=4, min_tokens=4, ignores_eos=True),
+        ),
+        ({"response_format": {"type": "text"}}, Sampling()),
+        ({"response_format": {"type": "json_object"}}, Sampling(output_format=OutputFormat("json_object"))),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "string"}}}},
+            Sampling(output_format=OutputFormat("json_schema", '{"type": "string"}')),
+        ),
+        ({"structured_outputs": {"regex": "a+"}}, Sampling(output_format=OutputFormat("regex", "a+"))),
+        ({"structured_outputs": {"choice": ["é"]}}, Sampling(output_format=OutputFormat("choice", '["é"]'))),
+        ({"structured_outputs": {"json": {}}}, Sampling(output_format=OutputFormat("json_schema", "{}"))),
+    ],
+)
+def test_sampling_fields_reach_the_engine(fields: dict[str, Any], sampling: Sampling) -> None:
+    assert body(**fields).sampling() == sampling
+
+
+def test_tools_reach_the_engine() -> None:
+    use = body(tools=[TOOL]).tool_use()
+    assert use is not None
+    assert (use.choice, use.name, use.is_parallel) == ("auto", None, True)
+    assert (use.tools[0].name, json.loads(use.tools[0].parameters)) == ("weather", {"type": "object"})
+    choice = {"type": "function", "function": {"name": "weather"}}
+    named = body(tools=[TOOL], tool_choice=choice, parallel_tool_calls=False).tool_use()
+    assert named is not None
+    assert (named.choice, named.name, named.is_parallel) == ("named", "weather", False)
+
+
+def test_a_turn_that_called_a_tool_and_its_answer() -> None:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+    messages = [
+        USER,
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "sunny"},
+    ]
+    _, called, answered = body(messages=messages).messages
+    assert called.internal_calls == (ToolCall("c1", "weather", "{}"),)
+    assert (answered.internal_role, answered.tool_call_id) == ("tool", "c1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "sentence"),
+    [
+        ({"n": 0}, "n", "greater than or equal to 1"),
+        ({"n": 100}, "n", "less than or equal to 16"),
+        ({"top_logprobs": 2}, None, "only allowed with logprobs=true"),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "less than or equal to 20"),
+        ({"frequency_penalty": 3}, "frequency_penalty", "less than or equal to 2"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "greater than 0"),
+        ({"response_format": {"type": "yaml"}}, "response_format", "json_schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.json_schema", "missing"),
+        ({"structured_outputs": {}}, "structured_outputs", "exactly one"),
+        ({"structured_outputs": {"regex": "a", "choice": ["b"]}}, "structured_outputs", "exactly one"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice", "at least 1"),
+        ({"structured_outputs": {"gbnf": "x"}}, "structured_outputs.gbnf", "unknown field 'gbnf'"),
+        ({"tools": [{"type": "function", "function": {"name": "no spaces"}}]}, "tools[0].function.name", "pattern"),
+        ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, None, "no tool is named 'other'"),
+        ({"tool_choice": "required"}, None, "send tools"),
+        ({"logit_bias": {"5": 1}}, "logit_bias", "isn't supported"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "tool_call_id"),
+        ({"messages": [{"role": "user"}]}, "messages[0]", "content is missing"),
+        ({"messages": [USER, {"role": "user"}]}, "messages[1]", "content"),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named(fields: dict[str, Any], param: str | None, sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        body(**fields)
+    assert sentence in raised.value.message
+    assert raised.value.param == param

