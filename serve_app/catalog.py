@@ -5,6 +5,7 @@ Refreshed in the background, so that choosing a model for a request costs a look
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -21,14 +22,28 @@ logger = logging.getLogger("serve_app")
 REFRESH_PERIOD_S = 1.0
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
+LOADING_TIMEOUT_S = 1.0
+MAX_REASON_CHARACTERS = 800
+STARTING = "its replica is starting"
+
 Describe = Callable[[str], Awaitable[ModelDescription]]
+Loading = Callable[[], Awaitable[dict[str, str]]]
+
+
+_OUR_ERROR = "serve_app.errors.ConfigError: "
+_ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 
 
 class Catalog:
-    """The ingress's models, by the names in its `user_config`. `describe` asks a model's replica about itself."""
+    """The ingress's models, by the names in its `user_config`.
 
-    def __init__(self, describe: Describe) -> None:
+    `describe` asks a model's replica about itself; `loading` tells what the replicas that start are doing, and may
+    fail.
+    """
+
+    def __init__(self, describe: Describe, loading: Loading) -> None:
         self._describe = describe
+        self._loading = loading
         self._entries: dict[str, ModelEntry] = {}
         self._described_at: dict[str, float] = {}
         self._has_served: set[str] = set()
@@ -54,7 +69,8 @@ class Catalog:
         # A model that has served is waited for: its replica is being replaced, and Ray Serve holds the request.
         if not entry.is_ready and (entry.name not in self._has_served or entry.state == "failed"):
             how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
-            reason = f": {entry.reason}" if entry.reason else ""
+            told = (entry.reason or "").removeprefix(f"model '{entry.name}': ")
+            reason = f": {told}" if told else ""
             retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
             raise ModelNotReady(f"model '{entry.name}' {how}{reason}", "model", retry_after_s)
         return entry
@@ -84,6 +100,21 @@ class Catalog:
                 entry = await self._described(entry, application.last_deployed_time_s)
             if name in self._entries:
                 self._entries[name] = entry
+        await self._tell_progress()
+
+    async def _tell_progress(self) -> None:
+        """Say of each model that loads what it does, as far as the sidecar knows."""
+        starting = [e for e in self._entries.values() if e.state == "loading" and e.reason == STARTING]
+        if not starting:
+            return
+        try:
+            async with asyncio.timeout(LOADING_TIMEOUT_S):
+                steps = await self._loading()
+        except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, there is no detail
+            return
+        for entry in starting:
+            if entry.name in steps and entry.name in self._entries:
+                self._entries[entry.name] = replace(entry, reason=steps[entry.name])
 
     async def _described(self, entry: ModelEntry, deployed_at: float) -> ModelEntry:
         if entry.description is not None and self._described_at.get(entry.name) == deployed_at:
@@ -127,11 +158,14 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
     message = deployment.message if deployment else application.message
     if "scheduled" in message:  # Ray Serve's words for a replica that no node has room for
         return "pending", last_line(message)
-    return "loading", last_line(message) or "its replica is starting"
+    return "loading", last_line(message) or STARTING
 
 
 def last_line(message: str) -> str:
-    """The sentence at the end of what may be a whole traceback; no path reaches a client."""
+    """The sentence at the end of what may be a whole traceback; no path of ours reaches a client."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    ours = [line for line in lines if line.startswith(_OUR_ERROR)]
+    if ours:
+        return ours[-1].removeprefix(_OUR_ERROR)[:MAX_REASON_CHARACTERS]
     sentence = lines[-1] if lines else ""
-    return sentence.rpartition("Error: ")[2][:500]
+    return _ERROR_CLASS.sub("", sentence)[:MAX_REASON_CHARACTERS]

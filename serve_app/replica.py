@@ -1,13 +1,31 @@
-"""One copy of a model: owns its engine; counts, times and cancels what runs on it."""
+"""One copy of a model: owns its engine; loads it and warms it up; counts, times and cancels what runs on it."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from serve_app.config import ModelConfig
-from serve_app.engines import Engine
-from serve_app.errors import ConfigError
-from serve_app.messages import Chunk, GenerationRequest, ModelDescription, Task
+from serve_app.engines import Engine, source
+from serve_app.errors import ConfigError, ServeAppError
+from serve_app.load_progress import LoadProgress, Report, to_nobody
+from serve_app.messages import (
+    Chunk,
+    GenerationRequest,
+    Message,
+    ModelDescription,
+    Picture,
+    Sampling,
+    Task,
+    Text,
+)
 from serve_app.metrics.registry import Metrics
+
+logger = logging.getLogger("serve_app")
+
+WARM_UP_TIMEOUT_S = 300.0  # kernels may be compiled by the first request
+_WARM_UP_TEXT = (Text("Hello"),)
+_WARM_UP_PICTURE = (Picture(64, 64, bytes([128]) * (64 * 64 * 3)), Text("What is this?"))
 
 
 class Replica:
@@ -19,12 +37,19 @@ class Replica:
         self._engine = engine
         self._metrics = metrics
 
-    async def start(self) -> None:
-        """Load the model. Raises `ConfigError` naming the model and the fix."""
+    async def start(self, report: Report = to_nobody) -> None:
+        """Load the model and, where its config says so, warm it up. Raises `ConfigError` naming the fix."""
+        await self._engine.start(report)
+        if not self._config.warms_up:
+            return
+        report("warming up")
         try:
-            await self._engine.start()
-        except ConfigError as exc:
-            raise ConfigError(f"model '{self._name}': {exc}") from exc
+            await self._warm_up()
+        except ServeAppError as exc:
+            await self._engine.stop()
+            raise ConfigError(
+                f"its warm-up request failed ({exc.message}): correct that, or set warm_up: false"
+            ) from exc
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """The engine's chunks, counted. Closing the generator stops the engine's work within a step."""
@@ -35,6 +60,24 @@ class Replica:
                         generation.started(chunk.queue_s)
                     generation.chunk(chunk)
                     yield chunk
+
+    async def _warm_up(self) -> None:
+        """A few tokens from the engine itself, so that no metric counts them."""
+        if not self._engine.takes_pictures:
+            await self._try_out(_WARM_UP_TEXT)
+            return
+        await self._try_out(_WARM_UP_PICTURE)
+        try:
+            await self._try_out(_WARM_UP_TEXT)
+        except ServeAppError as exc:  # captioners may know no prompt without a picture
+            logger.info("model=%s: answers no text without a picture (%s)", self._name, exc.message)
+
+    async def _try_out(self, parts: tuple[Text | Picture, ...]) -> None:
+        sampling = Sampling(max_tokens=2, temperature=0.0)
+        request = GenerationRequest("warm-up", self._name, (Message("user", parts),), sampling, WARM_UP_TIMEOUT_S)
+        async with aclosing(self._engine.generate(request)) as chunks:
+            async for _ in chunks:
+                pass
 
     def describe(self) -> ModelDescription:
         return ModelDescription(
@@ -56,6 +99,23 @@ class Replica:
         return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_pictures)
 
 
+async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progress: LoadProgress) -> Replica:
+    """A replica that can serve. Raises `ConfigError` with one line that names the model and the fix."""
+    try:
+        progress("importing the engine")
+        engine = await asyncio.to_thread(
+            create_engine, config
+        )  # seconds, in which the sidecar hears from this process
+        metrics.watch_queue(name, lambda: engine.num_waiting)
+        replica = Replica(name, config, engine, metrics)
+        await replica.start(progress)
+    except ConfigError as exc:
+        raise ConfigError(f"model '{name}': {' '.join(str(exc).splitlines())}") from exc
+    finally:
+        progress.end()
+    return replica
+
+
 def create_engine(config: ModelConfig) -> Engine:
     """The configured engine, not started. Its library is imported here and not before."""
     if config.num_ranks > 1:
@@ -67,6 +127,7 @@ def create_engine(config: ModelConfig) -> Engine:
         from serve_app.engines.scripted_engine import ScriptedEngine
 
         return ScriptedEngine(config)
+    source.check(config)  # before the seconds that an engine's import takes: a failed start is tried again
     from serve_app.engines.transformers_engine import TransformersEngine
 
     return TransformersEngine(config)

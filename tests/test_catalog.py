@@ -62,8 +62,12 @@ async def never_asked(model: str) -> ModelDescription:
     raise AssertionError(model)
 
 
+async def nothing_loads() -> dict[str, str]:
+    return {}
+
+
 def catalog_of(*entries: ModelEntry) -> Catalog:
-    catalog = Catalog(never_asked)
+    catalog = Catalog(never_asked, nothing_loads)
     catalog.configure(tuple(entry.name for entry in entries))
     catalog._entries = {entry.name: entry for entry in entries}
     return catalog
