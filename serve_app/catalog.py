@@ -31,6 +31,11 @@ Loading = Callable[[], Awaitable[dict[str, str]]]
 
 
 _OUR_ERROR = "serve_app.errors.ConfigError: "
+# The text of pydantic's error, all that Ray Serve passes on of an application's args that don't validate.
+_REFUSED_ARGS = re.compile(
+    r"validation errors? for \w+\n(?:(?P<place>\S.*)\n)?[ ]+(?P<wrong>.*) "
+    r"\[type=\w+, input_value=(?P<value>.*), input_type"
+)
 _ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 
 
@@ -139,6 +144,9 @@ def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None
         absent = f"no Serve application is named '{entry.name}': deploy it or take it out of the ingress's models"
         return replace(entry, state="pending", reason=absent)
     state, reason = model_state(application)
+    own = f"model '{entry.name}': "
+    if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
+        reason = own + reason
     return replace(entry, state=state, reason=reason)
 
 
@@ -148,7 +156,10 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
     counts = {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
     status = str(application.status.value)
     if status == "DEPLOY_FAILED":
-        return "failed", last_line(deployment.message if deployment and deployment.message else application.message)
+        why = last_line(deployment.message if deployment and deployment.message else application.message)
+        if counts.get("RUNNING"):  # of the version before, which Ray Serve keeps
+            return "ready", f"the last deploy failed, and the one before serves: {why}"
+        return "failed", why
     if counts.get("RUNNING"):
         return "ready", None
     if status == "UNHEALTHY":
@@ -158,14 +169,18 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
     message = deployment.message if deployment else application.message
     if "scheduled" in message:  # Ray Serve's words for a replica that no node has room for
         return "pending", last_line(message)
-    return "loading", last_line(message) or STARTING
+    # A failed start is tried again; all else that Ray Serve says of a start (it scales, it is slow) says less than ours.
+    return "loading", last_line(message) if "failed" in message else STARTING
 
 
 def last_line(message: str) -> str:
     """The sentence at the end of what may be a whole traceback; no path of ours reaches a client."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    sentence = _ERROR_CLASS.sub("", lines[-1]) if lines else ""
     ours = [line for line in lines if line.startswith(_OUR_ERROR)]
     if ours:
-        return ours[-1].removeprefix(_OUR_ERROR)[:MAX_REASON_CHARACTERS]
-    sentence = lines[-1] if lines else ""
-    return _ERROR_CLASS.sub("", sentence)[:MAX_REASON_CHARACTERS]
+        sentence = ours[-1].removeprefix(_OUR_ERROR)
+    elif refused := _REFUSED_ARGS.search(message):
+        place, wrong, value = refused["place"], refused["wrong"].removeprefix("Value error, "), refused["value"]
+        sentence = f"{place}: {wrong} (it is {value})" if place else wrong
+    return sentence[:MAX_REASON_CHARACTERS]

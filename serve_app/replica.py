@@ -127,6 +127,8 @@ def create_engine(config: ModelConfig) -> Engine:
         from serve_app.engines.scripted_engine import ScriptedEngine
 
         return ScriptedEngine(config)
+    if config.adapters:
+        raise ConfigError("engine 'transformers' serves no adapters: choose engine: vllm, or leave adapters out")
     source.check(config)  # before the seconds that an engine's import takes: a failed start is tried again
     from serve_app.engines.transformers_engine import TransformersEngine
 

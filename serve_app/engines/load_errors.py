@@ -56,10 +56,14 @@ def explain_download(exc: BaseException, source: str, revision: str | None) -> s
         return (
             f"{start} can't be downloaded ({type(exc).__name__}: {reason}): check the URL, the network and the keys"
         )
-    return f"{start}: {_explain_hub(exc, source, revision, reason)}"
+    return f"{start}: {_explain_hub(exc, source, revision)}"
 
 
-def _explain_hub(exc: BaseException, source: str, revision: str | None, reason: str) -> str:
+def _explain_hub(exc: BaseException, source: str, revision: str | None) -> str:
+    if (
+        isinstance(exc, LocalEntryNotFoundError) and exc.__cause__
+    ):  # the hub failed, and its cache lacks the model too
+        exc = exc.__cause__
     hub, status = constants.ENDPOINT, exc.response.status_code if isinstance(exc, HfHubHTTPError) else None
     if isinstance(exc, GatedRepoError):
         return f"it is gated: accept its terms at {hub}/{source} and set HF_TOKEN to a token of that account"
@@ -72,15 +76,14 @@ def _explain_hub(exc: BaseException, source: str, revision: str | None, reason: 
         )
     if status is not None:
         return f"the hub at {hub} answered {status}: try again later"
-    if constants.HF_HUB_OFFLINE or isinstance(exc.__cause__, OfflineModeIsEnabled):
+    if isinstance(exc, OfflineModeIsEnabled | LocalEntryNotFoundError):
         return (
             f"there is no such folder here, and offline mode finds no whole copy in {constants.HF_HUB_CACHE}: "
             "download it there first, or unset HF_HUB_OFFLINE"
         )
-    reason = _reason(exc.__cause__) if isinstance(exc, LocalEntryNotFoundError) and exc.__cause__ else reason
     return (
-        f"there is no such folder here, and the hub at {hub} can't be reached ({reason}): check the network and "
-        "HF_ENDPOINT, or give the path of a folder"
+        f"there is no such folder here, and the hub at {hub} can't be reached ({_reason(exc)}): check the network "
+        "and HF_ENDPOINT, or give the path of a folder"
     )
 
 

@@ -79,12 +79,14 @@ def _sole(target: Path, report: Report) -> Iterator[None]:
 
 def _open(url: str) -> tuple[Any, str]:
     protocol = url.partition("://")[0]
-    if protocol not in fsspec.available_protocols():
-        raise ConfigError(f"source '{url}': unknown protocol{nearest_hint(protocol, fsspec.available_protocols())}")
     try:
-        store, root = fsspec.url_to_fs(url)
+        fsspec.get_filesystem_class(protocol)
     except ImportError as exc:
         raise ConfigError(f"source '{url}' needs a package that isn't installed: {exc}") from exc
+    except ValueError as exc:
+        hint = nearest_hint(protocol, fsspec.available_protocols())
+        raise ConfigError(f"source '{url}': '{protocol}' is no protocol that fsspec knows{hint}") from exc
+    store, root = fsspec.url_to_fs(url)
     store.invalidate_cache()
     return store, str(root).rstrip("/")
 

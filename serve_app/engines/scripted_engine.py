@@ -108,7 +108,7 @@ class ScriptedEngine:
 
     async def start(self, report: Report = to_nobody) -> None:
         """Take `start_s`, then raise `start_error` as a `ConfigError` if there is one."""
-        report("loading nothing")
+        report("loading the script")
         await asyncio.sleep(self.script.start_s)
         if self.script.start_error:
             raise ConfigError(self.script.start_error)
