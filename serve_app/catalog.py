@@ -169,7 +169,7 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
     message = deployment.message if deployment else application.message
     if "scheduled" in message:  # Ray Serve's words for a replica that no node has room for
         return "pending", last_line(message)
-    # A failed start is tried again; all else that Ray Serve says of a start (it scales, it is slow) says less than ours.
+    # A failed start is tried again; what else Ray Serve says of a start (it scales, it is slow) says less than ours.
     return "loading", last_line(message) if "failed" in message else STARTING
 
 

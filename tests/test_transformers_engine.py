@@ -29,8 +29,6 @@ from serve_app.metrics.registry import Metrics
 from serve_app.replica import Replica
 from tests import tiny_models
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -258,6 +256,11 @@ def _change_config(folder: Path, **values: Any) -> None:
     (folder / "config.json").write_text(json.dumps(config | values))
 
 
+def _drop_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
 def _drop_tensors(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors")
     kept = {name: tensor for name, tensor in tensors.items() if "layers.1." not in name}
@@ -271,7 +274,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     "cut short": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 1000), "corrupt or cut short"),
     "unknown architecture": (
         lambda f: (f / "config.json").write_text('{"model_type": "no_such_thing"}'),
-        "architecture that engine 'transformers' doesn't know .*no_such_thing",
+        "architecture that this engine doesn't know .*no_such_thing",
     ),
     "code of its own": (
         lambda f: _change_config(f, model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
@@ -279,7 +282,7 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "missing tensors": (_drop_tensors, r"lacks 9 of the model's weights .model.layers.1.* and 6 more., which"),
     "other shapes": (lambda f: _change_config(f, intermediate_size=96), "other shapes than its config.json says"),
-    "no tokenizer": (lambda f: [(f / name).unlink() for name in TOKENIZER_FILES], "its tokenizer or processor"),
+    "no tokenizer": (_drop_tokenizer, "its tokenizer or processor"),
 }
 
 

@@ -34,14 +34,16 @@ def explain(exc: BaseException, config: ModelConfig) -> str:
         return f"{start}: its weights are corrupt or cut short ({reason}): download the checkpoint again"
     if "trust_remote_code" in text:
         return f"{start} brings its own Python code: read it, then allow it with trust_remote_code: true"
-    if isinstance(exc, KeyError) or "does not recognize this architecture" in text or "Unrecognized" in text:
-        return (
-            f"{start} has an architecture that engine '{config.engine}' doesn't know ({reason}): name another model"
-        )
+    if "does not recognize this architecture" in text or "Unrecognized" in text:
+        return f"{start} has an architecture that this engine doesn't know ({reason}): choose another engine or model"
+    if "ignore_mismatched_sizes" in text:
+        return f"{start}: its weights have other shapes than its config.json says: take both from the same checkpoint"
     if isinstance(exc, ImportError):
         return f"{start} needs a package that isn't installed ({reason}): install it"
     if isinstance(exc, TypeError) and config.engine_args:
         return f"{start}: check engine_args ({', '.join(sorted(config.engine_args))}): {reason}"
+    if "tokenizer" in text.lower() or "processor" in text.lower():
+        return f"{start}: its tokenizer or processor can't be loaded ({reason}): add their files to the checkpoint"
     return f"{start} can't be loaded ({type(exc).__name__}: {reason}): check that the checkpoint is complete"
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.utils import tqdm as hub_tqdm
 
 from serve_app.config import ModelConfig
@@ -122,7 +121,7 @@ def _hub_files(source: str, revision: str | None, wanted: list[str]) -> dict[str
     """The wanted files' sizes in bytes; None where the hub doesn't answer, and its cache may have them all."""
     try:
         siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
-    except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError, OSError):
+    except Exception:  # noqa: BLE001 -- the download that follows finds it in the cache, or fails alike and is explained
         return None
     return {file.rfilename: file.size or 0 for file in siblings if _is_wanted(file.rfilename, wanted)}
 
