@@ -47,8 +47,16 @@ def cache_folder() -> Path:
 def fetch(url: str, is_wanted: Callable[[str], bool], report: Report) -> Path:
     """The local folder with the files below `url` whose names are wanted. Blocks; raises `ConfigError`, or what the
     store raises."""
-    store, root = _open(url)
-    files = [file for file in _listing(store, root) if is_wanted(file.name)]
+    _require_protocol(url)
+    try:
+        store, root = fsspec.url_to_fs(url)
+        store.invalidate_cache()
+        files = [file for file in _listing(store, str(root).rstrip("/")) if is_wanted(file.name)]
+    except Exception:
+        if copy := _newest_copy(url):
+            report("using the copy on this machine: the store doesn't answer")
+            return copy
+        raise
     if not files:
         raise ConfigError(f"source '{url}' has no files of a checkpoint: correct the URL")
     target = _target(url, files)
@@ -77,7 +85,7 @@ def _sole(target: Path, report: Report) -> Iterator[None]:
         lock.release()
 
 
-def _open(url: str) -> tuple[Any, str]:
+def _require_protocol(url: str) -> None:
     protocol = url.partition("://")[0]
     try:
         fsspec.get_filesystem_class(protocol)
@@ -86,9 +94,6 @@ def _open(url: str) -> tuple[Any, str]:
     except ValueError as exc:
         hint = nearest_hint(protocol, fsspec.available_protocols())
         raise ConfigError(f"source '{url}': '{protocol}' is no protocol that fsspec knows{hint}") from exc
-    store, root = fsspec.url_to_fs(url)
-    store.invalidate_cache()
-    return store, str(root).rstrip("/")
 
 
 def _listing(store: Any, root: str) -> list[_RemoteFile]:
@@ -106,10 +111,25 @@ def _version(info: dict[str, Any]) -> str:
 
 def _target(url: str, files: list[_RemoteFile]) -> Path:
     """A folder for exactly these versions of exactly these files."""
-    listing = "\n".join([url, *(f"{file.name} {file.size} {file.version}" for file in files)])
-    key = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", url.rstrip("/").rpartition("/")[2])[-64:]
-    return cache_folder() / "checkpoints" / f"{name}-{key}"
+    listing = "\n".join(f"{file.name} {file.size} {file.version}" for file in files)
+    return _copies(url) / _digest(listing)
+
+
+def _newest_copy(url: str) -> Path | None:
+    """The whole copy that was made last: only whole ones have a name without a suffix."""
+    whole = [folder for folder in _copies(url).glob("*") if folder.is_dir() and not folder.suffix]
+    return max(whole, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _copies(url: str) -> Path:
+    """Where the versions of this URL's files lie, each in a folder of its own."""
+    url = url.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", url.rpartition("/")[2])[-64:]
+    return cache_folder() / "checkpoints" / f"{name}-{_digest(url)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _download(store: Any, files: list[_RemoteFile], folder: Path, url: str, report: Report) -> None:
