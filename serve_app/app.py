@@ -23,12 +23,13 @@ from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingC
 from serve_app.engines import vllm_args
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
+from serve_app.load_progress import LoadProgress
 from serve_app.messages import Chunk, GenerationRequest, ModelDescription
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
 from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
-from serve_app.replica import Replica, create_engine
+from serve_app.replica import start_replica
 from serve_app.router import Router
 
 # A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
@@ -94,11 +95,14 @@ class ModelDeployment:
         name = serve.get_replica_context().app_name
         registry = CollectorRegistry()
         metrics = Metrics(registry, models=[name, *config.adapters])
-        engine = await asyncio.to_thread(create_engine, config)
-        metrics.watch_queue(name, lambda: engine.num_waiting)
-        self._replica = Replica(name, config, engine, metrics)
-        await self._replica.start()
-        self._reporter = _start_reporter(registry, "model", config.metrics_application)
+        progress = LoadProgress(name)
+        reporter = _start_reporter(registry, "model", config.metrics_application, progress)
+        try:
+            self._replica = await start_replica(name, config, metrics, progress)
+        except BaseException:
+            await reporter.stop()
+            raise
+        self._reporter = reporter
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         async with aclosing(self._replica.generate(request)) as chunks:
@@ -126,7 +130,8 @@ class IngressDeployment:
         self._metrics = Metrics(self._registry)
         self._config = config
         self._router = Router(lambda model: self._catalog.application_of(model))
-        self._catalog = Catalog(self._router.describe)
+        sidecar = _SidecarLink(config.metrics_application)
+        self._catalog = Catalog(self._router.describe, sidecar.loading)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -153,33 +158,48 @@ class MetricsDeployment:
     async def record(self, snapshot: Snapshot) -> None:  # on the loop, where the sidecar lives
         self._sidecar.record(snapshot)
 
+    async def loading(self) -> dict[str, str]:
+        return self._sidecar.loading()
+
     def __serve_build_asgi_app__(self) -> Starlette:
         return create_metrics_app(self._sidecar)
 
 
-def _start_reporter(registry: CollectorRegistry, role: SourceRole, application: str | None) -> Reporter:
+def _start_reporter(
+    registry: CollectorRegistry, role: SourceRole, application: str | None, progress: LoadProgress | None = None
+) -> Reporter:
     """Report this replica's numbers to the sidecar from now on; `application` None reports to nobody."""
     context = serve.get_replica_context()
     replica = context.replica_id.unique_id
     source = Source(role, context.app_name, replica, process=replica, started_at=time.time())
-    reporter = Reporter(registry, source, _SidecarLink(application))
+    loading = (lambda: progress.step) if progress else (lambda: None)
+    reporter = Reporter(registry, source, _SidecarLink(application).record, loading=loading)
     if application is not None:
         reporter.start()
     return reporter
 
 
 class _SidecarLink:
-    """Sends snapshots to the sidecar's application, and looks it up again after a failure."""
+    """Talks to the sidecar's application, and looks it up again after a failure."""
 
     def __init__(self, application: str | None) -> None:
         self._application = application
         self._handle: DeploymentHandle | None = None
 
-    async def __call__(self, snapshot: Snapshot) -> None:
+    async def record(self, snapshot: Snapshot) -> None:
+        await self._call("record", snapshot)
+
+    async def loading(self) -> dict[str, str]:
+        """What each model that loads is doing; empty where there is no sidecar to know."""
+        told: dict[str, str] = await self._call("loading") if self._application else {}
+        return told
+
+    async def _call(self, method: str, *args: Snapshot) -> Any:
         handle: Any = self._handle or await asyncio.to_thread(serve.get_app_handle, self._application)
         self._handle = None
-        await handle.record.remote(snapshot)
+        answer = await getattr(handle, method).remote(*args)
         self._handle = handle
+        return answer
 
 
 def _log_to_stderr() -> None:

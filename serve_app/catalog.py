@@ -5,6 +5,7 @@ Refreshed in the background, so that choosing a model for a request costs a look
 
 import asyncio
 import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
@@ -21,14 +22,33 @@ logger = logging.getLogger("serve_app")
 REFRESH_PERIOD_S = 1.0
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
+LOADING_TIMEOUT_S = 1.0
+MAX_REASON_CHARACTERS = 800
+STARTING = "its replica is starting"
+
 Describe = Callable[[str], Awaitable[ModelDescription]]
+Loading = Callable[[], Awaitable[dict[str, str]]]
+
+
+_OUR_ERROR = "serve_app.errors.ConfigError: "
+# The text of pydantic's error, all that Ray Serve passes on of an application's args that don't validate.
+_REFUSED_ARGS = re.compile(
+    r"validation errors? for \w+\n(?:(?P<place>\S.*)\n)?[ ]+(?P<wrong>.*) "
+    r"\[type=\w+, input_value=(?P<value>.*), input_type"
+)
+_ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 
 
 class Catalog:
-    """The ingress's models, by the names in its `user_config`. `describe` asks a model's replica about itself."""
+    """The ingress's models, by the names in its `user_config`.
 
-    def __init__(self, describe: Describe) -> None:
+    `describe` asks a model's replica about itself; `loading` tells what the replicas that start are doing, and may
+    fail.
+    """
+
+    def __init__(self, describe: Describe, loading: Loading) -> None:
         self._describe = describe
+        self._loading = loading
         self._entries: dict[str, ModelEntry] = {}
         self._described_at: dict[str, float] = {}
         self._has_served: set[str] = set()
@@ -54,7 +74,8 @@ class Catalog:
         # A model that has served is waited for: its replica is being replaced, and Ray Serve holds the request.
         if not entry.is_ready and (entry.name not in self._has_served or entry.state == "failed"):
             how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
-            reason = f": {entry.reason}" if entry.reason else ""
+            told = (entry.reason or "").removeprefix(f"model '{entry.name}': ")
+            reason = f": {told}" if told else ""
             retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
             raise ModelNotReady(f"model '{entry.name}' {how}{reason}", "model", retry_after_s)
         return entry
@@ -86,6 +107,21 @@ class Catalog:
                 self._entries[name] = entry
         for name in set(self._entries) - set(status.applications):
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
+        await self._tell_progress()
+
+    async def _tell_progress(self) -> None:
+        """Say of each model that loads what it does, as far as the sidecar knows."""
+        starting = [e for e in self._entries.values() if e.state == "loading" and e.reason == STARTING]
+        if not starting:
+            return
+        try:
+            async with asyncio.timeout(LOADING_TIMEOUT_S):
+                steps = await self._loading()
+        except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, there is no detail
+            return
+        for entry in starting:
+            if entry.name in steps and entry.name in self._entries:
+                self._entries[entry.name] = replace(entry, reason=steps[entry.name])
 
     def application_of(self, name: str) -> str:
         """The Serve application that serves the model of this name: its own, or for an adapter its base's."""
@@ -133,6 +169,9 @@ def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None
         )
         return replace(entry, state="pending", reason=absent)
     state, reason = model_state(application)
+    own = f"model '{entry.name}': "
+    if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
+        reason = own + reason
     return replace(entry, state=state, reason=reason)
 
 
@@ -142,7 +181,10 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
     counts = {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
     status = str(application.status.value)
     if status == "DEPLOY_FAILED":
-        return "failed", last_line(deployment.message if deployment and deployment.message else application.message)
+        why = last_line(deployment.message if deployment and deployment.message else application.message)
+        if counts.get("RUNNING"):  # of the version before, which Ray Serve keeps
+            return "ready", f"the last deploy failed, and the one before serves: {why}"
+        return "failed", why
     if counts.get("RUNNING"):
         return "ready", None
     if status == "UNHEALTHY":
@@ -152,11 +194,18 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
     message = deployment.message if deployment else application.message
     if "scheduled" in message:  # Ray Serve's words for a replica that no node has room for
         return "pending", last_line(message)
-    return "loading", last_line(message) or "its replica is starting"
+    # A failed start is tried again; what else Ray Serve says of a start (it scales, it is slow) says less than ours.
+    return "loading", last_line(message) if "failed" in message else STARTING
 
 
 def last_line(message: str) -> str:
-    """The sentence at the end of what may be a whole traceback; no path reaches a client."""
+    """The sentence at the end of what may be a whole traceback; no path of ours reaches a client."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    sentence = lines[-1] if lines else ""
-    return sentence.rpartition("Error: ")[2][:500]
+    sentence = _ERROR_CLASS.sub("", lines[-1]) if lines else ""
+    ours = [line for line in lines if line.startswith(_OUR_ERROR)]
+    if ours:
+        sentence = ours[-1].removeprefix(_OUR_ERROR)
+    elif refused := _REFUSED_ARGS.search(message):
+        place, wrong, value = refused["place"], refused["wrong"].removeprefix("Value error, "), refused["value"]
+        sentence = f"{place}: {wrong} (it is {value})" if place else wrong
+    return sentence[:MAX_REASON_CHARACTERS]

@@ -75,7 +75,7 @@ class AutoscalingConfig(Strict):
 class ModelConfig(Strict):
     """One model application: where its weights are, which engine runs it, on what.
 
-    `source` is a folder, a hub id, or `demo` for the model that ships with this package.
+    `source` is a folder, a hub id, an object store's URL, or `demo` for the model that ships with this package.
     """
 
     source: str = Field(min_length=1)
@@ -86,7 +86,7 @@ class ModelConfig(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: str | None = None  # `int8` with transformers; with vLLM any name that vLLM knows
     adapters: dict[Name, str] = Field(default_factory=dict)  # LoRA: the name clients ask for → folder or hub id
-    warm_up: bool = True
+    warm_up: bool = True  # answer a tiny request before the first client's; `scripted` only where this is set
     weights_format: Literal["safetensors", "any"] = "safetensors"
     trust_remote_code: bool = False
     max_context_tokens: int | None = Field(None, ge=1)
@@ -125,6 +125,11 @@ class ModelConfig(Strict):
     def num_ranks(self) -> int:
         """Processes that hold a part of the model: tensor × pipeline."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def warms_up(self) -> bool:
+        """Whether a replica answers a request of its own before it counts as ready."""
+        return self.warm_up and (self.engine != "scripted" or "warm_up" in self.model_fields_set)
 
     @property
     def ongoing_limit(self) -> int:

@@ -1,14 +1,32 @@
-"""One copy of a model: owns its engine; counts, times and cancels what runs on it."""
+"""One copy of a model: owns its engine; loads it and warms it up; counts, times and cancels what runs on it."""
 
+import asyncio
+import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from serve_app.config import ModelConfig
-from serve_app.engines import Engine
-from serve_app.engines.vllm_args import check_engine_args, serves
-from serve_app.errors import ConfigError
-from serve_app.messages import Chunk, GenerationRequest, ModelDescription, Task
+from serve_app.engines import Engine, source
+from serve_app.engines.vllm_args import check_engine_args, is_installed, serves
+from serve_app.errors import ConfigError, ServeAppError
+from serve_app.load_progress import LoadProgress, Report, to_nobody
+from serve_app.messages import (
+    Chunk,
+    GenerationRequest,
+    Message,
+    ModelDescription,
+    Picture,
+    Sampling,
+    Task,
+    Text,
+)
 from serve_app.metrics.registry import Metrics
+
+logger = logging.getLogger("serve_app")
+
+WARM_UP_TIMEOUT_S = 300.0  # kernels may be compiled by the first request
+_WARM_UP_TEXT = (Text("Hello"),)
+_WARM_UP_PICTURE = (Picture(64, 64, bytes([128]) * (64 * 64 * 3)), Text("What is this?"))
 
 
 class Replica:
@@ -20,12 +38,19 @@ class Replica:
         self._engine = engine
         self._metrics = metrics
 
-    async def start(self) -> None:
-        """Load the model. Raises `ConfigError` naming the model and the fix."""
+    async def start(self, report: Report = to_nobody) -> None:
+        """Load the model and, where its config says so, warm it up. Raises `ConfigError` naming the fix."""
+        await self._engine.start(report)
+        if not self._config.warms_up:
+            return
+        report("warming up")
         try:
-            await self._engine.start()
-        except ConfigError as exc:
-            raise ConfigError(f"model '{self._name}': {exc}") from exc
+            await self._warm_up()
+        except ServeAppError as exc:
+            await self._engine.stop()
+            raise ConfigError(
+                f"its warm-up request failed ({exc.message}): correct that, or set warm_up: false"
+            ) from exc
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """The engine's chunks, counted. Closing the generator stops the engine's work within a step."""
@@ -36,6 +61,24 @@ class Replica:
                         generation.started(chunk.queue_s)
                     generation.chunk(chunk)
                     yield chunk
+
+    async def _warm_up(self) -> None:
+        """A few tokens from the engine itself, so that no metric counts them."""
+        if not self._engine.takes_pictures:
+            await self._try_out(_WARM_UP_TEXT)
+            return
+        await self._try_out(_WARM_UP_PICTURE)
+        try:
+            await self._try_out(_WARM_UP_TEXT)
+        except ServeAppError as exc:  # captioners may know no prompt without a picture
+            logger.info("model=%s: answers no text without a picture (%s)", self._name, exc.message)
+
+    async def _try_out(self, parts: tuple[Text | Picture, ...]) -> None:
+        sampling = Sampling(max_tokens=2, temperature=0.0)
+        request = GenerationRequest("warm-up", self._name, (Message("user", parts),), sampling, WARM_UP_TIMEOUT_S)
+        async with aclosing(self._engine.generate(request)) as chunks:
+            async for _ in chunks:
+                pass
 
     def describe(self) -> ModelDescription:
         return ModelDescription(
@@ -58,13 +101,30 @@ class Replica:
         return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_pictures)
 
 
-def create_engine(config: ModelConfig) -> Engine:
+async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progress: LoadProgress) -> Replica:
+    """A replica that can serve. Raises `ConfigError` with one line that names the model and the fix."""
+    try:
+        progress("importing the engine")
+        # in a thread: it takes seconds, in which the sidecar hears from this process
+        engine = await asyncio.to_thread(create_engine, config, progress)
+        metrics.watch_queue(name, lambda: engine.num_waiting)
+        replica = Replica(name, config, engine, metrics)
+        await replica.start(progress)
+    except ConfigError as exc:
+        raise ConfigError(f"model '{name}': {' '.join(str(exc).splitlines())}") from exc
+    finally:
+        progress.end()
+    return replica
+
+
+def create_engine(config: ModelConfig, report: Report = to_nobody) -> Engine:
     """The configured engine, not started. Its library is imported here and not before. Raises `ConfigError`."""
     if config.engine == "scripted":
         from serve_app.engines.scripted_engine import ScriptedEngine
 
         return ScriptedEngine(config)
-    if config.engine == "vllm" or (config.engine == "auto" and _vllm_is_wanted(config)):
+    source.check(config)  # before the seconds that an engine's import takes: a failed start is tried again
+    if config.engine == "vllm" or (config.engine == "auto" and _vllm_is_wanted(config, report)):
         check_engine_args(config)
         from serve_app.engines.vllm_engine import VllmEngine
 
@@ -74,6 +134,8 @@ def create_engine(config: ModelConfig) -> Engine:
     return TransformersEngine(config)
 
 
-def _vllm_is_wanted(config: ModelConfig) -> bool:
+def _vllm_is_wanted(config: ModelConfig, report: Report) -> bool:
     """What `auto` means: vLLM where it is installed and knows the architecture, or where nothing else will do."""
-    return config.num_ranks > 1 or bool(config.adapters) or serves(config)
+    if config.num_ranks > 1 or config.adapters:
+        return True
+    return is_installed() and serves(config, source.resolve(config, report))

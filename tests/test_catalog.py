@@ -11,7 +11,7 @@ from ray.serve.schema import (
 )
 
 from serve_app.api.lane import ModelEntry, State
-from serve_app.catalog import Catalog, last_line, model_state
+from serve_app.catalog import STARTING, Catalog, last_line, model_state
 from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription
 
@@ -19,6 +19,14 @@ TRACEBACK = """The deployment failed to start 3 times in a row. Error:
 ray::ServeReplica (pid=1)
   File "/somewhere/secret/app.py", line 3, in __init__
 serve_app.errors.ConfigError: model 'm': source '/nowhere': there is no folder; correct the path
+"""
+
+
+VALIDATION = """Deploying app 'm' failed with exception:
+  File "/somewhere/secret/main.py", line 792, in model_validate
+pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+{place}  {wrong} [type=literal_error, input_value='b', input_type=str]
+    For further information visit https://errors.pydantic.dev/2.14/v/literal_error
 """
 
 
@@ -44,6 +52,11 @@ def overview(
         ),
         (overview(ApplicationStatus.UNHEALTHY, DeploymentStatus.UNHEALTHY, 0, "it died"), "unhealthy", "it died"),
         (
+            overview(ApplicationStatus.DEPLOY_FAILED, DeploymentStatus.DEPLOY_FAILED, 1, TRACEBACK), "ready",
+            "the last deploy failed, and the one before serves: "
+            "model 'm': source '/nowhere': there is no folder; correct the path",
+        ),
+        (
             overview(ApplicationStatus.DEPLOY_FAILED, DeploymentStatus.DEPLOY_FAILED, 0, TRACEBACK),
             "failed", "model 'm': source '/nowhere': there is no folder; correct the path",
         ),
@@ -62,8 +75,12 @@ async def never_asked(model: str) -> ModelDescription:
     raise AssertionError(model)
 
 
+async def nothing_loads() -> dict[str, str]:
+    return {}
+
+
 def catalog_of(*entries: ModelEntry) -> Catalog:
-    catalog = Catalog(never_asked)
+    catalog = Catalog(never_asked, nothing_loads)
     catalog.configure(tuple(entry.name for entry in entries))
     catalog._entries = {entry.name: entry for entry in entries}
     return catalog
@@ -92,3 +109,46 @@ def test_what_cannot_be_chosen_says_why() -> None:
     with pytest.raises(ModelNotReady, match="'bad' failed to start: no folder") as failed:
         catalog.choose("bad", "chat")
     assert failed.value.retry_after_s is None
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        ("serve_app.errors.ConfigError: model 'm': (OSError: no) fix it\n\nmore", "model 'm': (OSError: no) fix it"),
+        ("Traceback:\n  File x\nray.exceptions.RuntimeEnvSetupError: no pip", "no pip"),
+        (VALIDATION.format(place="dtype\n", wrong="Input should be 'a'"), "dtype: Input should be 'a' (it is 'b')"),
+        (VALIDATION.format(place="", wrong="Value error, raise it"), "raise it"),
+        ("no class at all: just words", "no class at all: just words"),
+    ],
+)
+def test_the_sentence_of_a_failure(message: str, sentence: str) -> None:
+    assert last_line(message) == sentence
+
+
+async def test_what_loads_says_how_far_it_is() -> None:
+    async def loading() -> dict[str, str]:
+        return {"new": "downloading 1.2 of 4.9 GB", "gone": "loading weights", "bad": "warming up"}
+
+    catalog = Catalog(never_asked, loading)
+    entries = [ModelEntry("new", "loading", STARTING), ModelEntry("bad", "loading", "no folder"), CHAT]
+    catalog._entries = {entry.name: entry for entry in entries}
+    await catalog._tell_progress()
+    reasons = {entry.name: entry.reason for entry in catalog.entries()}
+    assert reasons == {"new": "downloading 1.2 of 4.9 GB", "bad": "no folder", "talk": None}
+
+
+async def test_without_a_sidecar_there_is_no_detail() -> None:
+    async def loading() -> dict[str, str]:
+        raise RuntimeError("no such application")
+
+    catalog = Catalog(never_asked, loading)
+    catalog._entries = {"new": ModelEntry("new", "loading", STARTING)}
+    await catalog._tell_progress()
+    assert catalog.find("new").reason == STARTING
+
+
+def test_a_refusal_names_the_model_once() -> None:
+    catalog = catalog_of(ModelEntry("bad", "failed", "model 'bad': source '/x': there is no folder"))
+    with pytest.raises(ModelNotReady) as raised:
+        catalog.choose("bad", "chat")
+    assert raised.value.message == "model 'bad' failed to start: source '/x': there is no folder"

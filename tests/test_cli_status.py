@@ -73,6 +73,7 @@ def test_status(url: str, tmp_path: Path) -> None:
     assert lines[0] == "healthy, ready"
     assert lines[3].split() == ["demo", "ready", "1,200", "3", "512.3", "45", "ms", "1.50", "s", "3", "4"]
     seen = json.loads(run("status", "--json", url=url, cwd=tmp_path).stdout)
+    assert "big, pending: no node has 8 GPUs" in lines
     assert (seen["ready"], seen["metrics"]["models"]["demo"]["queued"]) == (True, 4)
 
 

@@ -14,6 +14,8 @@ PURE = [
     "ingress",
     "messages",
     "metrics.registry",
+    "load_progress",
+    "engines.source",
     "cli",
 ]
 

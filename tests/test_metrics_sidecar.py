@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -263,3 +264,15 @@ def test_what_is_forgotten_is_bounded(clock: Clock, sidecar: Sidecar, monkeypatc
         clock.now += 11
     assert demo(sidecar)["tokens"]["generated"] == 40
     assert len(sidecar._silent) == 3
+
+
+def test_what_loads_is_told_until_it_is_ready_or_gone(clock: Clock, sidecar: Sidecar) -> None:
+    replica, other = Process(clock, "model", "r-1"), Process(clock, "model", "r-2")
+    sidecar.record(replace(replica.snapshot(), loading="downloading 1.2 of 4.9 GB"))
+    sidecar.record(other.snapshot())  # one that is ready already
+    assert sidecar.loading() == {"demo": "downloading 1.2 of 4.9 GB"}
+    sidecar.record(replace(replica.snapshot(is_final=True), loading="loading weights"))
+    assert sidecar.loading() == {}
+    sidecar.record(replace(other.snapshot(), loading="loading weights"))
+    clock.now += 11
+    assert sidecar.loading() == {}

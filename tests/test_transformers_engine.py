@@ -1,14 +1,17 @@
 """The transformers engine on real, tiny, random checkpoints: what is batched equals what runs alone."""
 
 import asyncio
+import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from prometheus_client import CollectorRegistry
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve_app.config import ModelConfig
@@ -22,6 +25,8 @@ from serve_app.errors import (
     UnsupportedTask,
 )
 from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from serve_app.metrics.registry import Metrics
+from serve_app.replica import Replica
 from tests import tiny_models
 
 
@@ -246,28 +251,65 @@ async def test_stop_ends_running_work(checkpoints: dict[str, Path]) -> None:
                 pass
 
 
-BAD = {
-    "missing": "missing",
-    "pickles only": "pickle",
-    "unknown architecture": "unknown",
-    "cut short": "cut",
+def _change_config(folder: Path, **values: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def _drop_tokenizer(folder: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+
+def _drop_tensors(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if "layers.1." not in name}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+
+
+# What is done to a whole checkpoint, and a part of the sentence that says so. tests/test_source.py has what is seen
+# before any library loads.
+BAD: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (shutil.rmtree, "there is no folder"),
+    "cut short": (lambda f: (f / "model.safetensors").write_bytes(b"x" * 1000), "corrupt or cut short"),
+    "unknown architecture": (
+        lambda f: (f / "config.json").write_text('{"model_type": "no_such_thing"}'),
+        "architecture that this engine doesn't know .*no_such_thing",
+    ),
+    "code of its own": (
+        lambda f: _change_config(f, model_type="mine", auto_map={"AutoConfig": "mine.Config"}),
+        "brings its own Python code: read it, then allow it with trust_remote_code: true",
+    ),
+    "missing tensors": (_drop_tensors, r"lacks 9 of the model's weights .model.layers.1.* and 6 more., which"),
+    "other shapes": (lambda f: _change_config(f, intermediate_size=96), "other shapes than its config.json says"),
+    "no tokenizer": (_drop_tokenizer, "its tokenizer or processor"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
 async def test_bad_checkpoints_are_config_errors(checkpoints: dict[str, Path], tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "model"
-    if kind != "missing":
-        shutil.copytree(checkpoints["llama"], folder)
-    weights, config = folder / "model.safetensors", folder / "config.json"
-    if kind == "pickles only":
-        weights.rename(folder / "pytorch_model.bin")
-    elif kind == "unknown architecture":
-        config.write_text('{"model_type": "no_such_thing"}')
-    elif kind == "cut short":
-        weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="model"):
-        await TransformersEngine(ModelConfig(source=str(folder))).start()
+    shutil.copytree(checkpoints["llama"], folder)
+    spoil, sentence = BAD[kind]
+    spoil(folder)
+    with pytest.raises(ConfigError, match=f"^source '{folder}'.*{sentence}") as raised:
+        await TransformersEngine(ModelConfig(source=str(folder), engine="transformers")).start()
+    assert "\n" not in str(raised.value)
+
+
+async def test_a_start_says_what_it_does(checkpoints: dict[str, Path]) -> None:
+    steps: list[str] = []
+    engine = TransformersEngine(ModelConfig(source=str(checkpoints["llama"])))
+    await engine.start(steps.append)
+    await engine.stop()
+    assert steps == ["loading weights"]
+
+
+async def test_every_tiny_model_warms_up(checkpoints: dict[str, Path]) -> None:
+    for name, folder in checkpoints.items():
+        config = ModelConfig(source=str(folder))
+        registry = CollectorRegistry()
+        await Replica(name, config, TransformersEngine(config), Metrics(registry, models=[name])).start()
 
 
 async def test_wrong_engine_args_are_a_config_error(checkpoints: dict[str, Path]) -> None:

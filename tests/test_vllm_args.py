@@ -1,5 +1,6 @@
 """What is refused before vLLM starts, and what reaches it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,8 @@ def test_a_chat_template_is_a_text_or_a_file(tmp_path: Path) -> None:
 
 @needs_vllm
 def test_auto_takes_vllm_only_where_it_knows_the_architecture(tmp_path: Path) -> None:
-    assert vllm_args.serves(config(engine="auto"))
+    assert vllm_args.serves(config(engine="auto"), CHECKPOINT)
+    assert type(create_engine(config(engine="auto"))).__name__ == "VllmEngine"
+    shutil.copy(CHECKPOINT / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "git", "architectures": ["GitForCausalLM"]}')
-    assert not vllm_args.serves(config(engine="auto", source=str(tmp_path)))
     assert type(create_engine(config(engine="auto", source=str(tmp_path)))).__name__ == "TransformersEngine"

@@ -122,9 +122,12 @@ def screen(seen: dict[str, Any]) -> "RenderableType":
     for model in [*states, *(name for name in by_model if name not in states)]:
         cells = (model, states.get(model, ""), *numbers(by_model.get(model)))
         table.add_row(*(Text(printable(str(cell))) for cell in cells))
+    reasons = [f"{e.get('id')}, {e.get('state')}: {e['reason']}" for e in seen["models"] if e.get("reason")]
     health = "healthy" if seen["healthy"] else "unhealthy"
     ready = "ready" if seen["ready"] else "not ready"
-    return Group(Text(f"{health}, {ready}\n"), table, *(Text(f"\n{printable(note)}") for note in seen["notes"]))
+    return Group(
+        Text(f"{health}, {ready}\n"), table, *(Text(f"\n{printable(note)}") for note in [*reasons, *seen["notes"]])
+    )
 
 
 def numbers(row: dict[str, Any] | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Generator
 
 
@@ -23,8 +24,9 @@ class Engine(Generator, Protocol):
         """Requests accepted but not yet running on the model."""
         ...
 
-    async def start(self) -> None:
-        """Load the model. Raises `ConfigError` with a sentence naming the fix where the config can't work."""
+    async def start(self, report: Report = to_nobody) -> None:
+        """Load the model, telling each step. Raises `ConfigError` with a sentence naming the fix where the config
+        can't work."""
         ...
 
     async def check_health(self) -> None:

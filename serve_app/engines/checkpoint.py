@@ -1,23 +1,23 @@
-"""Loads a model's checkpoint with transformers and says in a sentence why one can't be loaded.
+"""Loads a model's checkpoint with transformers.
 
-Owns what is specific to Hugging Face folders and hub ids; knows nothing of requests or batches.
+Owns what is specific to Hugging Face folders; knows nothing of requests or batches.
 """
 
 import copy
 import os
-import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from serve_app.config import ModelConfig
+from serve_app.engines.load_errors import explain, require_all_weights
+from serve_app.engines.source import resolve
 from serve_app.errors import ConfigError
+from serve_app.load_progress import Report, to_nobody
 
 # What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
 # (temperature, beams) or look at padding (repetition penalties), so that companions changed an answer.
@@ -44,50 +44,19 @@ class Checkpoint:
     sampling_top_p: float
 
 
-def load_checkpoint(config: ModelConfig) -> Checkpoint:
-    """Read, check and place the model; takes seconds to minutes. Raises `ConfigError`."""
+def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoint:
+    """Fetch, read, check and place the model; takes seconds to minutes. Raises `ConfigError`."""
     # The hub's conversion robot would fetch weights from an unmerged pull request.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     torch.set_num_threads(max(1, int(config.num_cpus)))
-    source = _source(config)
-    _check_folder(source, config)
+    source = str(resolve(config, report))
+    report("loading weights")
     try:
         return _load(source, config)
+    except ConfigError:
+        raise
     except Exception as exc:  # an engine boundary: a model's loading code raises anything at all
-        raise ConfigError(_explain(exc, source, config)) from exc
-
-
-def _source(config: ModelConfig) -> str:
-    if config.source != "demo":
-        return os.path.expanduser(config.source)
-    from serve_app.demo import CHECKPOINT
-
-    return str(CHECKPOINT)
-
-
-def _check_folder(source: str, config: ModelConfig) -> None:
-    """What can be told of a folder before any library reads it."""
-    folder = Path(source)
-    if not folder.is_dir():
-        if (
-            source.startswith(("/", "."))
-            or config.source == "demo"
-            or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source)
-        ):
-            raise ConfigError(
-                f"source '{config.source}': there is no folder {source}; correct the path or name a hub id"
-            )
-        return
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"source '{source}' has no config.json: give the folder of a Hugging Face checkpoint")
-    if config.weights_format == "any" or any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise ConfigError(
-            f"source '{source}' has its weights only as pickles, which can run code when loaded: convert them to "
-            "safetensors, or trust them with weights_format: any"
-        )
-    raise ConfigError(f"source '{source}' has no *.safetensors weights: download the checkpoint again, completely")
+        raise ConfigError(explain(exc, config)) from exc
 
 
 def _load(source: str, config: ModelConfig) -> Checkpoint:
@@ -97,13 +66,16 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         getattr(architecture, "auto_map", None) or {}
     )
     auto_model = AutoModelForImageTextToText if takes_pictures else AutoModelForCausalLM
-    model = auto_model.from_pretrained(
+    model, told = auto_model.from_pretrained(
         source,
         **common,
+        output_loading_info=True,
         dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
         **({"use_safetensors": True} if config.weights_format == "safetensors" else {}),
         **config.engine_args,
-    ).eval()
+    )
+    require_all_weights(told["missing_keys"], config)
+    model = model.eval()
     if "device_map" not in config.engine_args:
         model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
     auto_processor = AutoProcessor if takes_pictures else AutoTokenizer
@@ -155,27 +127,3 @@ def _generation_config(given: Any, eos_ids: frozenset[int], pad_id: int) -> Any:
     return transformers.GenerationConfig(
         **{**kept, "eos_token_id": sorted(eos_ids) or None, "pad_token_id": pad_id}, do_sample=False, num_beams=1
     )
-
-
-def _explain(exc: Exception, source: str, config: ModelConfig) -> str:
-    """The sentence for a failed load: what is wrong and what to change."""
-    reason = str(exc).strip().splitlines()[0][:300] if str(exc).strip() else type(exc).__name__
-    start = f"source '{config.source}'"
-    if isinstance(exc, SafetensorError | EOFError):
-        return f"{start}: its weights are corrupt or cut short ({reason}): download the checkpoint again"
-    if "trust_remote_code" in str(exc):
-        return f"{start} brings its own Python code: read it, then allow it with trust_remote_code: true"
-    if isinstance(exc, KeyError) or "does not recognize this architecture" in str(exc) or "Unrecognized" in str(exc):
-        return f"{start} has an architecture that this transformers doesn't know ({reason}): upgrade transformers"
-    if isinstance(exc, ImportError):
-        return f"{start} needs a package that isn't installed ({reason}): install it"
-    if isinstance(exc, TypeError) and config.engine_args:
-        return f"{start}: check engine_args ({', '.join(sorted(config.engine_args))}): {reason}"
-    if isinstance(exc, OSError) and not Path(source).is_dir():
-        return (
-            f"{start}: no such folder, and the hub gives no such model ({reason}): check the name, the network and "
-            "HF_TOKEN, or give the path of a folder with safetensors weights"
-        )
-    if isinstance(exc, torch.OutOfMemoryError):
-        return f"{start} doesn't fit into memory: give it more num_gpus or a smaller dtype"
-    return f"{start} can't be loaded ({type(exc).__name__}: {reason}): check that the checkpoint is complete"

@@ -33,6 +33,7 @@ from serve_app.errors import (
     InvalidRequest,
     ModelNotReady,
 )
+from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, Text
 
 _COMMANDS = ("echo", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
@@ -105,8 +106,9 @@ class ScriptedEngine:
     def num_running(self) -> int:
         return len(self._running)
 
-    async def start(self) -> None:
+    async def start(self, report: Report = to_nobody) -> None:
         """Take `start_s`, then raise `start_error` as a `ConfigError` if there is one."""
+        report("loading the script")
         await asyncio.sleep(self.script.start_s)
         if self.script.start_error:
             raise ConfigError(self.script.start_error)

@@ -16,6 +16,7 @@ from serve_app.engines.batch_worker import BatchWorker, Outcome, Row
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.prompt import Prompt, prepare
 from serve_app.errors import ContextTooLong, DeadlineExceeded, EngineFailed, ModelNotReady
+from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, GenerationRequest
 
 STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
@@ -53,9 +54,9 @@ class TransformersEngine:
         """Requests that the model works on now."""
         return self._worker.num_running if self._worker else 0
 
-    async def start(self) -> None:
+    async def start(self, report: Report = to_nobody) -> None:
         """Load the model in a thread. Raises `ConfigError`."""
-        checkpoint = await asyncio.to_thread(load_checkpoint, self._config)
+        checkpoint = await asyncio.to_thread(load_checkpoint, self._config, report)
         loop = asyncio.get_running_loop()
 
         def deliver(outcomes: list[tuple[Row, Outcome]]) -> None:

@@ -7,7 +7,6 @@ prompts and tool calls; they reach vLLM unchanged.
 import dataclasses
 import importlib.util
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,21 +54,10 @@ def is_installed() -> bool:
     return importlib.util.find_spec("vllm") is not None
 
 
-def checkpoint_source(config: ModelConfig) -> str:
-    """The folder or hub id that vLLM loads."""
-    if config.source != "demo":
-        return os.path.expanduser(config.source)
-    from serve_app.demo import CHECKPOINT
-
-    return str(CHECKPOINT)
-
-
-def serves(config: ModelConfig) -> bool:
+def serves(config: ModelConfig, folder: Path) -> bool:
     """Whether this installation of vLLM can run the checkpoint; reads its config, no weights. Takes seconds."""
-    if not is_installed():
-        return False
     try:
-        engine_args(config, checkpoint_source(config), []).create_model_config()
+        engine_args(config, folder, []).create_model_config()
     except Exception as exc:  # noqa: BLE001 - an engine boundary: whatever keeps vLLM away, transformers may serve
         logger.info("vLLM doesn't serve %s: %s", config.source, first_line(exc))
         return False
@@ -124,7 +112,7 @@ def prompt_options(config: ModelConfig) -> PromptOptions:
     return PromptOptions(**given)
 
 
-def engine_args(config: ModelConfig, source: Path | str, adapter_ranks: list[int]) -> Any:
+def engine_args(config: ModelConfig, folder: Path, adapter_ranks: list[int]) -> Any:
     """vLLM's `AsyncEngineArgs`. Raises `ConfigError`.
 
     `adapter_ranks` are the ranks of the LoRA adapters, which vLLM reserves memory for.
@@ -133,7 +121,7 @@ def engine_args(config: ModelConfig, source: Path | str, adapter_ranks: list[int
 
     given = {key: value for key, value in config.engine_args.items() if key not in _PROMPT_OPTIONS}
     own: dict[str, Any] = {
-        "model": str(source),
+        "model": str(folder),
         "trust_remote_code": config.trust_remote_code,
         "dtype": config.dtype,
         "tensor_parallel_size": config.tensor_parallel_size,

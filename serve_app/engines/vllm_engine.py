@@ -26,8 +26,9 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serve_app.config import ModelConfig
+from serve_app.engines import source
 from serve_app.engines.context import answer_limit, deadline_error
-from serve_app.engines.vllm_args import check_engine_args, checkpoint_source, engine_args, first_line, prompt_options
+from serve_app.engines.vllm_args import check_engine_args, engine_args, first_line, prompt_options
 from serve_app.engines.vllm_request import Answers, chat_request
 from serve_app.errors import (
     ConfigError,
@@ -37,6 +38,7 @@ from serve_app.errors import (
     ModelNotReady,
     UnsupportedTask,
 )
+from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, GenerationRequest
 
 logger = logging.getLogger(__name__)
@@ -91,10 +93,10 @@ class VllmEngine:
     def num_waiting(self) -> int:
         return self._pressure.num_waiting if self._pressure else 0
 
-    async def start(self) -> None:
-        """Load the model: imports, weights, caches; seconds to minutes. Raises `ConfigError`."""
+    async def start(self, report: Report = to_nobody) -> None:
+        """Load the model: weights, caches, adapters; seconds to minutes. Raises `ConfigError`."""
         check_engine_args(self._config)
-        await asyncio.to_thread(self._load)
+        await asyncio.to_thread(self._load, report)
         assert self._llm is not None
         for adapter in self._adapters.values():
             await self._add_adapter(adapter)
@@ -212,16 +214,18 @@ class VllmEngine:
         except (VLLMClientError, ValueError) as exc:
             raise InvalidRequest(f"model '{request.model}' can't take this request: {first_line(exc)}") from exc
 
-    def _load(self) -> None:
+    def _load(self, report: Report) -> None:
         """Everything that blocks. Raises `ConfigError` with vLLM's reason."""
-        source = checkpoint_source(self._config)
+        folder = source.resolve(self._config, report)
+        adapters = {name: source.resolve_adapter(given, report) for name, given in self._config.adapters.items()}
         self._adapters = {
-            name: LoRARequest(name, number, str(Path(folder).expanduser()))
-            for number, (name, folder) in enumerate(self._config.adapters.items(), start=1)
+            name: LoRARequest(name, number, str(path))
+            for number, (name, path) in enumerate(adapters.items(), start=1)
         }
-        ranks = [_adapter_rank(name, adapter.lora_path) for name, adapter in self._adapters.items()]
+        ranks = [_adapter_rank(path) for path in adapters.values()]
         options = prompt_options(self._config)
-        arguments = engine_args(self._config, source, ranks)
+        arguments = engine_args(self._config, folder, ranks)
+        report("starting vLLM and loading weights")
 
         def make_pressure(vllm_config: Any, engine_index: int = 0) -> StatLoggerBase:
             self._pressure = _Pressure(vllm_config, engine_index)
@@ -281,15 +285,10 @@ def _sampling_defaults(llm: AsyncLLM) -> dict[str, Any]:
     return defaults
 
 
-def _adapter_rank(name: str, folder: str) -> int:
-    file = Path(folder) / "adapter_config.json"
-    try:
-        return int(json.loads(file.read_text(encoding="utf-8"))["r"])
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ConfigError(
-            f"adapter '{name}': {folder} has no readable adapter_config.json with a rank: give the folder of a PEFT "
-            "LoRA adapter"
-        ) from exc
+def _adapter_rank(folder: Path) -> int:
+    config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    ranks = [config.get("r", 0), *(config.get("rank_pattern") or {}).values()]
+    return max(int(rank) for rank in ranks)
 
 
 def _explain(exc: Exception, config: ModelConfig) -> str:

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from dataclasses import replace
 
 from prometheus_client.registry import Collector
 
@@ -30,12 +31,14 @@ class Reporter:
         send: Callable[[Snapshot], Awaitable[object]],
         period_s: float = 1.0,
         timeout_s: float = 3.0,
+        loading: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._registry = registry
         self._source = source
         self._send = send
         self._period_s = period_s
         self._timeout_s = timeout_s
+        self._loading = loading
         self._sequence = 0
         self._is_lost = False
         self._stopping = asyncio.Event()
@@ -76,7 +79,8 @@ class Reporter:
         if self._sending is not None and not self._sending.done():
             raise TimeoutError("the last push, cancelled by its timeout, still hasn't ended")
         self._sequence += 1
-        snapshot = take_snapshot(self._registry, self._source, self._sequence, is_final)
+        taken = take_snapshot(self._registry, self._source, self._sequence, is_final)
+        snapshot = replace(taken, loading=self._loading())
         self._sending = asyncio.ensure_future(self._send(snapshot))
         try:
             done, _ = await asyncio.wait({self._sending}, timeout=self._timeout_s)

@@ -44,6 +44,7 @@ class _Heard:
     counts: dict[CountKey, Values]
     metrics: tuple[MetricSnapshot, ...]
     is_final: bool
+    loading: str | None
 
 
 class Sidecar:
@@ -87,7 +88,9 @@ class Sidecar:
         self._count(counts, known, snapshot.sequence == 1, now)
         self._silent.pop(key, None)
         self._live.pop(key, None)
-        self._live[key] = _Heard(source, snapshot.sequence, now, counts, snapshot.metrics, snapshot.is_final)
+        self._live[key] = _Heard(
+            source, snapshot.sequence, now, counts, snapshot.metrics, snapshot.is_final, snapshot.loading
+        )
         return True
 
     def _count(self, counts: dict[CountKey, Values], known: _Heard | None, is_new: bool, now: float) -> None:
@@ -124,6 +127,15 @@ class Sidecar:
             self._silent[key] = self._live.pop(key)
         while len(self._silent) > MAX_SILENT_SOURCES:
             del self._silent[next(iter(self._silent))]
+
+    def loading(self) -> dict[str, str]:
+        """What the replicas that aren't ready yet are doing, by model; of several the last one heard."""
+        self._retire_silent()
+        return {
+            heard.source.application: heard.loading
+            for heard in self._live.values()
+            if heard.loading and not heard.is_final
+        }
 
     def exposition(self) -> Exposition:
         """The series of all live processes as they are now, safe to render in a thread."""

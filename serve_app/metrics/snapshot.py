@@ -64,12 +64,16 @@ class MetricSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A registry at one moment. `sequence` counts a process's snapshots from 1; a final one says goodbye."""
+    """A registry at one moment. `sequence` counts a process's snapshots from 1; a final one says goodbye.
+
+    `loading` is what a replica that isn't ready yet is doing.
+    """
 
     source: Source
     sequence: int
     metrics: tuple[MetricSnapshot, ...]
     is_final: bool = False
+    loading: str | None = None
 
 
 def take_snapshot(registry: Collector, source: Source, sequence: int, is_final: bool = False) -> Snapshot:

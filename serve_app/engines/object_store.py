@@ -1,0 +1,164 @@
+"""Copies a folder of an object store into a cache on this machine, once: any protocol that fsspec knows.
+
+Each version of a URL's files has a folder of its own, which appears only when it is whole. Replicas of one node
+share it: the first downloads, the others wait for its lock. A download that was cut off goes on with the files
+that it lacks.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from filelock import FileLock, Timeout
+
+from serve_app.config import nearest_hint
+from serve_app.errors import ConfigError
+from serve_app.load_progress import DownloadProgress, Report, amount
+
+_BLOCK_BYTES = 8 << 20
+_NUM_STREAMS = 4  # files at a time: one connection seldom fills a data centre's network
+# What stores call a version of a file's content; times stand in where there is no such thing.
+_VERSION_KEYS = ("etag", "ETag", "md5Hash", "content_md5", "generation", "mtime", "LastModified", "last_modified")
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoteFile:
+    """A file below the URL: its path in the store, its name below the URL, its size in bytes."""
+
+    path: str
+    name: str
+    size: int
+    version: str
+
+
+def cache_folder() -> Path:
+    """`SERVE_APP_CACHE`, or `~/.cache/serve_app`."""
+    return Path(os.environ.get("SERVE_APP_CACHE") or "~/.cache/serve_app").expanduser()
+
+
+def fetch(url: str, is_wanted: Callable[[str], bool], report: Report) -> Path:
+    """The local folder with the files below `url` whose names are wanted. Blocks; raises `ConfigError`, or what the
+    store raises."""
+    _require_protocol(url)
+    try:
+        store, root = fsspec.url_to_fs(url)
+        store.invalidate_cache()
+        files = [file for file in _listing(store, str(root).rstrip("/")) if is_wanted(file.name)]
+    except Exception:
+        if copy := _newest_copy(url):
+            report("using the copy on this machine: the store doesn't answer")
+            return copy
+        raise
+    if not files:
+        raise ConfigError(f"source '{url}' has no files of a checkpoint: correct the URL")
+    target = _target(url, files)
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with _sole(target, report):
+        if not target.is_dir():
+            _download(store, files, Path(f"{target}.partial"), url, report)
+            Path(f"{target}.partial").rename(target)
+    return target
+
+
+@contextmanager
+def _sole(target: Path, report: Report) -> Iterator[None]:
+    """No other process of this machine downloads `target`; the system frees a dead process's lock."""
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("waiting for another replica's download")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _require_protocol(url: str) -> None:
+    protocol = url.partition("://")[0]
+    try:
+        fsspec.get_filesystem_class(protocol)
+    except ImportError as exc:
+        raise ConfigError(f"source '{url}' needs a package that isn't installed: {exc}") from exc
+    except ValueError as exc:
+        hint = nearest_hint(protocol, fsspec.available_protocols())
+        raise ConfigError(f"source '{url}': '{protocol}' is no protocol that fsspec knows{hint}") from exc
+
+
+def _listing(store: Any, root: str) -> list[_RemoteFile]:
+    found = store.find(root, detail=True)
+    return [
+        _RemoteFile(path, path[len(root) :].lstrip("/"), int(info["size"]), _version(info))
+        for path, info in sorted(found.items())
+        if path.startswith(f"{root}/")
+    ]
+
+
+def _version(info: dict[str, Any]) -> str:
+    return next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), str(info.get("created", "")))
+
+
+def _target(url: str, files: list[_RemoteFile]) -> Path:
+    """A folder for exactly these versions of exactly these files."""
+    listing = "\n".join(f"{file.name} {file.size} {file.version}" for file in files)
+    return _copies(url) / _digest(listing)
+
+
+def _newest_copy(url: str) -> Path | None:
+    """The whole copy that was made last: only whole ones have a name without a suffix."""
+    whole = [folder for folder in _copies(url).glob("*") if folder.is_dir() and not folder.suffix]
+    return max(whole, key=lambda folder: folder.stat().st_mtime, default=None)
+
+
+def _copies(url: str) -> Path:
+    """Where the versions of this URL's files lie, each in a folder of its own."""
+    url = url.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", url.rpartition("/")[2])[-64:]
+    return cache_folder() / "checkpoints" / f"{name}-{_digest(url)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _download(store: Any, files: list[_RemoteFile], folder: Path, url: str, report: Report) -> None:
+    folder.mkdir(exist_ok=True)
+    total = sum(file.size for file in files)
+    lacking = [file for file in files if not (folder / file.name).is_file()]
+    needed, free = sum(file.size for file in lacking), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ConfigError(
+            f"source '{url}' needs {amount(needed)} in {cache_folder()} and {amount(free)} are free: free some, or "
+            "name a larger disk in SERVE_APP_CACHE"
+        )
+    progress = DownloadProgress(report, total)
+    progress.add(total - needed)
+    with ThreadPoolExecutor(_NUM_STREAMS, thread_name_prefix="download") as pool:
+        copies = [pool.submit(_copy, store, file, folder, progress) for file in lacking]
+        for copy in copies:
+            copy.result()
+
+
+def _copy(store: Any, file: _RemoteFile, folder: Path, progress: DownloadProgress) -> None:
+    """One file, which has its name only when it is whole."""
+    target = folder / file.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f"{target.name}.part")
+    with store.open(file.path, "rb") as remote, part.open("wb") as local:
+        while block := remote.read(_BLOCK_BYTES):
+            local.write(block)
+            progress.add(len(block))
+    if part.stat().st_size != file.size:
+        raise OSError(f"{file.name} ended after {part.stat().st_size} of {file.size} bytes")
+    part.rename(target)
