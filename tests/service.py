@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import yaml
 
-START_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 400.0  # vLLM alone takes half a minute on two quiet cores
 
 
 @dataclass(frozen=True)

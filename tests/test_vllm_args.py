@@ -10,6 +10,7 @@ from serve_app import app
 from serve_app.config import ModelConfig
 from serve_app.demo import CHECKPOINT
 from serve_app.engines import vllm_args
+from serve_app.engines.checkpoint_folder import check_adapter_fits
 from serve_app.errors import ConfigError
 from serve_app.replica import create_engine
 from tests.vllm_models import build_adapter, needs_vllm
@@ -88,3 +89,9 @@ def test_auto_takes_vllm_only_where_it_knows_the_architecture(tmp_path: Path) ->
     shutil.copy(CHECKPOINT / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "git", "architectures": ["GitForCausalLM"]}')
     assert type(create_engine(config(engine="auto", source=str(tmp_path)))).__name__ == "TransformersEngine"
+
+
+def test_an_adapter_for_another_base_is_told_before_the_model_loads(tmp_path: Path) -> None:
+    check_adapter_fits(build_adapter(tmp_path / "fits"), "fits", CHECKPOINT, "demo")
+    with pytest.raises(ConfigError, match=r"adapter 'foreign' doesn't fit source 'demo'.*64 features.*128"):
+        check_adapter_fits(build_adapter(tmp_path / "foreign", width=64), "foreign", CHECKPOINT, "demo")

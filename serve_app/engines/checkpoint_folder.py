@@ -48,6 +48,27 @@ def check_adapter(folder: Path, source: str) -> None:
     tensor_names(weights, start)
 
 
+def check_adapter_fits(adapter: Path, name: str, base: Path, source: str) -> None:
+    """Raise `ConfigError` where the adapter changes a layer that its base has in another width.
+
+    Only layers that both name alike can be compared; an engine that maps names tells the rest when it loads.
+    """
+    widths = {tensor: shape[-1] for file in base.glob("*.safetensors") for tensor, shape in _shapes(file).items()}
+    for tensor, shape in _shapes(adapter / "adapter_model.safetensors").items():
+        layer, is_input, _ = tensor.removeprefix("base_model.model.").partition(".lora_A.")
+        wanted = widths.get(f"{layer}.weight")
+        if is_input and wanted is not None and wanted != shape[-1]:
+            raise ConfigError(
+                f"adapter '{name}' doesn't fit source '{source}': its {layer} takes {shape[-1]} features, and the "
+                f"model's {wanted}: give an adapter that was trained on this base"
+            )
+
+
+def _shapes(file: Path) -> dict[str, list[int]]:
+    with safe_open(file, framework="numpy") as tensors:
+        return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+
+
 def check_own_code(folder: Path, source: str) -> None:
     """Raise `ConfigError` where the code comes from another repository, which no `revision` of this one pins."""
     for name in _CODE_FILES:

@@ -22,6 +22,7 @@ _PROMPT_OPTIONS = (
     "chat_template_content_format",
     "default_chat_template_kwargs",
     "tool_call_parser",
+    "tool_strict_level",
 )
 # What the model's own config says: saying it twice would let the two drift apart.
 _OWN_FIELDS = {
@@ -47,6 +48,7 @@ class PromptOptions:
     chat_template_content_format: str = "auto"
     default_chat_template_kwargs: dict[str, Any] | None = None
     tool_call_parser: str | None = None
+    tool_strict_level: str = "auto"
 
 
 def is_installed() -> bool:

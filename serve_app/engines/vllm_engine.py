@@ -27,6 +27,7 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 
 from serve_app.config import ModelConfig
 from serve_app.engines import source
+from serve_app.engines.checkpoint_folder import check_adapter_fits
 from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.vllm_args import check_engine_args, engine_args, first_line, prompt_options
 from serve_app.engines.vllm_request import Answers, chat_request
@@ -222,6 +223,8 @@ class VllmEngine:
             name: LoRARequest(name, number, str(path))
             for number, (name, path) in enumerate(adapters.items(), start=1)
         }
+        for name, path in adapters.items():
+            check_adapter_fits(path, name, folder, self._config.source)
         ranks = [_adapter_rank(path) for path in adapters.values()]
         options = prompt_options(self._config)
         arguments = engine_args(self._config, folder, ranks)
@@ -244,6 +247,7 @@ class VllmEngine:
             chat_template_content_format=options.chat_template_content_format,
             enable_auto_tools=options.tool_call_parser is not None,
             tool_parser=options.tool_call_parser,
+            tool_strict_level=options.tool_strict_level,
             reasoning_parser=arguments.reasoning_parser or None,
             default_chat_template_kwargs=options.default_chat_template_kwargs,
         )
