@@ -96,9 +96,13 @@ class Catalog:
     async def refresh(self) -> None:
         """Ask Ray Serve for every application's state once, and each model that became ready for its description."""
         status: ServeStatus = await asyncio.to_thread(serve.status)
+        steps: dict[str, str] | None = None
         for name in list(self._entries):
             application = status.applications.get(name)
             entry = _with_state(self._entries[name], application)
+            if entry.state == "loading" and entry.reason == STARTING:
+                steps = await self._steps() if steps is None else steps
+                entry = replace(entry, reason=steps.get(name, STARTING))
             if application is not None and application.status.value in ("RUNNING", "UNHEALTHY"):
                 self._has_served.add(name)
             if application is not None and entry.state == "ready":
@@ -107,21 +111,14 @@ class Catalog:
                 self._entries[name] = entry
         for name in set(self._entries) - set(status.applications):
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
-        await self._tell_progress()
 
-    async def _tell_progress(self) -> None:
-        """Say of each model that loads what it does, as far as the sidecar knows."""
-        starting = [e for e in self._entries.values() if e.state == "loading" and e.reason == STARTING]
-        if not starting:
-            return
+    async def _steps(self) -> dict[str, str]:
+        """What each replica that starts is doing, as far as the sidecar knows."""
         try:
             async with asyncio.timeout(LOADING_TIMEOUT_S):
-                steps = await self._loading()
+                return await self._loading()
         except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, there is no detail
-            return
-        for entry in starting:
-            if entry.name in steps and entry.name in self._entries:
-                self._entries[entry.name] = replace(entry, reason=steps[entry.name])
+            return {}
 
     def application_of(self, name: str) -> str:
         """The Serve application that serves the model of this name: its own, or for an adapter its base's."""

@@ -1,6 +1,9 @@
 """A model's state and reason, from what Ray Serve says of its application; and the choice of a model."""
 
+from typing import Any
+
 import pytest
+from ray import serve
 from ray.serve._private.common import ReplicaState
 from ray.serve.schema import (
     ApplicationStatus,
@@ -8,6 +11,7 @@ from ray.serve.schema import (
     DeploymentStatus,
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
+    ServeStatus,
 )
 
 from serve_app.api.lane import ModelEntry, State
@@ -125,26 +129,43 @@ def test_the_sentence_of_a_failure(message: str, sentence: str) -> None:
     assert last_line(message) == sentence
 
 
-async def test_what_loads_says_how_far_it_is() -> None:
+STARTS = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING)
+FAILED_ONCE = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING, 0, f"A replica failed.\n{TRACEBACK}")
+
+
+async def reasons_of(monkeypatch: pytest.MonkeyPatch, catalog: Catalog, **given: ApplicationStatusOverview) -> Any:
+    """The models' reasons after a look at applications like these."""
+    monkeypatch.setattr(serve, "status", lambda: ServeStatus(applications=given))
+    catalog.configure(tuple(given))
+    await catalog.refresh()
+    return {entry.name: entry.reason for entry in catalog.entries()}
+
+
+async def test_what_loads_says_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    num_asked = 0
+
     async def loading() -> dict[str, str]:
+        nonlocal num_asked
+        num_asked += 1
         return {"new": "downloading 1.2 of 4.9 GB", "gone": "loading weights", "bad": "warming up"}
 
     catalog = Catalog(never_asked, loading)
-    entries = [ModelEntry("new", "loading", STARTING), ModelEntry("bad", "loading", "no folder"), CHAT]
-    catalog._entries = {entry.name: entry for entry in entries}
-    await catalog._tell_progress()
-    reasons = {entry.name: entry.reason for entry in catalog.entries()}
-    assert reasons == {"new": "downloading 1.2 of 4.9 GB", "bad": "no folder", "talk": None}
+    assert await reasons_of(monkeypatch, catalog, new=STARTS, other=STARTS, bad=FAILED_ONCE) == {
+        "new": "downloading 1.2 of 4.9 GB",
+        "other": STARTING,
+        "bad": "model 'm': source '/nowhere': there is no folder; correct the path",
+    }
+    assert num_asked == 1
+    sleeping = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY)
+    assert await reasons_of(monkeypatch, catalog, new=sleeping) == {"new": None}
+    assert num_asked == 1  # nothing loads, so nobody is asked
 
 
-async def test_without_a_sidecar_there_is_no_detail() -> None:
+async def test_without_a_sidecar_there_is_no_detail(monkeypatch: pytest.MonkeyPatch) -> None:
     async def loading() -> dict[str, str]:
         raise RuntimeError("no such application")
 
-    catalog = Catalog(never_asked, loading)
-    catalog._entries = {"new": ModelEntry("new", "loading", STARTING)}
-    await catalog._tell_progress()
-    assert catalog.find("new").reason == STARTING
+    assert await reasons_of(monkeypatch, Catalog(never_asked, loading), new=STARTS) == {"new": STARTING}
 
 
 def test_a_refusal_names_the_model_once() -> None:

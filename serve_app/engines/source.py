@@ -60,6 +60,8 @@ def check(config: ModelConfig) -> None:
             f"source '{config.source}' would run code from a hub that may change: with trust_remote_code set "
             "revision to the commit that you have read, 40 hex digits"
         )
+    if kind != "hub" and config.revision is not None:
+        raise ConfigError(f"source '{config.source}' is no hub id and has no revisions: leave revision out")
     if kind == "folder":
         check_checkpoint(_local(config.source), config.source, config.weights_format == "safetensors")
 
