@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from serve_app.config import ModelConfig
+from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.errors import ConfigError
 
 # What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
@@ -42,6 +43,9 @@ class Checkpoint:
     pad_id: int
     sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
     sampling_top_p: float
+    sampling_top_k: int
+    sampling_min_p: float
+    sampling_repetition_penalty: float  # of its own generation config, even where that doesn't sample
 
 
 def load_checkpoint(config: ModelConfig) -> Checkpoint:
@@ -50,9 +54,12 @@ def load_checkpoint(config: ModelConfig) -> Checkpoint:
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     torch.set_num_threads(max(1, int(config.num_cpus)))
     source = _source(config)
+    check_quantization(config)
     _check_folder(source, config)
     try:
         return _load(source, config)
+    except ConfigError:
+        raise
     except Exception as exc:  # an engine boundary: a model's loading code raises anything at all
         raise ConfigError(_explain(exc, source, config)) from exc
 
@@ -104,6 +111,8 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         **({"use_safetensors": True} if config.weights_format == "safetensors" else {}),
         **config.engine_args,
     ).eval()
+    if config.quantization:
+        quantize(model, config)
     if "device_map" not in config.engine_args:
         model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
     auto_processor = AutoProcessor if takes_pictures else AutoTokenizer
@@ -136,6 +145,9 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         pad_id=pad_id,
         sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,
         sampling_top_p=_or_one(own.top_p) if own.do_sample else 1.0,
+        sampling_top_k=(own.top_k or 0) if own.do_sample else 0,
+        sampling_min_p=(own.min_p or 0.0) if own.do_sample else 0.0,
+        sampling_repetition_penalty=_or_one(own.repetition_penalty),
     )
 
 
