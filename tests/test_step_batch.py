@@ -191,8 +191,13 @@ def test_a_failed_join_leaves_the_running_cache_as_it_was() -> None:
     assert running.layers[1].keys.equal(before[1][0][1:])
 
 
-JOINS = {"LlamaForCausalLM": {}, "Qwen2ForCausalLM": {}, "OPTForCausalLM": {}, "GPT2LMHeadModel": {}}
-DOES_NOT = {
+JOINS: dict[str, dict[str, Any]] = {
+    "LlamaForCausalLM": {},
+    "Qwen2ForCausalLM": {},
+    "OPTForCausalLM": {},
+    "GPT2LMHeadModel": {},
+}
+DOES_NOT: dict[str, dict[str, Any]] = {
     "MistralForCausalLM": {"sliding_window": 64},
     "Gemma2ForCausalLM": {},
     "PaliGemmaForConditionalGeneration": {},

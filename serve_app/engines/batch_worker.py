@@ -103,6 +103,8 @@ class BatchWorker:
         if self._running:
             return not self._is_stopping
         self._last_step_s = None
+        if self._steps:
+            self._steps.clear()  # an idle model holds no cache
         with self._changed:
             while not (self._waiting or self._is_stopping):
                 self._changed.wait_for(lambda: self._waiting or self._is_stopping)

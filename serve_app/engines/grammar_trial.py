@@ -1,6 +1,7 @@
 """Compiles one grammar from stdin in a process that may not take much memory or time, and says what is wrong.
 
-Run as `python -m serve_app.engines.grammar_trial`; prints nothing for a grammar that works. Dying is an answer too.
+Run as a script; prints nothing for a grammar that works. Dying is an answer too. Imports nothing of this package,
+which the new process may not find.
 """
 
 import resource
@@ -10,12 +11,6 @@ from typing import Any
 LIMITS: dict[str, Any] = {"max_lexer_states": 50_000, "precompute_large_lexemes": False, "verbose_errors": False}
 _MAX_MEMORY_BYTES = 1 << 30
 _MAX_CPU_S = 2
-
-
-class Verdict:
-    """What a client is told where llguidance has no sentence for it."""
-
-    TOO_COMPLEX = "it is too complex or contradicts itself"
 
 
 def main() -> None:

@@ -6,6 +6,7 @@ that step around them (`minItems: 100000000`). Masks later cost at most some 20 
 """
 
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -16,13 +17,16 @@ import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from llguidance.hf import from_tokenizer
 
-from serve_app.engines.grammar_trial import LIMITS, Verdict
+from serve_app.engines import grammar_trial
 from serve_app.errors import InvalidRequest
 from serve_app.messages import OutputFormat
+
+logger = logging.getLogger(__name__)
 
 _MAX_SPEC_BYTES = 65_536
 _MAX_DEPTH = 64
 _NUM_KEPT = 64
+_TOO_COMPLEX = "it is too complex or contradicts itself"  # where llguidance has no sentence that helps
 _BITS = torch.arange(8, dtype=torch.uint8)
 _TRIAL_TIMEOUT_S = 10.0  # its own limit is on CPU seconds; this one is for a machine that gives it none
 # Whitespace is free as people write it, yet bounded: a small model can repeat it for ever.
@@ -89,7 +93,7 @@ class GrammarCompiler:
         source = _source(output_format)
         if reason := _tried(source):
             return reason
-        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
+        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(**grammar_trial.LIMITS))
         if not matcher.is_error():
             matcher.deep_copy().compute_bitmask()  # some limits show with the first mask only
         return _first_line(matcher.get_error()) or Grammar(matcher)
@@ -145,17 +149,20 @@ def _json(spec: str) -> Any:
 
 def _tried(source: str) -> str:
     """Compile it in a process that may die of it; why it can't be used, or nothing."""
-    command = [sys.executable, "-m", "serve_app.engines.grammar_trial"]
+    command = [sys.executable, "-P", grammar_trial.__file__]
     try:
         trial = subprocess.run(command, input=source.encode(), capture_output=True, timeout=_TRIAL_TIMEOUT_S)
     except subprocess.TimeoutExpired:
-        return Verdict.TOO_COMPLEX
-    return _first_line(trial.stdout.decode(errors="replace")) if trial.returncode == 0 else Verdict.TOO_COMPLEX
+        return _TOO_COMPLEX
+    if trial.returncode == 0:
+        return _first_line(trial.stdout.decode(errors="replace"))
+    logger.warning("a grammar's trial ended with %d", trial.returncode)  # its words could quote the client's
+    return _TOO_COMPLEX
 
 
 def _first_line(error: str) -> str:
     line = error.strip().split("\n")[0]
-    return Verdict.TOO_COMPLEX if line.startswith(("panic", "NoExtension")) else line[:200]
+    return _TOO_COMPLEX if line.startswith(("panic", "NoExtension")) else line[:200]
 
 
 def _refusal(reason: str) -> InvalidRequest:

@@ -89,11 +89,12 @@ class Row:
         if self.sampling.num_logprobs is not None:
             self._untold.append(self._logprob(choice))
         is_end = token in eos_ids
-        if self.grammar and not is_end:
-            self.grammar.take(token)
+        if self.grammar:
+            if not is_end:
+                self.grammar.take(token)
             if self.grammar.error:
                 return self._refusal(self.grammar.error)
-            is_end = self.grammar.is_complete
+            is_end = is_end or self.grammar.is_complete
         text = "" if token in eos_ids else self.answer.add(token, len(self.tokens) > self.sampling.min_tokens)
         return self._advance(text, is_end or self.answer.is_stopped)
 

@@ -124,7 +124,7 @@ class StepBatch:
             use_cache=True,
         )
         self._mask = mask
-        choices = self._sampler.choose(output.logits[:, -1].float())
+        choices = self._sampler.choose(self._last_logits(output))
         advance(self.rows, choices, self._checkpoint.eos_ids, self._on_step)
 
     def drop_ended(self) -> None:
@@ -152,7 +152,11 @@ class StepBatch:
         cache = DynamicCache(config=self._model.config)
         only_last = {"logits_to_keep": 1} if self._keeps_logits else {}
         output = self._model(**inputs, position_ids=positions, past_key_values=cache, use_cache=True, **only_last)
-        return cache, mask, output.logits[:, -1].float()
+        return cache, mask, self._last_logits(output)
+
+    def _last_logits(self, output: Any) -> torch.Tensor:
+        logits: torch.Tensor = output.logits[:, -1]
+        return logits.to(self._model.device, torch.float32)  # they may come from another device
 
     def _join(self, rows: list[Row], cache: Any, mask: torch.Tensor) -> None:
         if self.rows:
