@@ -128,7 +128,10 @@ class BatchWorker:
 
     def _advance(self, batch: StepBatch) -> None:
         """Let newcomers in, then one token for everybody."""
-        batch.drop_ended()
+        with self._failing(batch.rows):
+            batch.drop_ended()
+        if all(row.is_ended for row in batch.rows):
+            batch.clear()
         if newcomers := self._take(self._config.max_batch_size - len(batch.rows)):
             with self._failing(newcomers):
                 batch.admit(newcomers)

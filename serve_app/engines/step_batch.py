@@ -159,14 +159,14 @@ class StepBatch:
         return logits.to(self._model.device, torch.float32)  # they may come from another device
 
     def _join(self, rows: list[Row], cache: Any, mask: torch.Tensor) -> None:
+        sampler = self._sampler_of(self.rows + rows)
         if self.rows:
             width = max(mask.shape[1], self._mask.shape[1])
             mask = torch.cat([_widened(self._mask, width), _widened(mask, width)])
             kv_cache.join(self._cache, cache)
         else:
             self._cache = cache
-        self._mask, self.rows = mask, self.rows + rows
-        self._sampler = self._sampler_of(self.rows)
+        self._mask, self.rows, self._sampler = mask, self.rows + rows, sampler
 
     def _sampler_of(self, rows: Sequence[Row]) -> RowSampler:
         return RowSampler(rows, self._checkpoint.eos_ids, self._model.device)
