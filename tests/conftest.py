@@ -53,6 +53,22 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of tiny random models; `demo` is the one that ships with the package."""
+    from serve_app.demo import CHECKPOINT
+    from tests import tiny_models
+
+    root = tmp_path_factory.mktemp("checkpoints")
+    return {
+        "llama": tiny_models.build_llama(root / "llama"),
+        "plain": tiny_models.build_llama(root / "plain", chat_template=None),
+        "idefics3": tiny_models.build_idefics3(root / "idefics3"),
+        "llava": tiny_models.build_llava(root / "llava"),
+        "demo": CHECKPOINT,
+    }
+
+
+@pytest.fixture(scope="session")
 def service() -> Iterator[RunningService]:
     with serving(CONFIG) as running:
         yield running

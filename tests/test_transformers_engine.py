@@ -3,13 +3,12 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from prometheus_client import CollectorRegistry
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -24,55 +23,10 @@ from serve_app.errors import (
     InvalidRequest,
     UnsupportedTask,
 )
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from serve_app.messages import GenerationRequest, Tool, ToolUse
 from serve_app.metrics.registry import Metrics
 from serve_app.replica import Replica
-from tests import tiny_models
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("checkpoints")
-    return {
-        "llama": tiny_models.build_llama(root / "llama"),
-        "plain": tiny_models.build_llama(root / "plain", chat_template=None),
-        "idefics3": tiny_models.build_idefics3(root / "idefics3"),
-        "llava": tiny_models.build_llava(root / "llava"),
-    }
-
-
-@asynccontextmanager
-async def started(source: Path, **settings: Any) -> AsyncIterator[TransformersEngine]:
-    engine = TransformersEngine(ModelConfig.model_validate({"source": str(source), "batch_wait_s": 0.2, **settings}))
-    await engine.start()
-    try:
-        yield engine
-    finally:
-        await engine.stop()
-
-
-def picture(width: int, height: int, seed: int) -> Picture:
-    pixels = torch.randint(0, 256, (width * height * 3,), generator=torch.Generator().manual_seed(seed))
-    return Picture(width, height, bytes(pixels.tolist()))
-
-
-def request(*parts: str | Picture, timeout_s: float = 60, **sampling: Any) -> GenerationRequest:
-    given = tuple(Text(part) if isinstance(part, str) else part for part in parts)
-    setting = Sampling(**{"temperature": 0.0, "max_tokens": 12, **sampling})
-    return GenerationRequest("id", "tiny", (Message("user", given),), setting, timeout_s)
-
-
-async def chunks_of(engine: TransformersEngine, asked: GenerationRequest) -> list[Chunk]:
-    return [chunk async for chunk in engine.generate(asked)]
-
-
-async def answer(engine: TransformersEngine, asked: GenerationRequest) -> tuple[str, int, str | None]:
-    chunks = await chunks_of(engine, asked)
-    return "".join(c.text for c in chunks), sum(c.num_tokens for c in chunks), chunks[-1].finish_reason
-
-
-async def together(engine: TransformersEngine, asked: list[GenerationRequest]) -> list[tuple[str, int, str | None]]:
-    return await asyncio.gather(*(answer(engine, one) for one in asked))
+from tests.tiny_engine import answer, chunks_of, model_of, picture, request, started, together
 
 
 def mixed_requests() -> list[GenerationRequest]:
@@ -224,21 +178,14 @@ async def test_waiting_requests_leave_at_their_deadline(checkpoints: dict[str, P
         assert engine.num_waiting == 0
 
 
-async def test_out_of_memory_fails_its_batch_only(checkpoints: dict[str, Path]) -> None:
+@pytest.mark.parametrize("choice", ["auto", "required", "named"])
+async def test_functions_need_the_other_engine(checkpoints: dict[str, Path], choice: Any) -> None:
+    tools = (Tool("look", "{}"),)
     async with started(checkpoints["llama"]) as engine:
-        model = model_of(engine)
-        forward = model.forward
-
-        def fail(*args: Any, **kwargs: Any) -> Any:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        model.forward = fail
-        asked = [answer(engine, request("a")), answer(engine, request("b"))]
-        failed = await asyncio.gather(*asked, return_exceptions=True)
-        assert [type(error) for error in failed] == [EngineFailed, EngineFailed]
-        model.forward = forward
-        await engine.check_health()
-        assert (await answer(engine, request("c")))[1] > 0
+        with pytest.raises(UnsupportedTask, match="vllm"):
+            await answer(engine, request("call", tool_use=ToolUse(tools, choice)))
+        for unused in (ToolUse(tools, "none"), ToolUse(())):
+            assert (await answer(engine, request("call", tool_use=unused)))[1] > 0
 
 
 async def test_stop_ends_running_work(checkpoints: dict[str, Path]) -> None:
@@ -316,9 +263,3 @@ async def test_wrong_engine_args_are_a_config_error(checkpoints: dict[str, Path]
     config = ModelConfig(source=str(checkpoints["llama"]), engine_args={"no_such_argument": 1})
     with pytest.raises(ConfigError, match="no_such_argument"):
         await TransformersEngine(config).start()
-
-
-def model_of(engine: TransformersEngine) -> Any:
-    """The loaded model, to put faults into."""
-    loaded: Any = engine._checkpoint
-    return loaded.model

@@ -19,9 +19,10 @@ class AnswerText:
         self._held = ""
         self.is_stopped = False
 
-    def add(self, token: int) -> str:
-        """The text that this token makes final; often empty."""
-        return self._release(self._tokens.add(token))
+    def add(self, token: int, may_stop: bool = True) -> str:
+        """The text that this token makes final; often empty. Where it may not stop, no stop string begins in it."""
+        text = self._tokens.add(token)
+        return self._release(text) if may_stop else text
 
     def finish(self) -> str:
         """What was still held back. The answer ends here."""

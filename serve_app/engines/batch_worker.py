@@ -1,107 +1,39 @@
-"""The thread that runs the model: takes requests that wait, batches them, and hands out chunks step by step.
+"""The thread that runs the model: takes rows that wait, lets them join those that run, and hands out chunks.
 
-Owns the waiting list and one batch at a time. A row that ends (stop, length, cancelled) is delivered at once,
-though its batch goes on; a batch ends when all rows have. Knows nothing of asyncio but `deliver`.
+Owns the waiting list and when who runs; how a batch runs is `step_batch.py`'s, or `whole_batch.py`'s for the
+architectures whose rows can't join. Knows nothing of asyncio but `deliver`.
 """
 
 import logging
-import random
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from transformers import LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from serve_app.config import ModelConfig
-from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.checkpoint import Checkpoint
-from serve_app.engines.prompt import Prompt, collate
-from serve_app.engines.row_sampler import RowSampler, RowSampling
+from serve_app.engines.row import Outcome, Row
+from serve_app.engines.step_batch import OnStep, StepBatch, can_join
+from serve_app.engines.whole_batch import run_whole_batch
 from serve_app.errors import EngineFailed
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Sampling
 
 logger = logging.getLogger(__name__)
 
-Outcome = Chunk | EngineFailed
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One request on its way through the worker. `is_cancelled` may be set by any thread, at any time."""
-
-    request: GenerationRequest
-    prompt: Prompt
-    max_tokens: int
-    answer: AnswerText
-    received_s: float
-    is_cancelled: bool = False
-    is_ended: bool = False
-    num_tokens: int = 0
-    started_s: float | None = None
-    _unreported: int = field(default=0)
-    _is_first: bool = field(default=True)
-
-    def step(self, token: int, eos_ids: frozenset[int]) -> Chunk | None:
-        """Take the step's token; the chunk it makes, if any. Sets `is_ended` with the last one."""
-        if self.is_cancelled:
-            self.is_ended = True
-            return None
-        self.num_tokens += 1
-        self._unreported += 1
-        text = "" if token in eos_ids else self.answer.add(token)
-        finish: FinishReason | None = None
-        if token in eos_ids or self.answer.is_stopped:
-            finish = "stop"
-        elif self.num_tokens >= self.max_tokens:
-            finish = "length"
-        if finish:
-            self.is_ended = True
-            text += self.answer.finish()
-            finish = "stop" if self.answer.is_stopped else finish
-        return self._chunk(text, finish) if text or finish else None
-
-    def _chunk(self, text: str, finish: FinishReason | None) -> Chunk:
-        queue_s = (self.started_s or self.received_s) - self.received_s if self._is_first else None
-        chunk = Chunk(text, self._unreported, self.prompt.num_tokens, finish, queue_s)
-        self._unreported, self._is_first = 0, False
-        return chunk
-
-
-Deliver = Callable[[list[tuple[Row, Outcome]]], None]
-
-
-class _Steps(StoppingCriteria):
-    """Called by `generate` after each token of the batch: advances every row, and says which have ended.
-
-    It does a streamer's work as well, because a row's stop strings can only be seen in its text.
-    """
-
-    def __init__(self, rows: Sequence[Row], eos_ids: frozenset[int], on_step: Deliver) -> None:
-        self._rows = rows
-        self._eos_ids = eos_ids
-        self._on_step = on_step
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object) -> torch.BoolTensor:
-        tokens = input_ids[:, -1].tolist()
-        outcomes: list[tuple[Row, Outcome]] = []
-        for row, token in zip(self._rows, tokens, strict=True):
-            chunk = None if row.is_ended else row.step(token, self._eos_ids)
-            if chunk:
-                outcomes.append((row, chunk))
-        self._on_step(outcomes)
-        ended = [row.is_ended for row in self._rows]
-        return torch.tensor(ended, device=input_ids.device, dtype=torch.bool)  # type: ignore[return-value]  # a BoolTensor
+# Newcomers' prompt tokens prefilled at once while others wait for their next token. A single longer prompt still
+# goes through in one piece.
+_MAX_PREFILL_TOKENS = 8192
 
 
 class BatchWorker:
-    """Runs batches until stopped. `deliver` is called on the worker's thread, once per step, for all rows."""
+    """Runs rows until stopped. `deliver` is called on the worker's thread, once per step, for all rows."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, deliver: Deliver) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, deliver: OnStep) -> None:
         self._checkpoint = checkpoint
         self._config = config
         self._deliver = deliver
+        self._steps = StepBatch(checkpoint, self._on_step) if can_join(checkpoint.model) else None
         self._waiting: list[Row] = []
         self._running: list[Row] = []
         self._changed = threading.Condition()
@@ -109,6 +41,11 @@ class BatchWorker:
         self._last_step_s: float | None = None  # None while idle
         self._thread = threading.Thread(target=self._run, name="batch-worker", daemon=True)
         self._thread.start()
+
+    @property
+    def joins(self) -> bool:
+        """Whether requests join between steps; otherwise they wait until the running batch ends."""
+        return self._steps is not None
 
     @property
     def num_waiting(self) -> int:
@@ -129,17 +66,17 @@ class BatchWorker:
         last = self._last_step_s
         return 0.0 if last is None else time.monotonic() - last
 
-    def submit(self, row: Row) -> None:
+    def submit(self, rows: Sequence[Row]) -> None:
         with self._changed:
-            self._waiting.append(row)
+            self._waiting.extend(rows)
             self._changed.notify()
 
-    def cancel(self, row: Row) -> None:
+    def cancel(self, rows: Sequence[Row]) -> None:
         """Leave the waiting list at once, or the batch within one step."""
-        row.is_cancelled = True
+        for row in rows:
+            row.is_cancelled = True
         with self._changed:
-            if row in self._waiting:
-                self._waiting.remove(row)
+            self._waiting = [row for row in self._waiting if not row.is_cancelled]
 
     def stop(self, timeout_s: float) -> None:
         """Cancel everything and end the thread. Blocks for at most `timeout_s`: call it in a thread."""
@@ -151,77 +88,101 @@ class BatchWorker:
             self._changed.notify()
         self._thread.join(timeout_s)
 
+    @torch.inference_mode()
     def _run(self) -> None:
-        while rows := self._next_batch():
+        while self._has_work():
             self._last_step_s = time.monotonic()
-            try:
-                self._generate(rows)
-            except Exception as exc:  # noqa: BLE001 - an engine boundary: the batch fails, the engine goes on
-                self._fail(rows, exc)
-            finally:
-                self._last_step_s = None
-                self._running = []
+            if self._steps:
+                self._advance(self._steps)
+            else:
+                self._run_whole(self._take(self._config.max_batch_size))
 
-    def _next_batch(self) -> list[Row]:
-        """Wait for requests, then for companions; the oldest and those that batch with it. Empty when stopping."""
+    def _has_work(self) -> bool:
+        """Wait while there is nothing to do, then shortly for companions. False when stopping."""
+        self._running = [row for row in self._running if not (row.is_ended or row.is_cancelled)]
+        if self._running:
+            return not self._is_stopping
+        self._last_step_s = None
+        if self._steps:
+            self._steps.clear()  # an idle model holds no cache
         with self._changed:
-            if not self._waiting:
+            while not (self._waiting or self._is_stopping):
                 self._changed.wait_for(lambda: self._waiting or self._is_stopping)
                 self._changed.wait_for(self._is_full, timeout=self._config.batch_wait_s)
-            if self._is_stopping:
-                return []
-            if not self._waiting:  # cancelled while it waited for companions
-                return self._next_batch()
-            key = self._waiting[0].prompt.batch_key
-            rows = [row for row in self._waiting if row.prompt.batch_key == key][: self._config.max_batch_size]
-            self._waiting = [row for row in self._waiting if row not in rows]
-            self._running = rows
-            return rows
+            return not self._is_stopping
 
     def _is_full(self) -> bool:
         return self._is_stopping or len(self._waiting) >= self._config.max_batch_size
 
-    @torch.inference_mode()
-    def _generate(self, rows: list[Row]) -> None:
+    def _take(self, num_free: int) -> list[Row]:
+        """The row that waits longest and those that batch with it, at most `num_free`. They run from now on."""
+        with self._changed:
+            rows = _companions(self._waiting, num_free, _MAX_PREFILL_TOKENS if self._running else None)
+            taken = set(rows)
+            self._waiting = [row for row in self._waiting if row not in taken]
+            self._running = self._running + rows
         started_s = time.monotonic()
         for row in rows:
             row.started_s = started_s
-        sampling = [self._sampling(row.request.sampling) for row in rows]
-        model = self._checkpoint.model
-        model.generate(
-            **collate([row.prompt for row in rows], self._checkpoint),
-            max_new_tokens=max(row.max_tokens for row in rows),
-            logits_processor=LogitsProcessorList([RowSampler(sampling, model.device)]),
-            stopping_criteria=StoppingCriteriaList([_Steps(rows, self._checkpoint.eos_ids, self._on_step)]),
-        )
-        left = [row for row in rows if not (row.is_ended or row.is_cancelled)]
-        assert not left, f"generate returned while {len(left)} rows had no end"
+        return rows
 
-    def _sampling(self, asked: Sampling) -> RowSampling:
-        own = self._checkpoint
-        return RowSampling(
-            own.sampling_temperature if asked.temperature is None else asked.temperature,
-            own.sampling_top_p if asked.top_p is None else asked.top_p,
-            random.Random(asked.seed),
-        )
+    def _advance(self, batch: StepBatch) -> None:
+        """Let newcomers in, then one token for everybody."""
+        with self._failing(batch.rows):
+            batch.drop_ended()
+        if all(row.is_ended for row in batch.rows):
+            batch.clear()
+        if newcomers := self._take(self._config.max_batch_size - len(batch.rows)):
+            with self._failing(newcomers):
+                batch.admit(newcomers)
+        if batch.rows:
+            with self._failing(batch.rows):
+                batch.step()
+
+    def _run_whole(self, rows: list[Row]) -> None:
+        if rows:
+            with self._failing(rows):
+                run_whole_batch(rows, self._checkpoint, self._on_step)
 
     def _on_step(self, outcomes: list[tuple[Row, Outcome]]) -> None:
         self._last_step_s = time.monotonic()
         if outcomes:
             self._deliver(outcomes)
 
-    def _fail(self, rows: list[Row], exc: Exception) -> None:
-        logger.error("model %s: a batch of %d failed", self._config.source, len(rows), exc_info=exc)
-        if isinstance(exc, torch.OutOfMemoryError):
-            if torch.cuda.is_available():
+    @contextmanager
+    def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
+        """What goes wrong inside ends these rows with an error, and nothing else."""
+        try:
+            yield
+        except Exception as exc:  # an engine boundary: these rows fail, the engine goes on
+            logger.error("model %s: a batch of %d failed", self._config.source, len(rows), exc_info=exc)
+            left = [row for row in rows if not row.is_ended]
+            for row in left:
+                row.is_ended = True
+            is_out_of_memory = isinstance(exc, torch.OutOfMemoryError)
+            advice = _OUT_OF_MEMORY if is_out_of_memory else f"{type(exc).__name__}; the replica's log says where"
+            self._deliver([(row, _batch_error(row, advice)) for row in left])
+            if is_out_of_memory and torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            advice = "it ran out of memory; lower max_batch_size or max_context_tokens"
-        else:
-            advice = f"{type(exc).__name__}; the replica's log says where"
-        left = [row for row in rows if not row.is_ended]
-        for row in left:
-            row.is_ended = True
-        self._deliver([(row, _batch_error(row, advice)) for row in left])
+
+
+_OUT_OF_MEMORY = "it ran out of memory; lower max_batch_size or max_context_tokens"
+
+
+def _companions(waiting: Sequence[Row], num_free: int, max_tokens: int | None) -> list[Row]:
+    """The first row and those of its batch key, up to `max_tokens` when padded to the longest, but at least one."""
+    rows: list[Row] = []
+    longest = 0
+    for row in waiting:
+        if len(rows) >= num_free:
+            break
+        if row.prompt.batch_key != waiting[0].prompt.batch_key:
+            continue
+        longest = max(longest, row.prompt.num_tokens)
+        if rows and max_tokens is not None and longest * (len(rows) + 1) > max_tokens:
+            break
+        rows.append(row)
+    return rows
 
 
 def _batch_error(row: Row, advice: str) -> EngineFailed:

@@ -15,6 +15,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from serve_app.config import ModelConfig
 from serve_app.engines.load_errors import explain, require_all_weights
+from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.source import resolve
 from serve_app.errors import ConfigError
 from serve_app.load_progress import Report, to_nobody
@@ -42,6 +43,9 @@ class Checkpoint:
     pad_id: int
     sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
     sampling_top_p: float
+    sampling_top_k: int
+    sampling_min_p: float
+    sampling_repetition_penalty: float  # of its own generation config, even where that doesn't sample
 
 
 def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoint:
@@ -49,6 +53,7 @@ def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoi
     # The hub's conversion robot would fetch weights from an unmerged pull request.
     os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
     torch.set_num_threads(max(1, int(config.num_cpus)))
+    check_quantization(config)
     source = str(resolve(config, report))
     report("loading weights")
     try:
@@ -76,6 +81,8 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
     )
     require_all_weights(told["missing_keys"], config)
     model = model.eval()
+    if config.quantization:
+        quantize(model, config)
     if "device_map" not in config.engine_args:
         model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
     auto_processor = AutoProcessor if takes_pictures else AutoTokenizer
@@ -108,6 +115,9 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         pad_id=pad_id,
         sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,
         sampling_top_p=_or_one(own.top_p) if own.do_sample else 1.0,
+        sampling_top_k=(own.top_k or 0) if own.do_sample else 0,
+        sampling_min_p=(own.min_p or 0.0) if own.do_sample else 0.0,
+        sampling_repetition_penalty=_or_one(own.repetition_penalty),
     )
 
 

@@ -1,64 +1,109 @@
-"""Chooses each row's next token inside one `generate` call, by that row's own temperature, top_p and seed.
+"""Chooses each row's next token from the model's logits, by that row's own settings and seed.
 
-`generate` itself runs greedy: for rows that sample, all scores but the chosen token's become -inf. A row's
-randomness is its own, one number a step, so a seed gives the same answer whatever else is in the batch.
+One sampler holds for one set of rows; it is made anew when a row joins or leaves. What no row asks for costs
+nothing, and a row's choice never depends on the rows beside it: its randomness is its own, one number a step.
 """
 
-import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
 import torch
-from transformers import LogitsProcessor
+
+from serve_app.engines.penalties import Penalties
+from serve_app.engines.row import Row, RowSampling, TokenChoice
 
 
-@dataclass(frozen=True, slots=True)
-class RowSampling:
-    """One row's sampling, and where its randomness comes from. `temperature` 0 is greedy."""
+class RowSampler:
+    """In this order: logprobs of the raw logits, penalties, grammar, least length, temperature, top-k, top-p, min-p.
 
-    temperature: float
-    top_p: float
-    randomness: random.Random
+    Top-k, top-p and min-p follow transformers' order: each looks at what the one before it left.
+    """
 
+    def __init__(self, rows: Sequence[Row], eos_ids: frozenset[int], device: torch.device) -> None:
+        self._device = device
+        self._eos = torch.tensor(sorted(eos_ids), device=device, dtype=torch.long)
+        self._penalties = Penalties(rows, device)
+        self._constrained = [(number, row) for number, row in enumerate(rows) if row.grammar]
+        self._prolonged = [(number, row) for number, row in enumerate(rows) if row.sampling.bans_eos(0)]
+        self._told, self._told_index = self._where(rows, lambda one: one.num_logprobs is not None)
+        self._sampled, self._sampled_index = self._where(rows, lambda one: one.temperature > 0)
+        self._temperature = self._column([row.sampling.temperature for row in self._sampled])
+        cut, self._cut_index = self._where(self._sampled, lambda one: one.truncates)
+        self._top_k = self._column([row.sampling.top_k for row in cut])
+        self._top_p = self._column([row.sampling.top_p for row in cut])
+        self._min_p = self._column([row.sampling.min_p for row in cut])
 
-class RowSampler(LogitsProcessor):
-    """A logits processor over the whole batch; rows with temperature 0 pass through untouched."""
+    def choose(self, logits: torch.Tensor) -> list[TokenChoice]:
+        """Each row's token, from float32 logits of shape (rows, vocabulary), which are overwritten."""
+        raw = logits[self._told_index].log_softmax(-1) if self._told else None
+        self._penalties.apply(logits)
+        self._constrain(logits)
+        self._prolong(logits)
+        tokens = logits.argmax(-1)
+        if self._sampled:
+            tokens[self._sampled_index] = self._draw(logits[self._sampled_index])
+        self._penalties.count(tokens)
+        choices = [TokenChoice(token) for token in tokens.tolist()]
+        if raw is not None:
+            self._tell(choices, tokens, raw)
+        return choices
 
-    def __init__(self, rows: Sequence[RowSampling], device: torch.device) -> None:
-        sampled = [(index, row) for index, row in enumerate(rows) if row.temperature > 0]
-        self._randomness = [row.randomness for _, row in sampled]
-        self._index = torch.tensor([index for index, _ in sampled], device=device, dtype=torch.long)
-        self._temperature = torch.tensor([row.temperature for _, row in sampled], device=device)[:, None]
-        self._top_p = torch.tensor([row.top_p for _, row in sampled], device=device)[:, None]
-        self._has_top_p = any(row.top_p < 1 for _, row in sampled)
+    def _where(self, rows: Sequence[Row], holds: Callable[[RowSampling], bool]) -> tuple[list[Row], torch.Tensor]:
+        numbers = [number for number, row in enumerate(rows) if holds(row.sampling)]
+        return [rows[number] for number in numbers], torch.tensor(numbers, device=self._device, dtype=torch.long)
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores of shape (rows, vocabulary)."""
-        if not self._randomness:
-            return scores
-        logits = scores[self._index].float()
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, device=self._device, dtype=torch.float32)[:, None]
+
+    def _constrain(self, logits: torch.Tensor) -> None:
+        for number, row in self._constrained:
+            if row.grammar and not row.is_ended:
+                is_allowed = row.grammar.allowed(logits.shape[-1]).to(self._device)
+                logits[number].masked_fill_(~is_allowed, -torch.inf)
+
+    def _prolong(self, logits: torch.Tensor) -> None:
+        """No end before `min_tokens`, or none at all, except where a grammar allows nothing else."""
+        for number, row in self._prolonged:
+            if row.sampling.bans_eos(len(row.tokens)):
+                longer = logits[number].index_fill(0, self._eos, -torch.inf)
+                if not row.grammar or longer.isfinite().any():
+                    logits[number] = longer
+
+    def _draw(self, logits: torch.Tensor) -> torch.Tensor:
         # the greatest logit becomes 0 first, so that a tiny temperature can't overflow
         logits = (logits - logits.amax(-1, keepdim=True)) / self._temperature.clamp(min=1e-5)
         probabilities = logits.softmax(-1)
-        if self._has_top_p:
-            probabilities = _nucleus(probabilities, self._top_p)
-        chosen = _draw(probabilities, [one.random() for one in self._randomness])
-        forced = torch.full_like(scores[self._index], -torch.inf).scatter_(1, chosen, 0.0)
-        scores[self._index] = forced
-        return scores
+        if len(self._cut_index):
+            cut = _truncated(probabilities[self._cut_index], self._top_k, self._top_p, self._min_p)
+            probabilities[self._cut_index] = cut
+        return _at(probabilities, [row.sampling.randomness.random() for row in self._sampled])
+
+    def _tell(self, choices: list[TokenChoice], tokens: torch.Tensor, raw: torch.Tensor) -> None:
+        chosen = raw.gather(1, tokens[self._told_index][:, None])[:, 0].tolist()
+        num_top = max(row.sampling.num_logprobs or 0 for row in self._told)
+        values, ids = (part.tolist() for part in raw.topk(min(num_top, raw.shape[-1]), dim=-1))
+        for at, number in enumerate(self._told_index.tolist()):
+            num_own = self._told[at].sampling.num_logprobs
+            top = tuple(zip(ids[at][:num_own], values[at][:num_own], strict=True))
+            choices[number] = TokenChoice(choices[number].token, chosen[at], top)
 
 
-def _nucleus(probabilities: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
-    """Zero outside each row's smallest set of likeliest tokens that has at least `top_p` of the mass."""
+def _truncated(
+    probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
+) -> torch.Tensor:
+    """Zero outside each row's `top_k` likeliest, then outside the smallest set of these with `top_p` of their mass,
+    then below `min_p` of the likeliest. Settings have shape (rows, 1)."""
     ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(ordered.shape[-1], device=ordered.device)
+    ordered = ordered.masked_fill((top_k > 0) & (rank >= top_k), 0.0)
     before = ordered.cumsum(-1) - ordered
-    outside = (before >= top_p) & (top_p < 1)
-    outside[:, 0] = False
-    return probabilities.masked_fill(torch.zeros_like(outside).scatter(1, order, outside), 0.0)
+    is_outside = (before >= top_p * ordered.sum(-1, keepdim=True)) & (top_p < 1)
+    is_outside |= ordered < min_p * ordered[:, :1]
+    is_outside[:, 0] = False
+    return torch.zeros_like(probabilities).scatter(1, order, ordered.masked_fill(is_outside, 0.0))
 
 
-def _draw(probabilities: torch.Tensor, uniform: list[float]) -> torch.Tensor:
-    """Each row's token at its uniform number of the cumulated mass, shape (rows, 1)."""
+def _at(probabilities: torch.Tensor, uniform: list[float]) -> torch.Tensor:
+    """Each row's token at its uniform number of the cumulated mass, shape (rows,)."""
     mass = probabilities.double().cumsum(-1)  # float32 loses small tokens in a vocabulary of 200,000
     at = torch.tensor(uniform, device=mass.device, dtype=mass.dtype)[:, None] * mass[:, -1:]
-    return torch.searchsorted(mass, at, right=True).clamp(max=mass.shape[-1] - 1)
+    return torch.searchsorted(mass, at, right=True).clamp(max=mass.shape[-1] - 1)[:, 0]

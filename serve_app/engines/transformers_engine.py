@@ -1,23 +1,34 @@
-"""The transformers engine: the model's own `generate` and processor, with requests that wait batched together.
+"""The transformers engine: a checkpoint's own model and processor, with requests batched together.
 
-The event loop only hands over: loading and prompts run in threads, the model in the batch worker's. Closing
-a request's generator frees its row within one step.
+The event loop only hands over: loading, prompts and grammars run in threads, the model in the batch worker's.
+Closing a request's generator frees its rows within one step. It calls no functions: tools need engine vllm.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 
 from serve_app.config import ModelConfig
 from serve_app.engines.answer_text import AnswerText
-from serve_app.engines.batch_worker import BatchWorker, Outcome, Row
+from serve_app.engines.batch_worker import BatchWorker
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
+from serve_app.engines.output_grammar import Grammar, GrammarCompiler
 from serve_app.engines.prompt import Prompt, prepare
-from serve_app.errors import ContextTooLong, DeadlineExceeded, EngineFailed, ModelNotReady
+from serve_app.engines.row import Outcome, Row, RowSampling
+from serve_app.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    EngineFailed,
+    InvalidRequest,
+    ModelNotReady,
+    UnsupportedTask,
+)
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, GenerationRequest
+from serve_app.messages import Chunk, GenerationRequest, OutputFormat
 
 STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
 _STOP_TIMEOUT_S = 10.0
@@ -33,9 +44,12 @@ class TransformersEngine:
         self._worker: BatchWorker | None = None
         self._is_stopped = False
         self._num_preparing = 0
-        self._inboxes: dict[Row, asyncio.Queue[Outcome | DeadlineExceeded]] = {}
+        self._inboxes: dict[Row, asyncio.Queue[Outcome]] = {}
         # One thread: tokenizers and processors may not be used by two at once.
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
+        # Apart from the prompts, which a hostile grammar would hold up.
+        self._compiling = ThreadPoolExecutor(2, thread_name_prefix="grammars")
+        self._compiler: GrammarCompiler | None = None  # made when first needed: some models take a second for it
 
     @property
     def context_length(self) -> int | None:
@@ -83,57 +97,134 @@ class TransformersEngine:
         if worker:
             await asyncio.to_thread(worker.stop, _STOP_TIMEOUT_S)
         self._preparing.shutdown(wait=False, cancel_futures=True)
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         self._checkpoint = None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The answer's chunks, one for each step that made text. Closing it stops the work within one step."""
+        """The answers' chunks, one for each step of each that made text. Closing it stops the work within one step.
+
+        With `num_logprobs` a chunk has as many logprobs as tokens: a token whose text is still held back (a part
+        of a character or of a stop string) comes with the next chunk, in both.
+        """
         received_s = time.monotonic()
-        row = await self._prepared(request, received_s)
+        rows = await self._prepared(request, received_s)
         worker = self._worker
         if worker is None:
             raise EngineFailed(f"model '{request.model}' is shutting down: send the request again")
-        inbox: asyncio.Queue[Outcome | DeadlineExceeded] = asyncio.Queue()
-        self._inboxes[row] = inbox
+        inbox: asyncio.Queue[Outcome] = asyncio.Queue()
+        self._inboxes.update(dict.fromkeys(rows, inbox))
         seconds_left = received_s + request.timeout_s - time.monotonic()
         deadline = asyncio.get_running_loop().call_later(seconds_left, inbox.put_nowait, _deadline_error(request))
-        worker.submit(row)
+        worker.submit(rows)
+        num_left, is_first = len(rows), True
         try:
-            while True:
+            while num_left:
                 outcome = await inbox.get()
                 if isinstance(outcome, Exception):
                     raise outcome
-                yield outcome
-                if outcome.finish_reason:
-                    return
+                yield outcome if is_first else replace(outcome, queue_s=None)
+                is_first = False
+                num_left -= outcome.finish_reason is not None
         finally:
             deadline.cancel()
-            del self._inboxes[row]
-            worker.cancel(row)
+            for row in rows:
+                del self._inboxes[row]
+            worker.cancel(rows)
 
-    async def _prepared(self, request: GenerationRequest, received_s: float) -> Row:
-        """The request, ready to run. Raises what is wrong with the request itself."""
+    async def _prepared(self, request: GenerationRequest, received_s: float) -> list[Row]:
+        """The request's answers, ready to run. Raises what is wrong with the request itself."""
         checkpoint = self._checkpoint
         if self._is_stopped or checkpoint is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        if request.tool_use and request.tool_use.tools and request.tool_use.choice != "none":
+            raise UnsupportedTask(
+                f"model '{request.model}' runs on engine transformers, which calls no functions: leave out tools, or "
+                "serve it with engine: vllm and a tool_call_parser",
+                "tools",
+            )
         self._num_preparing += 1
         try:
             async with asyncio.timeout(request.timeout_s):
                 loop = asyncio.get_running_loop()
                 prompt = await loop.run_in_executor(self._preparing, prepare, checkpoint, request)
+                max_tokens = _max_tokens(request, prompt, checkpoint.context_length)
+                wanted = request.sampling.output_format
+                grammar = await self._grammar(wanted, checkpoint) if wanted else None
         except TimeoutError as exc:
             raise _deadline_error(request) from exc
         finally:
             self._num_preparing -= 1
-        decode = partial(
-            checkpoint.decoding_tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        answer = AnswerText(decode, request.sampling.stop)
-        return Row(request, prompt, _max_tokens(request, prompt, checkpoint.context_length), answer, received_s)
+        return [
+            _row(request, index, prompt, max_tokens, checkpoint, received_s, grammar.fresh() if grammar else None)
+            for index in range(request.sampling.num_answers)
+        ]
+
+    async def _grammar(self, wanted: OutputFormat, checkpoint: Checkpoint) -> Grammar:
+        loop = asyncio.get_running_loop()
+        if self._compiler is None:
+            make = partial(GrammarCompiler, checkpoint.tokenizer, checkpoint.eos_ids)
+            try:
+                self._compiler = await loop.run_in_executor(self._preparing, make)
+            except ValueError as exc:
+                raise InvalidRequest(
+                    "this model's tokenizer can't be held to a format: leave out response_format", "response_format"
+                ) from exc
+        return await loop.run_in_executor(self._compiling, self._compiler.compile, wanted)
 
     def _hand_out(self, outcomes: list[tuple[Row, Outcome]]) -> None:
         for row, outcome in outcomes:
             if inbox := self._inboxes.get(row):
                 inbox.put_nowait(outcome)
+
+
+def _row(
+    request: GenerationRequest,
+    index: int,
+    prompt: Prompt,
+    max_tokens: int,
+    checkpoint: Checkpoint,
+    received_s: float,
+    grammar: Grammar | None,
+) -> Row:
+    decode = partial(checkpoint.decoding_tokenizer.decode, clean_up_tokenization_spaces=False)
+    return Row(
+        request=request,
+        index=index,
+        prompt=prompt,
+        max_tokens=max_tokens,
+        sampling=_row_sampling(request, index, checkpoint),
+        answer=AnswerText(partial(decode, skip_special_tokens=True), request.sampling.stop),
+        token_text=lambda token: str(decode([token])),
+        received_s=received_s,
+        grammar=grammar,
+    )
+
+
+def _row_sampling(request: GenerationRequest, index: int, checkpoint: Checkpoint) -> RowSampling:
+    """The request's sampling, and the checkpoint's own where it leaves something open.
+
+    The first of several answers is the one that the same seed gives alone.
+    """
+    asked = request.sampling
+    is_seeded_apart = asked.seed is not None and index > 0
+    return RowSampling(
+        randomness=random.Random(f"{asked.seed}/{index}" if is_seeded_apart else asked.seed),
+        temperature=_or_own(asked.temperature, checkpoint.sampling_temperature),
+        top_p=_or_own(asked.top_p, checkpoint.sampling_top_p),
+        top_k=max(0, int(_or_own(asked.top_k, checkpoint.sampling_top_k))),
+        min_p=_or_own(asked.min_p, checkpoint.sampling_min_p),
+        repetition_penalty=_or_own(asked.repetition_penalty, checkpoint.sampling_repetition_penalty),
+        frequency_penalty=asked.frequency_penalty,
+        presence_penalty=asked.presence_penalty,
+        penalizes_prompt=not checkpoint.is_encoder_decoder,
+        min_tokens=asked.min_tokens,
+        ignores_eos=asked.ignores_eos,
+        num_logprobs=asked.num_logprobs,
+    )
+
+
+def _or_own(asked: float | None, own: float) -> float:
+    return own if asked is None else asked
 
 
 def _max_tokens(request: GenerationRequest, prompt: Prompt, context_length: int | None) -> int:

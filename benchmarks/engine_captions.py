@@ -1,0 +1,77 @@
+"""Captions per second of the transformers engine alone, at several numbers of requests at once: no Ray, no HTTP.
+
+The ceiling is the model's forward; what this shows beside it is how well the engine fills its batches. Each client
+sends its next request when its last one is answered. Half of the requests ask for a short caption, half for a long
+one, so that rows end at different steps. Prints a table, then one line of JSON.
+
+Run it from the repository: `python -m benchmarks.engine_captions [source] [--settings '{"num_cpus": 2}']`.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from typing import Any
+
+from serve_app.config import ModelConfig
+from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
+from tests import pictures
+
+NUM_AT_ONCE = (1, 8, 16)
+NUM_REQUESTS = 160
+PROMPTS = ("Caption this image.", "Describe this image in detail.")
+
+
+def _request(number: int) -> GenerationRequest:
+    colors = list(pictures.COLORS)
+    image = pictures.draw(colors[number % len(colors)], pictures.SHAPES[number % len(pictures.SHAPES)])
+    parts = (Picture(image.width, image.height, image.tobytes()), Text(PROMPTS[number // 2 % 2]))
+    return GenerationRequest(str(number), "bench", (Message("user", parts),), Sampling(64, temperature=0.0), 600)
+
+
+async def _client(engine: TransformersEngine, waiting: list[GenerationRequest], seen: list[dict[str, float]]) -> None:
+    while waiting:
+        request = waiting.pop()
+        begun_s = time.perf_counter()
+        first_s, num_tokens = None, 0
+        async for chunk in engine.generate(request):
+            first_s = first_s or time.perf_counter() - begun_s
+            num_tokens += chunk.num_tokens
+        seen.append({"first_s": first_s or 0.0, "all_s": time.perf_counter() - begun_s, "num_tokens": num_tokens})
+
+
+async def _measure(engine: TransformersEngine, num_at_once: int) -> dict[str, float]:
+    waiting, seen = [_request(number) for number in range(NUM_REQUESTS)], list[dict[str, float]]()
+    begun_s = time.perf_counter()
+    await asyncio.gather(*(_client(engine, waiting, seen) for _ in range(num_at_once)))
+    seconds = time.perf_counter() - begun_s
+    first, whole = (sorted(one[key] for one in seen) for key in ("first_s", "all_s"))
+    return {
+        "at_once": num_at_once,
+        "captions_per_s": round(len(seen) / seconds, 1),
+        "tokens_per_s": round(sum(one["num_tokens"] for one in seen) / seconds),
+        "first_chunk_p50_ms": round(first[len(first) // 2] * 1000),
+        "first_chunk_p95_ms": round(first[len(first) * 95 // 100] * 1000),
+        "whole_p50_ms": round(whole[len(whole) // 2] * 1000),
+    }
+
+
+async def _main(settings: dict[str, Any]) -> None:
+    engine = TransformersEngine(ModelConfig.model_validate(settings))
+    await engine.start()
+    await _client(engine, [_request(number) for number in range(4)], [])  # warm
+    figures = [await _measure(engine, num_at_once) for num_at_once in NUM_AT_ONCE]
+    await engine.stop()
+    print("".join(f"{name:>20}" for name in figures[0]))
+    for row in figures:
+        print("".join(f"{value:>20}" for value in row.values()))
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source", nargs="?", default="demo")
+    parser.add_argument("--settings", type=json.loads, default={})
+    given = parser.parse_args()
+    asyncio.run(_main({"num_cpus": 2, **given.settings, "source": given.source}))

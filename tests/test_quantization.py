@@ -1,0 +1,45 @@
+"""int8 weights: the demo model still sees, and takes less memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from serve_app.config import ModelConfig
+from serve_app.engines.checkpoint import load_checkpoint
+from serve_app.errors import ConfigError
+from serve_app.messages import Picture
+from tests import pictures
+from tests.tiny_engine import answer, model_of, request, started, together
+
+
+def shown(image: Image.Image) -> Picture:
+    return Picture(image.width, image.height, image.tobytes())
+
+
+def num_bytes(model: torch.nn.Module) -> int:
+    """What the weights take; a quantized one holds int8 values and a scale for each row."""
+    total = 0
+    for weight in model.parameters():
+        parts = [getattr(weight, name) for name in ("qdata", "scale") if hasattr(weight, name)] or [weight.data]
+        total += sum(part.numel() * part.element_size() for part in parts)
+    return total
+
+
+async def test_int8_sees_what_is_there_in_less_memory() -> None:
+    cases = [("red", "circle"), ("blue", "square"), ("green", "triangle")]
+    asked = [request(shown(pictures.draw(*case)), "Describe the picture.", max_tokens=40) for case in cases]
+    async with started(Path("demo")) as engine:
+        full = num_bytes(model_of(engine))
+    async with started(Path("demo"), quantization="int8") as engine:
+        assert num_bytes(model_of(engine)) < 0.65 * full
+        alone = [await answer(engine, one) for one in asked]
+        for (color, shape), (text, _, _) in zip(cases, alone, strict=True):
+            assert pictures.says(text, color, shape), text
+        assert len(await together(engine, asked)) == 3
+
+
+def test_other_quantizations_need_the_other_engine() -> None:
+    with pytest.raises(ConfigError, match="vllm"):
+        load_checkpoint(ModelConfig(source="demo", quantization="awq"))
