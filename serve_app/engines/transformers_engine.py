@@ -16,12 +16,11 @@ from serve_app.config import ModelConfig
 from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.batch_worker import BatchWorker
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
+from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.output_grammar import Grammar, GrammarCompiler
 from serve_app.engines.prompt import Prompt, prepare
 from serve_app.engines.row import Outcome, Row, RowSampling
 from serve_app.errors import (
-    ContextTooLong,
-    DeadlineExceeded,
     EngineFailed,
     InvalidRequest,
     ModelNotReady,
@@ -32,7 +31,6 @@ from serve_app.messages import Chunk, GenerationRequest, OutputFormat
 
 STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
 _STOP_TIMEOUT_S = 10.0
-_MAX_TOKENS_WITHOUT_CONTEXT = 4096  # for models that state no context length, so that each answer ends
 
 
 class TransformersEngine:
@@ -114,7 +112,7 @@ class TransformersEngine:
         inbox: asyncio.Queue[Outcome] = asyncio.Queue()
         self._inboxes.update(dict.fromkeys(rows, inbox))
         seconds_left = received_s + request.timeout_s - time.monotonic()
-        deadline = asyncio.get_running_loop().call_later(seconds_left, inbox.put_nowait, _deadline_error(request))
+        deadline = asyncio.get_running_loop().call_later(seconds_left, inbox.put_nowait, deadline_error(request))
         worker.submit(rows)
         num_left, is_first = len(rows), True
         try:
@@ -147,11 +145,11 @@ class TransformersEngine:
             async with asyncio.timeout(request.timeout_s):
                 loop = asyncio.get_running_loop()
                 prompt = await loop.run_in_executor(self._preparing, prepare, checkpoint, request)
-                max_tokens = _max_tokens(request, prompt, checkpoint.context_length)
+                max_tokens = answer_limit(request, prompt.num_tokens, checkpoint.context_length)
                 wanted = request.sampling.output_format
                 grammar = await self._grammar(wanted, checkpoint) if wanted else None
         except TimeoutError as exc:
-            raise _deadline_error(request) from exc
+            raise deadline_error(request) from exc
         finally:
             self._num_preparing -= 1
         return [
@@ -225,31 +223,3 @@ def _row_sampling(request: GenerationRequest, index: int, checkpoint: Checkpoint
 
 def _or_own(asked: float | None, own: float) -> float:
     return own if asked is None else asked
-
-
-def _max_tokens(request: GenerationRequest, prompt: Prompt, context_length: int | None) -> int:
-    """How long the answer may become. Raises `ContextTooLong` where prompt and answer don't fit together."""
-    wanted = request.sampling.max_tokens
-    if context_length is None:
-        return wanted or _MAX_TOKENS_WITHOUT_CONTEXT
-    room = context_length - prompt.num_tokens
-    if room < 1:
-        raise ContextTooLong(
-            f"the prompt has {prompt.num_tokens} tokens and the context of model '{request.model}' is "
-            f"{context_length}, the answer included: shorten the conversation or send fewer pictures",
-            "messages",
-        )
-    if wanted and wanted > room:
-        raise ContextTooLong(
-            f"the prompt has {prompt.num_tokens} tokens and max_tokens is {wanted}, together "
-            f"{prompt.num_tokens + wanted}; the context of model '{request.model}' is {context_length}: "
-            f"ask for at most {room} tokens",
-            "max_tokens",
-        )
-    return wanted or room
-
-
-def _deadline_error(request: GenerationRequest) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"the answer of model '{request.model}' wasn't complete after {request.timeout_s:g} s: ask for fewer tokens"
-    )

@@ -45,6 +45,7 @@ from serve_app.messages import Chunk, GenerationRequest
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_TIMEOUT_S = 5.0
+_GREEDY_BELOW = 1e-5  # vLLM's own bound
 
 
 class _Pressure(StatLoggerBase):
@@ -210,6 +211,9 @@ class VllmEngine:
         self, request: GenerationRequest, chat: ChatCompletionRequest, num_prompt_tokens: int
     ) -> SamplingParams:
         limit = answer_limit(request, num_prompt_tokens, self.context_length)
+        temperature = self._defaults.get("temperature", 1.0) if chat.temperature is None else chat.temperature
+        if chat.n > 1 and temperature < _GREEDY_BELOW:  # vLLM gives one greedy answer a request: this gives n alike
+            chat = chat.model_copy(update={"temperature": 1.0, "top_k": 1})
         try:
             return chat.to_sampling_params(limit, self._defaults)
         except (VLLMClientError, ValueError) as exc:
