@@ -188,7 +188,13 @@ async def _read_form(exchange: Exchange, lane: Lane) -> CaptionRequest:
 
 
 def _request(body: CaptionBody | CaptionForm, sources: list[ImageSource], params: list[str]) -> CaptionRequest:
-    sampling = Sampling(body.max_tokens, body.temperature, body.top_p, tuple(body.stop or ()), body.seed)
+    sampling = Sampling(
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        stop=tuple(body.stop or ()),
+        seed=body.seed,
+    )
     return CaptionRequest(body.model, sources, params, body.style, body.prompt, sampling, body.stream)
 
 

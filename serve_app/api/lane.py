@@ -50,6 +50,7 @@ class ModelEntry:
             "tasks": list(known.tasks) if known else None,
             "engine": known.engine if known else None,
             "context_length": known.context_length if known else None,
+            "picture_limit": known.picture_limit if known else None,
         }
         return entry | ({"reason": self.reason} if self.reason else {})
 
