@@ -13,11 +13,12 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.architectures import Architecture, architecture_of
+from serve_app.engines.chat_model import ChatModel
 from serve_app.engines.processors import load_processor
 from serve_app.errors import ConfigError
 from serve_app.families import family_of
@@ -99,10 +100,7 @@ def _check_folder(source: str, config: ModelConfig) -> None:
 def _load(source: str, config: ModelConfig) -> Checkpoint:
     common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
     architecture = AutoConfig.from_pretrained(source, **common)
-    takes_pictures = type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in (
-        getattr(architecture, "auto_map", None) or {}
-    )
-    auto_model = AutoModelForImageTextToText if takes_pictures else AutoModelForCausalLM
+    takes_pictures, auto_model = _auto_model(architecture)
     model = auto_model.from_pretrained(
         source,
         **common,
@@ -116,7 +114,19 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         processor = load_processor(source, architecture, common)
     else:
         processor = AutoTokenizer.from_pretrained(source, **common)
+    if architecture_of(architecture.model_type).has_own_chat:
+        model = ChatModel(model, processor.tokenizer, processor)
     return _checkpoint(model, processor, takes_pictures, config)
+
+
+def _auto_model(architecture: Any) -> tuple[bool, Any]:
+    """Whether it takes pictures, and transformers' class that knows which class the model is of."""
+    if architecture_of(architecture.model_type).has_own_chat:
+        return True, AutoModel
+    remote = getattr(architecture, "auto_map", None) or {}
+    if type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in remote:
+        return True, AutoModelForImageTextToText
+    return False, AutoModelForCausalLM
 
 
 def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig) -> Checkpoint:
@@ -157,6 +167,8 @@ def _or_one(value: float | None) -> float:
 
 
 def _eos_ids(model: Any, tokenizer: Any, text_config: Any) -> frozenset[int]:
+    if isinstance(model, ChatModel):
+        return frozenset(model.terminator_ids)
     if model.config.model_type == "blip":  # its `generate` ends at the separator, whatever the checkpoint says
         return frozenset([text_config.sep_token_id])
     for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):

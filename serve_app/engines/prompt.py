@@ -12,6 +12,7 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
+from serve_app.engines.chat_model import PLACEHOLDER
 from serve_app.engines.checkpoint import Checkpoint
 from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, Message, Picture, Text
@@ -24,17 +25,23 @@ _FRAME_STACKS = {"pixel_values": 5, "pixel_attention_mask": 4}
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length."""
+    """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length.
+
+    For a model that is asked through its own `chat`, `turns` are the conversation, and there are no tensors.
+    """
 
     tensors: dict[str, torch.Tensor]
     num_tokens: int
     batch_key: tuple[Any, ...]
+    turns: list[dict[str, Any]] | None = None
 
 
 def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
     _check_pictures(checkpoint, request)
     _refuse_reserved_text(checkpoint, request)
+    if checkpoint.architecture.has_own_chat:
+        return _chat_prompt(checkpoint, request)
     try:
         inputs = _model_inputs(checkpoint, request)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
@@ -73,12 +80,41 @@ def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
 
 def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) -> None:
     """A picture's placeholder typed as text would shift the pictures of the whole batch."""
-    reserved = getattr(checkpoint.processor, "image_token", None)
+    has_own_chat = checkpoint.architecture.has_own_chat
+    reserved = PLACEHOLDER if has_own_chat else getattr(checkpoint.processor, "image_token", None)
     if not checkpoint.takes_pictures or not reserved:
         return
     for message in request.messages:
         if any(isinstance(part, Text) and str(reserved) in part.text for part in message.parts):
             raise InvalidRequest(f"the text contains {reserved}, which stands for a picture: take it out", "messages")
+
+
+def _chat_prompt(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
+    """The user's and the model's turns; `chat` has no system role, so that such a message opens the user's turn."""
+    turns: list[dict[str, Any]] = []
+    for message in request.messages:
+        content = [part.text if isinstance(part, Text) else _image(part) for part in message.parts]
+        if message.role not in ("user", "assistant", "system"):
+            raise InvalidRequest(f"model '{request.model}' knows no role '{message.role}': leave it out", "messages")
+        role = "assistant" if message.role == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += content
+        else:
+            turns.append({"role": role, "content": content})
+    if turns[0]["role"] != "user":
+        raise InvalidRequest("the conversation begins with the assistant: begin with the user", "messages")
+    return Prompt({}, _num_chat_tokens(checkpoint, turns), ("chat",), turns)
+
+
+def _num_chat_tokens(checkpoint: Checkpoint, turns: list[dict[str, Any]]) -> int:
+    """What `chat` will make of it; a picture that it slices has more."""
+    texts = [
+        {"role": turn["role"], "content": "\n".join(part for part in turn["content"] if isinstance(part, str))}
+        for turn in turns
+    ]
+    num_pictures = sum(not isinstance(part, str) for turn in turns for part in turn["content"])
+    text = checkpoint.tokenizer.apply_chat_template(texts, tokenize=False, add_generation_prompt=True)
+    return len(checkpoint.tokenizer(text)["input_ids"]) + num_pictures * int(checkpoint.model.config.query_num)
 
 
 def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
@@ -149,8 +185,10 @@ def _is_strip(name: str, checkpoint: Checkpoint) -> bool:
     return name == "pixel_values" and checkpoint.architecture.has_pixel_strip
 
 
-def collate(prompts: Sequence[Prompt], checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def collate(prompts: Sequence[Prompt], checkpoint: Checkpoint) -> dict[str, Any]:
     """One batch on the model's device: prompts padded left (encoder–decoders right), the rest stacked in order."""
+    if checkpoint.architecture.has_own_chat:
+        return {"msgs": [prompt.turns for prompt in prompts]}
     length = max(p.num_tokens for p in prompts)
     device, dtype = checkpoint.model.device, checkpoint.model.dtype
     batch = {}
