@@ -96,7 +96,7 @@ def build_minicpmv4_6(folder: Path) -> Path:
         "slice_end_token": "</slice>", "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>",
     })  # fmt: skip
     text = decoder(
-        "qwen3_5_text", len(tokens), layer_types=["linear_attention", "full_attention"], linear_key_head_dim=16,
+        "qwen3_5_text", len(tokens), layer_types=["full_attention", "linear_attention"], linear_key_head_dim=16,
         linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2,
     )  # fmt: skip
     config = MiniCPMV4_6Config(

@@ -37,6 +37,6 @@ class TinyMiniCPMOProcessor(ProcessorMixin):
 
     def _patches(self, picture):
         size, patch = self.image_size, self.patch_size
-        pixels = torch.from_numpy(np.asarray(picture.convert("RGB").resize((size, size)))).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((size, size)))).float() / 127.5 - 1
         patches = pixels.unfold(0, patch, patch).unfold(1, patch, patch)
         return patches.reshape((size // patch) ** 2, -1)
