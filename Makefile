@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# MODELS_VENV: a second environment, with torchvision beside torch's CUDA wheels, which run on CPUs as well.
+MODELS_VENV ?= .venv-models
 # CONFIG: a Serve config file; empty serves the demo. PORT: instead of the file's (the demo's is 8000).
 # ADDRESS: Ray's; empty joins the cluster that runs here or starts one.
 CONFIG ?=
@@ -15,7 +17,7 @@ BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 
-.PHONY: help up test lint demo-model clean
+.PHONY: help up test test-models lint demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -26,6 +28,9 @@ up: $(VENV)/.installed ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, AD
 
 test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvision is (6.5 GB, once)
+	$(MODELS_VENV)/bin/python -m pytest tests/matrix $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -38,7 +43,7 @@ demo-model: $(VENV)/.installed ## Train the demo model again, detached and resum
 		echo "training as process $$!; follow it with: tail -f build/demo-model/train.log"
 
 clean: ## Remove the environment and everything built
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(MODELS_VENV) build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
@@ -54,3 +59,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) with the test tools (once, a few minutes)"
 	$(PIP_INSTALL) --editable '.[test]'
 	@touch $@ $(VENV)/.installed
+
+$(MODELS_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(MODELS_VENV) with torchvision (once, several minutes, 6.5 GB)"
+	$(PYTHON) -m venv $(MODELS_VENV)
+	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		'torch===2.13.0' 'torchvision===0.28.0' --editable '.[test]'
+	@touch $@

@@ -27,12 +27,12 @@ def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> An
     processor_class = PROCESSOR_MAPPING.get(type(architecture), None)
     wants_videos = processor_class is not None and "video_processor" in processor_class.get_attributes()
     if wants_videos and not is_torchvision_available():
-        return _without_videos(processor_class, source, common)
+        return without_videos(processor_class, source, common)
     return AutoProcessor.from_pretrained(source, **common)
 
 
-def _without_videos(processor_class: Any, source: str, common: dict[str, Any]) -> Any:
-    """As `from_pretrained` does it, part by part."""
+def without_videos(processor_class: Any, source: str, common: dict[str, Any]) -> Any:
+    """As the class's `from_pretrained` does it, part by part, but for the video processor."""
 
     class WithoutVideos(processor_class):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:

@@ -18,7 +18,7 @@ _CODE = Path(__file__).parent / "remote"
 
 
 def build_remote_vlm(folder: Path) -> Path:
-    """transformers' own conventions: CogVLM's, MiniGPT-4's and xGen-MM's ports are loaded this way."""
+    """Code that transformers doesn't have, with transformers' own conventions for processor and `generate`."""
     tokens = tokenizer(named={"image_token": "<image>"})
     config = TinyRemoteConfig(
         text_config=decoder("llama", len(tokens)), vision_config=tower("siglip_vision_model"),

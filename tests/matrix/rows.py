@@ -21,7 +21,8 @@ class Row:
     """One promised model. `build` writes a checkpoint of `architecture` into a folder.
 
     `picture_limit` None is no limit but the context, 0 is text only. `vllm`: whether vLLM serves this architecture,
-    and whether only beside torchvision. `needs_code`: its folder carries code that must be trusted.
+    and whether only beside torchvision. `has_videos`: its processor wants a video processor, and that torchvision,
+    which the engine does without. `needs_code`: its folder carries code that must be trusted.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     picture_limit: int | None = None
     needs_picture: bool = False
     vllm: Vllm = "no"
+    has_videos: bool = False
     int8: Literal["yes", "no", "not tested"] = "not tested"
     needs_code: bool = False
     note: str = TINY
@@ -68,8 +70,9 @@ def _chatter(
     build: Callable[[Path], Path],
     family: Family = "generic",
     vllm: Vllm = "needs torchvision",
+    has_videos: bool = False,
 ) -> Row:
-    return Row(name, model, architecture, build, family, vllm=vllm)
+    return Row(name, model, architecture, build, family, vllm=vllm, has_videos=has_videos)
 
 
 _BLIP2 = "Blip2ForConditionalGeneration"
@@ -96,17 +99,20 @@ ROWS: tuple[Row, ...] = (
     _chatter("llava-interleave", "LLaVA-interleave (Qwen)", _LLAVA, chatters.build_llava_interleave),
     _chatter("idefics2", "Idefics2", "Idefics2ForConditionalGeneration", chatters.build_idefics2, vllm="no"),
     _chatter("idefics3", "Idefics3", "Idefics3ForConditionalGeneration", tiny_models.build_idefics3, vllm="yes"),
-    _chatter("smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration", chatters.build_smolvlm),
-    _chatter("internvl", "InternVL", "InternVLForConditionalGeneration", patchers.build_internvl),
-    _chatter("qwen2-vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", patchers.build_qwen2_vl),
-    _chatter("qwen2.5-vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", patchers.build_qwen2_5_vl),
-    _chatter("qwen3-vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", patchers.build_qwen3_vl),
+    _chatter("smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration", chatters.build_smolvlm, has_videos=True),
+    _chatter("internvl", "InternVL", "InternVLForConditionalGeneration", patchers.build_internvl, has_videos=True),
+    _chatter("qwen2-vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", patchers.build_qwen2_vl, has_videos=True),
+    _chatter(
+        "qwen2.5-vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", patchers.build_qwen2_5_vl, has_videos=True
+    ),
+    _chatter("qwen3-vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", patchers.build_qwen3_vl, has_videos=True),
     _chatter(
         "minicpm-v-4.6",
         "MiniCPM-V 4.6",
         "MiniCPMV4_6ForConditionalGeneration",
         patchers.build_minicpmv4_6,
         "minicpm",
+        has_videos=True,
     ),
     _captioner(
         "florence2", "Florence-2", "Florence2ForConditionalGeneration", captioners.build_florence2, "florence2"
@@ -137,8 +143,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "remote-code",
-        "CogVLM, MiniGPT-4, xGen-MM and others",
-        "remote code with transformers' conventions",
+        "other remote code",
+        "remote code that names `AutoModelForImageTextToText`",
         remote_code.build_remote_vlm,
         needs_code=True,
         note=LOADER,

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList
+from PIL import Image
+from transformers import AutoConfig, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
 from serve_app.config import ModelConfig
 from serve_app.engines.checkpoint import Checkpoint
-from serve_app.engines.processors import NoVideoProcessor
+from serve_app.engines.processors import NoVideoProcessor, without_videos
 from serve_app.engines.prompt import collate, prepare
 from serve_app.engines.transformers_engine import TransformersEngine
 from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
@@ -24,7 +26,7 @@ from tests.matrix.rows import ROWS, Row
 from tests.tiny_engine import answer, picture, request, started, together
 
 WITH_CODE = [row for row in ROWS if row.needs_code]
-WITH_VIDEOS = [row for row in ROWS if row.name in ("qwen2-vl", "qwen2.5-vl", "qwen3-vl", "internvl", "smolvlm")]
+WITH_VIDEOS = [row for row in ROWS if row.has_videos]
 
 
 @asynccontextmanager
@@ -155,3 +157,23 @@ async def test_videos_need_torchvision_and_pictures_do_not(row: Row, checkpoints
     async with serving(row, checkpoints) as engine:
         videos = loaded(engine).processor.video_processor
     assert isinstance(videos, NoVideoProcessor) != is_torchvision_available()
+
+
+@pytest.mark.second_environment
+@pytest.mark.skipif(not is_torchvision_available(), reason="needs torchvision: make test-models")
+@pytest.mark.parametrize("row", WITH_VIDEOS, ids=lambda row: row.name)
+def test_the_stand_in_changes_no_prompt(row: Row, checkpoints: Checkpoints) -> None:
+    """Token for token what `AutoProcessor` makes with the real video processor."""
+    source, common = str(checkpoints.of(row)), {"revision": "main"}
+    whole = AutoProcessor.from_pretrained(source, **common)
+    parts = without_videos(PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source))], source, common)
+    noise = Image.effect_noise((40, 24), 60).convert("RGB")
+    content = [{"type": "image", "image": noise}, {"type": "text", "text": "what?"}]
+    inputs = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        for processor in (whole, parts)
+    ]
+    assert inputs[0].keys() == inputs[1].keys()
+    assert all(torch.equal(value, inputs[1][name]) for name, value in inputs[0].items())
