@@ -52,7 +52,8 @@ _PICTURES = {seed: _png(seed) for seed in (1, 2)}
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rows", _GROUPS, ids=lambda rows: f"{rows[0].name}-to-{rows[-1].name}")
 def test_they_caption_and_chat(rows: tuple[Row, ...], checkpoints: Checkpoints, subtests: pytest.Subtests) -> None:
-    with serving(_config(rows, checkpoints)) as running, running.client as client:
+    config = _config(rows, checkpoints)
+    with serving(config, start_timeout_s=400) as running, running.client as client:  # ten models, perhaps two cores
         running.wait_until_ready(timeout_s=240)
         for row in rows:
             with subtests.test(row.name):
