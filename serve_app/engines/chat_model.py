@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-PLACEHOLDER = "(<image>./</image>)"  # their `chat` writes it for each picture, and counts
+OWN_PLACEHOLDER = "<image>"  # a part of what their `chat` writes for each picture, and counts
 
 
 class ChatModel:

@@ -12,7 +12,7 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
-from serve_app.engines.chat_model import PLACEHOLDER
+from serve_app.engines.chat_model import OWN_PLACEHOLDER
 from serve_app.engines.checkpoint import Checkpoint
 from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, Message, Picture, Text
@@ -79,14 +79,22 @@ def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
 
 
 def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) -> None:
-    """A picture's placeholder typed as text would shift the pictures of the whole batch."""
-    has_own_chat = checkpoint.architecture.has_own_chat
-    reserved = PLACEHOLDER if has_own_chat else getattr(checkpoint.processor, "image_token", None)
-    if not checkpoint.takes_pictures or not reserved:
+    """A placeholder of a picture or video typed as text would shift the pictures of the whole batch."""
+    if not checkpoint.takes_pictures:
         return
-    for message in request.messages:
-        if any(isinstance(part, Text) and str(reserved) in part.text for part in message.parts):
+    texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
+    for reserved in _reserved(checkpoint):
+        if any(reserved in text for text in texts):
             raise InvalidRequest(f"the text contains {reserved}, which stands for a picture: take it out", "messages")
+
+
+def _reserved(checkpoint: Checkpoint) -> set[str]:
+    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too."""
+    if checkpoint.architecture.has_own_chat:
+        return {OWN_PLACEHOLDER}
+    holders = (checkpoint.processor, checkpoint.tokenizer)
+    tokens = [getattr(holder, name, None) for holder in holders for name in ("image_token", "video_token")]
+    return {str(token) for token in tokens if token}
 
 
 def _chat_prompt(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:

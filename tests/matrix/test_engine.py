@@ -146,6 +146,21 @@ async def test_a_client_that_leaves_frees_it(row: Row, checkpoints: Checkpoints)
         assert (await answer(engine, request(*pictures, "after")))[1] > 0
 
 
+async def test_a_typed_placeholder_harms_only_its_own_request(row: Row, checkpoints: Checkpoints) -> None:
+    """Every special token that the tokenizer knows, typed by a stranger beside a picture."""
+    if not row.takes_pictures:
+        return
+    good = request(picture(40, 24, 1), "what is this?", max_tokens=4)
+    async with serving(row, checkpoints, batch_wait_s=0.1) as engine:
+        tokenizer = loaded(engine).tokenizer
+        special = [token for token in tokenizer.get_added_vocab() if "patch_index" not in token and "0" not in token]
+        typed = [request(picture(40, 24, 2), f"this {token} is", max_tokens=4) for token in special[:24]]
+        alone = await answer(engine, good)
+        answers = await asyncio.gather(*(answer(engine, one) for one in (good, *typed)), return_exceptions=True)
+    assert answers[0] == alone
+    assert all(isinstance(one, tuple | InvalidRequest) for one in answers), answers
+
+
 @pytest.mark.parametrize("row", WITH_CODE, ids=lambda row: row.name)
 async def test_code_that_nobody_trusts_is_not_run(row: Row, checkpoints: Checkpoints) -> None:
     with pytest.raises(ConfigError, match="trust_remote_code: true"):
