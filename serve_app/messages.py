@@ -177,13 +177,17 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What a loaded model can do, told by its replica. `context_length` is in tokens."""
+    """What a loaded model can do, told by its replica. `context_length` is in tokens.
+
+    `picture_limit` is the most pictures a conversation may have; None where only the context limits them.
+    """
 
     tasks: tuple[Task, ...]
     engine: str
     family: str
     context_length: int | None
     takes_pictures: bool
+    picture_limit: int | None = None
     adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
 
 

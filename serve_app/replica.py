@@ -84,10 +84,11 @@ class Replica:
         return ModelDescription(
             tasks=self._tasks(),
             engine=type(self._engine).__name__.removesuffix("Engine").lower(),
-            family=self._config.family,
+            family=self._engine.family if self._config.family == "auto" else self._config.family,
             context_length=self._engine.context_length,
             takes_pictures=self._engine.takes_pictures,
             adapters=tuple(self._config.adapters),
+            picture_limit=self._engine.picture_limit,
         )
 
     async def check_health(self) -> None:

@@ -52,7 +52,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(config: dict[str, Any]) -> Iterator[RunningService]:
+def serving(config: dict[str, Any], start_timeout_s: float = START_TIMEOUT_S) -> Iterator[RunningService]:
     """The config, served; stopped as a user would, with Ctrl-C's signal."""
     with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:  # short: Ray puts sockets below it
         temp_dir = Path(folder)
@@ -67,7 +67,7 @@ def serving(config: dict[str, Any]) -> Iterator[RunningService]:
             )  # fmt: skip
         service = RunningService(f"http://127.0.0.1:{port}", process, temp_dir)
         try:
-            _wait_for_start(service)
+            _wait_for_start(service, start_timeout_s)
             yield service
         finally:
             process.send_signal(signal.SIGINT)
@@ -78,9 +78,9 @@ def serving(config: dict[str, Any]) -> Iterator[RunningService]:
                 raise
 
 
-def _wait_for_start(service: RunningService) -> None:
+def _wait_for_start(service: RunningService, timeout_s: float) -> None:
     log = service.temp_dir / "up.log"
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while "Ctrl-C stops it" not in log.read_text():
         if service.process.poll() is not None or time.monotonic() > deadline:
             raise AssertionError(f"the service didn't start:\n{log.read_text()}")

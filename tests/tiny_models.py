@@ -1,5 +1,6 @@
 """Builders of tiny random checkpoints in the standard format: real architectures, processors and tokenizers."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,31 @@ from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3I
 
 CONTEXT_LENGTH = 256
 _SPECIAL = ["<pad>", "<s>", "</s>", "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>"]
-_CHAT_TEMPLATE = (
+CHAT_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] }}: {% if m['content'] is string %}{{ m['content'] }}{% else %}"
     "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endif %}\n"
     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
 
 
-def tokenizer(chat_template: str | None = _CHAT_TEMPLATE) -> Any:
-    """One token for each byte, so that characters beyond ASCII take several."""
+def tokenizer(chat_template: str | None = CHAT_TEMPLATE, named: Mapping[str, str] | None = None) -> Any:
+    """One token for each byte, so that characters beyond ASCII take several.
+
+    `named` are an architecture's own special tokens: `{"image_token": "<|image_pad|>"}`.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: number for number, token in enumerate(_SPECIAL + alphabet)}
+    more = [token for token in (named or {}).values() if token not in _SPECIAL]
+    vocabulary = {token: number for number, token in enumerate(_SPECIAL + more + alphabet)}
     bare = Tokenizer(models.BPE(vocabulary, []))
     bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bare.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=bare, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
-        additional_special_tokens=_SPECIAL[3:], chat_template=chat_template,
+        extra_special_tokens=dict(named) if named else _SPECIAL[3:], chat_template=chat_template,
     )  # fmt: skip
 
 
-def _text_config(num_tokens: int) -> dict[str, Any]:
+def text_config(num_tokens: int) -> dict[str, Any]:
     return {
         "model_type": "llama", "vocab_size": num_tokens, "hidden_size": 32, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
@@ -50,17 +55,17 @@ def _text_config(num_tokens: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _vision_config(model_type: str) -> dict[str, Any]:
+def vision_config(model_type: str) -> dict[str, Any]:
     return {
         "model_type": model_type, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "image_size": 32, "patch_size": 8, "initializer_range": 0.3,
     }  # fmt: skip
 
 
-def build_llama(folder: Path, chat_template: str | None = _CHAT_TEMPLATE) -> Path:
+def build_llama(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
     torch.manual_seed(0)
     tokens = tokenizer(chat_template)
-    LlamaForCausalLM(LlamaConfig(**_text_config(len(tokens)))).save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(**text_config(len(tokens)))).save_pretrained(folder)
     tokens.save_pretrained(folder)
     return folder
 
@@ -69,15 +74,15 @@ def build_idefics3(folder: Path) -> Path:
     torch.manual_seed(0)
     tokens = tokenizer()
     config = Idefics3Config(
-        image_token_id=3, scale_factor=2, pad_token_id=0, vision_config=_vision_config("idefics3_vision"),
-        text_config=_text_config(len(tokens)),
+        image_token_id=3, scale_factor=2, pad_token_id=0, vision_config=vision_config("idefics3_vision"),
+        text_config=text_config(len(tokens)),
     )  # fmt: skip
     pixels = Idefics3ImageProcessorPil(
         do_image_splitting=False, size={"longest_edge": 64}, max_image_size={"longest_edge": 32},
         image_mean=[0.5] * 3, image_std=[0.5] * 3,
     )  # fmt: skip
     Idefics3ForConditionalGeneration(config).save_pretrained(folder)
-    Idefics3Processor(pixels, tokens, image_seq_len=4, chat_template=_CHAT_TEMPLATE).save_pretrained(folder)
+    Idefics3Processor(pixels, tokens, image_seq_len=4, chat_template=CHAT_TEMPLATE).save_pretrained(folder)
     return folder
 
 
@@ -85,13 +90,13 @@ def build_llava(folder: Path) -> Path:
     torch.manual_seed(0)
     tokens = tokenizer()
     config = LlavaConfig(
-        image_token_index=3, vision_feature_layer=-2, image_seq_length=16, text_config=_text_config(len(tokens)),
-        vision_config=_vision_config("clip_vision_model") | {"projection_dim": 32},
+        image_token_index=3, vision_feature_layer=-2, image_seq_length=16, text_config=text_config(len(tokens)),
+        vision_config=vision_config("clip_vision_model") | {"projection_dim": 32},
     )  # fmt: skip
     pixels = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
     LlavaForConditionalGeneration(config).save_pretrained(folder)
     LlavaProcessor(
         pixels, tokens, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
-        chat_template=_CHAT_TEMPLATE,
+        chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)  # fmt: skip
     return folder

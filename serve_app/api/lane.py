@@ -51,6 +51,7 @@ class ModelEntry:
             "tasks": list(known.tasks) if known else None,
             "engine": known.engine if known else None,
             "context_length": known.context_length if known else None,
+            "picture_limit": known.picture_limit if known else None,
         }
         if self.base:
             entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from serve_app.config import Family
 from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Generator
 
@@ -17,6 +18,16 @@ class Engine(Generator, Protocol):
     @property
     def takes_pictures(self) -> bool:
         """Whether prompts may contain pictures. Known after `start`."""
+        ...
+
+    @property
+    def picture_limit(self) -> int | None:
+        """The most pictures a prompt may have; None where only the context limits them. Known after `start`."""
+        ...
+
+    @property
+    def family(self) -> Family:
+        """How the model's architecture is prompted for captions. Known after `start`."""
         ...
 
     @property

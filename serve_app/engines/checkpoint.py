@@ -10,21 +10,26 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
-from serve_app.config import ModelConfig
+from serve_app.config import Family, ModelConfig
+from serve_app.engines.architectures import Architecture, architecture_of
+from serve_app.engines.chat_model import ChatModel
 from serve_app.engines.load_errors import explain, require_all_weights
+from serve_app.engines.processors import load_processor
 from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.source import resolve
 from serve_app.errors import ConfigError
+from serve_app.families import family_of
 from serve_app.load_progress import Report, to_nobody
 
 # What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
-# (temperature, beams) or look at padding (repetition penalties), so that companions changed an answer.
+# (temperature, beams), look at padding (repetition penalties) or at the batch's longest answer (a forced end), so
+# that companions changed an answer.
 _KEPT_GENERATION_FIELDS = (
     "eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id",
-    "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens",
+    "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens",
 )  # fmt: skip
 
 
@@ -36,6 +41,8 @@ class Checkpoint:
     processor: Any
     tokenizer: Any
     decoding_tokenizer: Any
+    architecture: Architecture
+    family: Family
     takes_pictures: bool
     is_encoder_decoder: bool
     context_length: int | None
@@ -67,10 +74,7 @@ def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoi
 def _load(source: str, config: ModelConfig) -> Checkpoint:
     common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
     architecture = AutoConfig.from_pretrained(source, **common)
-    takes_pictures = type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in (
-        getattr(architecture, "auto_map", None) or {}
-    )
-    auto_model = AutoModelForImageTextToText if takes_pictures else AutoModelForCausalLM
+    takes_pictures, auto_model = _auto_model(architecture)
     model, told = auto_model.from_pretrained(
         source,
         **common,
@@ -85,29 +89,43 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         quantize(model, config)
     if "device_map" not in config.engine_args:
         model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
-    auto_processor = AutoProcessor if takes_pictures else AutoTokenizer
-    processor = auto_processor.from_pretrained(source, **common)
+    if takes_pictures:
+        processor = load_processor(source, architecture, common)
+    else:
+        processor = AutoTokenizer.from_pretrained(source, **common)
+    if architecture_of(architecture.model_type).has_own_chat:
+        model = ChatModel(model, processor.tokenizer, processor)
     return _checkpoint(model, processor, takes_pictures, config)
+
+
+def _auto_model(architecture: Any) -> tuple[bool, Any]:
+    """Whether it takes pictures, and transformers' class that knows which class the model is of."""
+    if architecture_of(architecture.model_type).has_own_chat:
+        return True, AutoModel
+    remote = getattr(architecture, "auto_map", None) or {}
+    if type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in remote:
+        return True, AutoModelForImageTextToText
+    return False, AutoModelForCausalLM
 
 
 def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig) -> Checkpoint:
     tokenizer = getattr(processor, "tokenizer", processor)
-    eos_ids = _eos_ids(model, tokenizer)
+    architecture = architecture_of(model.config.model_type)
+    text_config = model.config.get_text_config(decoder=True)
+    eos_ids = _eos_ids(model, tokenizer, text_config)
     pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(eos_ids)) if i is not None), 0)
     own = model.generation_config
-    model.generation_config = _generation_config(model.generation_config, eos_ids, pad_id)
-    language = getattr(model, "language_model", None)
-    if language is not None and hasattr(
-        language, "generation_config"
-    ):  # BLIP-2 and its kin generate with their language model's own
-        language.generation_config = _generation_config(language.generation_config, eos_ids, pad_id)
-    text_config = model.config.get_text_config(decoder=True)
+    for part in model.modules():  # BLIP, BLIP-2 and Kosmos-2 generate with their language model's own
+        if isinstance(getattr(part, "generation_config", None), transformers.GenerationConfig):
+            part.generation_config = _generation_config(part.generation_config, eos_ids, pad_id)
     limits = [getattr(text_config, "max_position_embeddings", None), config.max_context_tokens]
     return Checkpoint(
         model=model,
         processor=processor,
         tokenizer=tokenizer,
         decoding_tokenizer=copy.deepcopy(tokenizer),  # two threads can't share one: "Already borrowed"
+        architecture=architecture,
+        family=_family(model.config),
         takes_pictures=takes_pictures,
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
@@ -121,11 +139,20 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
     )
 
 
+def _family(whole: Any) -> Family:
+    parts = [getattr(getattr(whole, name, None), "model_type", None) for name in ("vision_config", "text_config")]
+    return family_of(whole.model_type, *parts)
+
+
 def _or_one(value: float | None) -> float:
     return 1.0 if value is None else float(value)
 
 
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+def _eos_ids(model: Any, tokenizer: Any, text_config: Any) -> frozenset[int]:
+    if isinstance(model, ChatModel):
+        return frozenset(model.terminator_ids)
+    if model.config.model_type == "blip":  # its `generate` ends at the separator, whatever the checkpoint says
+        return frozenset([text_config.sep_token_id])
     for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
         if ids is not None:
             return frozenset([ids] if isinstance(ids, int) else ids)

@@ -12,43 +12,36 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
+from serve_app.engines.chat_model import OWN_PLACEHOLDER
 from serve_app.engines.checkpoint import Checkpoint
 from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, Message, Picture, Text
 
-# Their processors put the pictures' tokens into a plain prompt themselves.
-_PLACE_PICTURES_THEMSELVES = {
-    "blip",
-    "blip-2",
-    "instructblip",
-    "florence2",
-    "git",
-    "kosmos-2",
-    "paligemma",
-    "pix2struct",
-}
-# Kosmos-2 is exact only where all prompts are equally long (tried on transformers 5.19).
-_EQUAL_LENGTHS_ONLY = {"kosmos-2"}
+# InstructBLIP's Q-Former reads the text as well, with its own tokenizer, and is padded right like any BERT.
+_SECOND_PROMPT = "qformer_"
 # Stacks of frames that processors fill up with zeros, which the models drop: Idefics and LLaVA-NeXT kin.
 _FRAME_STACKS = {"pixel_values": 5, "pixel_attention_mask": 4}
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length."""
+    """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length.
+
+    For a model that is asked through its own `chat`, `turns` are the conversation, and there are no tensors.
+    """
 
     tensors: dict[str, torch.Tensor]
     num_tokens: int
     batch_key: tuple[Any, ...]
+    turns: list[dict[str, Any]] | None = None
 
 
 def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
-    if request.pictures and not checkpoint.takes_pictures:
-        raise UnsupportedTask(
-            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
-        )
+    _check_pictures(checkpoint, request)
     _refuse_reserved_text(checkpoint, request)
+    if checkpoint.architecture.has_own_chat:
+        return _chat_prompt(checkpoint, request)
     try:
         inputs = _model_inputs(checkpoint, request)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
@@ -59,21 +52,77 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
             "or the number and place of its pictures",
             "messages",
         ) from exc
-    tensors = {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+    unused = checkpoint.architecture.unused_inputs
+    tensors = {n: value for n, value in inputs.items() if isinstance(value, torch.Tensor) and n not in unused}
+    if checkpoint.architecture.ends_with_separator:
+        tensors |= {name: tensors[name][:, :-1] for name in ("input_ids", "attention_mask")}
     length = tensors["input_ids"].shape[1]
     if not length:
         raise InvalidRequest("the prompt is empty: send some text", "messages")
     return Prompt(tensors, length, _batch_key(tensors, length, checkpoint))
 
 
+def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
+    """Refuse what no prompt of this architecture can hold, in words that name the limit."""
+    num_pictures, limit = len(request.pictures), checkpoint.architecture.picture_limit
+    if num_pictures and not checkpoint.takes_pictures:
+        raise UnsupportedTask(
+            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
+        )
+    if checkpoint.architecture.needs_picture and not num_pictures:
+        raise InvalidRequest(f"model '{request.model}' answers only about a picture: send one", "messages")
+    if limit is not None and num_pictures > limit:
+        raise InvalidRequest(
+            f"the conversation has {num_pictures} pictures and model '{request.model}' takes {limit}: send fewer",
+            "messages",
+        )
+
+
 def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) -> None:
-    """A picture's placeholder typed as text would shift the pictures of the whole batch."""
-    reserved = getattr(checkpoint.processor, "image_token", None)
-    if not checkpoint.takes_pictures or not reserved:
+    """A placeholder of a picture or video typed as text would shift the pictures of the whole batch."""
+    if not checkpoint.takes_pictures:
         return
-    for message in request.messages:
-        if any(isinstance(part, Text) and str(reserved) in part.text for part in message.parts):
+    texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
+    for reserved in _reserved(checkpoint):
+        if any(reserved in text for text in texts):
             raise InvalidRequest(f"the text contains {reserved}, which stands for a picture: take it out", "messages")
+
+
+def _reserved(checkpoint: Checkpoint) -> set[str]:
+    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too."""
+    if checkpoint.architecture.has_own_chat:
+        return {OWN_PLACEHOLDER}
+    holders = (checkpoint.processor, checkpoint.tokenizer)
+    tokens = [getattr(holder, name, None) for holder in holders for name in ("image_token", "video_token")]
+    return {str(token) for token in tokens if token}
+
+
+def _chat_prompt(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
+    """The user's and the model's turns; `chat` has no system role, so that such a message opens the user's turn."""
+    turns: list[dict[str, Any]] = []
+    for message in request.messages:
+        content = [part.text if isinstance(part, Text) else _image(part) for part in message.parts]
+        if message.role not in ("user", "assistant", "system"):
+            raise InvalidRequest(f"model '{request.model}' knows no role '{message.role}': leave it out", "messages")
+        role = "assistant" if message.role == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += content
+        else:
+            turns.append({"role": role, "content": content})
+    if turns[0]["role"] != "user":
+        raise InvalidRequest("the conversation begins with the assistant: begin with the user", "messages")
+    return Prompt({}, _num_chat_tokens(checkpoint, turns), ("chat",), turns)
+
+
+def _num_chat_tokens(checkpoint: Checkpoint, turns: list[dict[str, Any]]) -> int:
+    """What `chat` will make of it; a picture that it slices has more."""
+    texts = [
+        {"role": turn["role"], "content": "\n".join(part for part in turn["content"] if isinstance(part, str))}
+        for turn in turns
+    ]
+    num_pictures = sum(not isinstance(part, str) for turn in turns for part in turn["content"])
+    text = checkpoint.tokenizer.apply_chat_template(texts, tokenize=False, add_generation_prompt=True)
+    return len(checkpoint.tokenizer(text)["input_ids"]) + num_pictures * int(checkpoint.model.config.query_num)
 
 
 def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
@@ -89,11 +138,12 @@ def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
 
 
 def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
-    mark = getattr(checkpoint.processor, "image_token", None)
-    if not checkpoint.takes_pictures or checkpoint.model.config.model_type in _PLACE_PICTURES_THEMSELVES:
-        mark = None
-    lines = [_joined_text(m, str(mark) if mark else "") for m in request.messages]
+    placed = checkpoint.architecture.pictures
+    mark = str(getattr(checkpoint.processor, "image_token", None) or "") if checkpoint.takes_pictures else ""
+    lines = [_joined_text(m, mark if placed == "inline" else "") for m in request.messages]
     prompt = "\n".join(line for line in lines if line)
+    if placed == "in_front":
+        prompt = mark * len(request.pictures) + prompt
     if not checkpoint.takes_pictures:
         return dict(checkpoint.processor(prompt, return_tensors="pt"))
     pictures = [_image(p) for p in request.pictures]
@@ -118,33 +168,49 @@ def _image(picture: Picture) -> Image.Image:
 def _batch_key(tensors: dict[str, torch.Tensor], length: int, checkpoint: Checkpoint) -> tuple[Any, ...]:
     """Equal for prompts that one `generate` call may hold: the same tensors, of shapes that line up."""
     shapes = tuple(
-        (name, tensor.dtype, "prompt" if _is_along_prompt(tensor, length) else _joined_shape(name, tensor))
+        (name, tensor.dtype, *_fixed_shape(name, tensor, length, checkpoint))
         for name, tensor in sorted(tensors.items())
     )
-    return (shapes, length) if checkpoint.model.config.model_type in _EQUAL_LENGTHS_ONLY else (shapes,)
+    return (shapes, length) if checkpoint.architecture.equal_lengths_only else (shapes,)
 
 
-def _is_along_prompt(tensor: torch.Tensor, length: int) -> bool:
-    return tensor.dim() == 2 and tuple(tensor.shape) == (1, length) and not tensor.is_floating_point()
+def _is_along_prompt(name: str, tensor: torch.Tensor, length: int) -> bool:
+    return name.startswith(_SECOND_PROMPT) or (
+        tensor.dim() == 2 and tuple(tensor.shape) == (1, length) and not tensor.is_floating_point()
+    )
 
 
-def _joined_shape(name: str, tensor: torch.Tensor) -> tuple[int, ...]:
+def _fixed_shape(name: str, tensor: torch.Tensor, length: int, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """What of a tensor's shape its companions in a batch must share."""
+    if _is_along_prompt(name, tensor, length):
+        return ()
+    if _is_strip(name, checkpoint):
+        return tuple(tensor.shape[:-1])
     return tuple(tensor.shape[2 if _FRAME_STACKS.get(name) == tensor.dim() else 1 :])
 
 
-def collate(prompts: Sequence[Prompt], checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def _is_strip(name: str, checkpoint: Checkpoint) -> bool:
+    return name == "pixel_values" and checkpoint.architecture.has_pixel_strip
+
+
+def collate(prompts: Sequence[Prompt], checkpoint: Checkpoint) -> dict[str, Any]:
     """One batch on the model's device: prompts padded left (encoder–decoders right), the rest stacked in order."""
+    if checkpoint.architecture.has_own_chat:
+        return {"msgs": [prompt.turns for prompt in prompts]}
     length = max(p.num_tokens for p in prompts)
     device, dtype = checkpoint.model.device, checkpoint.model.dtype
     batch = {}
     for name in prompts[0].tensors:
         rows = [p.tensors[name] for p in prompts]
-        if _is_along_prompt(rows[0], prompts[0].num_tokens):
+        if name.startswith(_SECOND_PROMPT):
+            longest = max(row.shape[1] for row in rows)
+            rows = [_padded(row, longest, 0, on_the_right=True) for row in rows]
+        elif _is_along_prompt(name, rows[0], prompts[0].num_tokens):
             value = checkpoint.pad_id if name == "input_ids" else 0
             rows = [_padded(row, length, value, checkpoint.is_encoder_decoder) for row in rows]
         elif _FRAME_STACKS.get(name) == rows[0].dim():
             rows = _with_equal_frames(rows)
-        joined = torch.cat(rows)
+        joined = torch.cat(rows, dim=-1 if _is_strip(name, checkpoint) else 0)
         batch[name] = joined.to(device, dtype) if joined.is_floating_point() else joined.to(device)
     return batch
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError
 
-from serve_app.config import ModelConfig, Strict, first_sentence
+from serve_app.config import Family, ModelConfig, Strict, first_sentence
 from serve_app.errors import (
     ConfigError,
     ContextTooLong,
@@ -50,6 +50,7 @@ class Script(Strict):
     capacity: int | None = Field(None, ge=1)
     context_length: int | None = Field(None, ge=2)
     takes_pictures: bool = True
+    picture_limit: int | None = Field(None, ge=1)
 
 
 class _Plan:
@@ -101,6 +102,14 @@ class ScriptedEngine:
     @property
     def takes_pictures(self) -> bool:
         return self.script.takes_pictures
+
+    @property
+    def picture_limit(self) -> int | None:
+        return self.script.picture_limit
+
+    @property
+    def family(self) -> Family:
+        return "generic"
 
     @property
     def num_running(self) -> int:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 
-from serve_app.config import ModelConfig
+from serve_app.config import Family, ModelConfig
 from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.batch_worker import BatchWorker
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
@@ -56,6 +56,14 @@ class TransformersEngine:
     @property
     def takes_pictures(self) -> bool:
         return bool(self._checkpoint and self._checkpoint.takes_pictures)
+
+    @property
+    def picture_limit(self) -> int | None:
+        return self._checkpoint.architecture.picture_limit if self._checkpoint else None
+
+    @property
+    def family(self) -> Family:
+        return self._checkpoint.family if self._checkpoint else "generic"
 
     @property
     def num_waiting(self) -> int:

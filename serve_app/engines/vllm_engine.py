@@ -25,7 +25,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
-from serve_app.config import ModelConfig
+from serve_app.config import Family, ModelConfig
 from serve_app.engines import source
 from serve_app.engines.checkpoint_folder import check_adapter_fits
 from serve_app.engines.context import answer_limit, deadline_error
@@ -39,12 +39,14 @@ from serve_app.errors import (
     ModelNotReady,
     UnsupportedTask,
 )
+from serve_app.families import family_of
 from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, GenerationRequest
 
 logger = logging.getLogger(__name__)
 
 _SHUTDOWN_TIMEOUT_S = 5.0
+_UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
 _GREEDY_BELOW = 1e-5  # vLLM's own bound
 
 
@@ -83,8 +85,27 @@ class VllmEngine:
     @property
     def takes_pictures(self) -> bool:
         """Whether the model reads pictures; `limit_mm_per_prompt: {image: 0}` turns them off."""
+        return self._num_pictures_allowed > 0
+
+    @property
+    def picture_limit(self) -> int | None:
+        limit = self._num_pictures_allowed
+        return limit if 0 < limit < _UNLIMITED_PICTURES else None
+
+    @property
+    def family(self) -> Family:
+        if self._llm is None:
+            return "generic"
+        config = self._llm.model_config.hf_config
+        kinds = [
+            getattr(getattr(config, part, None), "model_type", None) for part in ("vision_config", "text_config")
+        ]
+        return family_of(config.model_type, *kinds)
+
+    @property
+    def _num_pictures_allowed(self) -> int:
         multimodal = self._llm.model_config.multimodal_config if self._llm else None
-        return multimodal is not None and multimodal.get_limit_per_prompt("image") > 0
+        return int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0
 
     @property
     def _calls_tools(self) -> bool:

@@ -1,0 +1,53 @@
+"""Loads what prepares a checkpoint's prompts: a processor where it takes pictures, a tokenizer where it doesn't.
+
+Several processors want a video processor, and that wants torchvision, which CPU builds of torch come without.
+Videos aren't served, so where torchvision is missing a stand-in takes the video processor's place.
+"""
+
+from typing import Any
+
+from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_torchvision_available
+
+
+class NoVideoProcessor:
+    """In the place of a video processor: has every setting, each None, and processes nothing."""
+
+    model_input_names: tuple[str, ...] = ()
+
+    def __getattr__(self, name: str) -> None:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return
+
+
+def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> Any:
+    """The processor of a model that takes pictures. `common`: the arguments of every `from_pretrained`."""
+    processor_class = PROCESSOR_MAPPING.get(type(architecture), None)
+    wants_videos = processor_class is not None and "video_processor" in processor_class.get_attributes()
+    if wants_videos and not is_torchvision_available():
+        return without_videos(processor_class, source, common)
+    return AutoProcessor.from_pretrained(source, **common)
+
+
+def without_videos(processor_class: Any, source: str, common: dict[str, Any]) -> Any:
+    """As the class's `from_pretrained` does it, part by part, but for the video processor."""
+
+    class WithoutVideos(processor_class):
+        def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+            if argument_name == "video_processor":
+                return NoVideoProcessor
+            return super().check_argument_for_proper_class(argument_name, argument)
+
+        def __repr__(self) -> str:  # the base class writes every part out as JSON
+            return f"{processor_class.__name__} without videos"
+
+    WithoutVideos.__name__ = processor_class.__name__
+    settings, _ = processor_class.get_processor_dict(source, revision=common["revision"])
+    parts = {
+        "image_processor": AutoImageProcessor.from_pretrained(source, **common),
+        "tokenizer": AutoTokenizer.from_pretrained(source, **common),
+        "video_processor": NoVideoProcessor(),
+    }
+    return WithoutVideos.from_args_and_dict([parts[name] for name in processor_class.get_attributes()], settings)

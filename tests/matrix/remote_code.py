@@ -1,0 +1,60 @@
+"""Builders of checkpoints that carry their own code, in the two conventions that such models have."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from transformers import LlavaProcessor
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from tests.matrix.parts import decoder, save, save_json, square, tower
+from tests.matrix.remote.configuration_tiny import TinyMiniCPMOConfig, TinyRemoteConfig
+from tests.matrix.remote.modeling_minicpmo import TinyMiniCPMO
+from tests.matrix.remote.modeling_tiny import TinyRemoteForConditionalGeneration
+from tests.tiny_models import CHAT_TEMPLATE, tokenizer
+
+_CODE = Path(__file__).parent / "remote"
+
+
+def build_remote_vlm(folder: Path) -> Path:
+    """Code that transformers doesn't have, with transformers' own conventions for processor and `generate`."""
+    tokens = tokenizer(named={"image_token": "<image>"})
+    config = TinyRemoteConfig(
+        text_config=decoder("llama", len(tokens)), vision_config=tower("siglip_vision_model"),
+        image_token_index=3, vision_feature_layer=-2, vision_feature_select_strategy="full",
+    )  # fmt: skip
+    processor = LlavaProcessor(
+        SiglipImageProcessorPil(size=square(32)), tokens, patch_size=8, vision_feature_select_strategy="full",
+        chat_template=CHAT_TEMPLATE,
+    )  # fmt: skip
+    save(folder, TinyRemoteForConditionalGeneration(config), processor)
+    return _with_code(folder, {
+        "AutoConfig": "configuration_tiny.TinyRemoteConfig",
+        "AutoModelForImageTextToText": "modeling_tiny.TinyRemoteForConditionalGeneration",
+    })  # fmt: skip
+
+
+def build_minicpmo(folder: Path) -> Path:
+    """MiniCPM-V 2.6's and MiniCPM-o 2.6's conventions: `chat`, and a class that only `AutoModel` names."""
+    tokens = tokenizer()
+    config_class: Any = TinyMiniCPMOConfig  # its file is untyped, like the hub's
+    model_class: Any = TinyMiniCPMO
+    save(folder, model_class(config_class(**decoder("minicpmo", len(tokens)))), tokens)
+    save_json(folder / "processor_config.json", {
+        "processor_class": "TinyMiniCPMOProcessor",
+        "auto_map": {"AutoProcessor": "processing_tiny.TinyMiniCPMOProcessor"},
+    })  # fmt: skip
+    return _with_code(folder, {
+        "AutoConfig": "configuration_tiny.TinyMiniCPMOConfig",
+        "AutoModel": "modeling_minicpmo.TinyMiniCPMO",
+    })  # fmt: skip
+
+
+def _with_code(folder: Path, auto_map: dict[str, str]) -> Path:
+    for file in _CODE.glob("*_*.py"):
+        if file.name != "__init__.py":
+            shutil.copy(file, folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": auto_map}))
+    return folder

@@ -1,0 +1,47 @@
+"""Writes docs/models.md's table from the rows and what the tests measured: `python -m tests.matrix.table`."""
+
+from pathlib import Path
+
+from tests.matrix.outcomes import outcomes
+from tests.matrix.rows import ROWS, Row
+
+PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
+START, END = "<!-- written by tests/matrix/table.py -->", "<!-- end -->"
+_HEADER = (
+    "| model | architecture | engines | tensor parallel | pictures | batches | int8 | evidence |",
+    "|---|---|---|---|---|---|---|---|",
+)
+
+
+def table() -> str:
+    """The whole table in Markdown."""
+    measured = outcomes()
+    return "\n".join([*_HEADER, *(_line(row, measured.get(row.name, {})) for row in ROWS)])
+
+
+def page() -> str:
+    """docs/models.md with the table as it must be."""
+    text = PAGE.read_text()
+    head, rest = text.split(START)
+    return f"{head}{START}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+def _line(row: Row, measured: dict[str, str]) -> str:
+    vllm = {"no": "", "yes": ", vLLM", "needs torchvision": ", vLLM with torchvision"}[row.vllm]
+    limit = {None: "any number", 0: "none"}.get(row.picture_limit, str(row.picture_limit))
+    tested = [name for name, what in (("engine", "batches"), ("HTTP", "http")) if measured.get(what)]
+    cells = (
+        row.model,
+        f"{row.architecture}" if row.needs_code else f"`{row.architecture}`",
+        f"transformers{vllm}",
+        "no" if row.vllm == "no" else "with vLLM",
+        limit,
+        measured.get("batches", "not tested"),
+        row.int8,
+        f"{row.note}: {', '.join(tested) or 'not tested'}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,194 @@
+"""Every promised architecture on the transformers engine, in float32: loads, captions, chats, batches, refuses."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoProcessor, LogitsProcessor, LogitsProcessorList
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
+from transformers.utils import is_torchvision_available
+
+from serve_app.config import ModelConfig
+from serve_app.engines.checkpoint import Checkpoint
+from serve_app.engines.processors import NoVideoProcessor, without_videos
+from serve_app.engines.prompt import collate, prepare
+from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
+from serve_app.families import caption_prompt
+from serve_app.messages import GenerationRequest
+from tests.matrix.conftest import Checkpoints
+from tests.matrix.outcomes import record
+from tests.matrix.rows import ROWS, Row
+from tests.tiny_engine import answer, picture, request, started, together
+
+WITH_CODE = [row for row in ROWS if row.needs_code]
+WITH_VIDEOS = [row for row in ROWS if row.has_videos]
+
+
+@asynccontextmanager
+async def serving(row: Row, checkpoints: Checkpoints, **settings: Any) -> AsyncIterator[TransformersEngine]:
+    source = checkpoints.of(row)
+    async with started(source, dtype="float32", trust_remote_code=row.needs_code, **settings) as engine:
+        yield engine
+
+
+def loaded(engine: TransformersEngine) -> Checkpoint:
+    assert engine._checkpoint is not None
+    return engine._checkpoint
+
+
+def mixed_requests(row: Row) -> list[GenerationRequest]:
+    """A caption of two pictures with one prompt, longer and shorter questions, and texts where it answers to them."""
+    caption = caption_prompt(row.family, "short")
+    asked = []
+    if row.takes_pictures:
+        asked += [
+            request(picture(40, 24, 1), caption),
+            request(picture(40, 24, 2), caption, max_tokens=20),
+            request(picture(40, 24, 3), "what colour has it?"),
+            request(picture(24, 60, 4), "hi", max_tokens=5),
+        ]
+    if row.picture_limit is None:
+        asked.append(request("first", picture(40, 24, 5), "and then", picture(64, 64, 6), "differ?"))
+    if not row.needs_picture:
+        asked += [request("a text"), request("a longer text about nothing at all", max_tokens=9)]
+    return asked
+
+
+async def test_it_is_known_for_what_it_is(row: Row, checkpoints: Checkpoints) -> None:
+    async with serving(row, checkpoints) as engine:
+        assert engine.family == row.family
+        assert engine.takes_pictures == row.takes_pictures
+        assert engine.picture_limit == (row.picture_limit or None)
+        assert loaded(engine).architecture.needs_picture == row.needs_picture
+
+
+async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:
+    asked = mixed_requests(row)
+    async with serving(row, checkpoints, batch_wait_s=0.0) as engine:
+        alone = [await answer(engine, one) for one in asked]
+        prompts = [prepare(loaded(engine), one) for one in asked]
+    async with serving(row, checkpoints, batch_wait_s=0.3) as engine:
+        assert await together(engine, asked) == alone
+    assert len({text for text, _, _ in alone}) == len(alone)  # each picture and each text has its own answer
+    assert all(num_tokens > 1 for _, num_tokens, _ in alone)
+    alike = prompts[:3] if row.takes_pictures else prompts
+    assert len({prompt.num_tokens for prompt in alike}) > 1
+    does_batch = len({prompt.batch_key for prompt in alike}) == 1
+    record(row.name, "batches", "any prompts" if does_batch else "prompts of one length")
+
+
+async def test_the_answer_is_new_text_only(row: Row, checkpoints: Checkpoints) -> None:
+    """An echo would make an answer of a long prompt longer than the tokens it may have."""
+    long = "tell me more about what can be seen in this picture"
+    asked = request(*([picture(40, 24, 1)] if row.takes_pictures else []), long, max_tokens=3)
+    async with serving(row, checkpoints, batch_wait_s=0.0) as engine:
+        text, num_tokens, _ = await answer(engine, asked)
+    assert num_tokens <= 3
+    assert long[:12] not in text
+
+
+class _FirstLogits(LogitsProcessor):  # type: ignore[misc]  # untyped
+    def __init__(self) -> None:
+        self.seen: torch.Tensor | None = None
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self.seen = scores.detach().clone() if self.seen is None else self.seen
+        return scores
+
+
+async def test_another_picture_changes_the_first_logits(row: Row, checkpoints: Checkpoints) -> None:
+    if not row.takes_pictures:
+        return
+
+    async with serving(row, checkpoints) as engine:
+        logits = [_first_logits(loaded(engine), request(picture(40, 24, seed), "what?")) for seed in (1, 2, 1)]
+    assert torch.equal(logits[0], logits[2])
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+@torch.inference_mode()
+def _first_logits(checkpoint: Checkpoint, asked: GenerationRequest) -> torch.Tensor:
+    first = _FirstLogits()
+    inputs = collate([prepare(checkpoint, asked)], checkpoint)
+    checkpoint.model.generate(
+        **inputs, max_new_tokens=1, logits_processor=LogitsProcessorList([first]), stopping_criteria=None
+    )
+    assert first.seen is not None
+    return first.seen
+
+
+async def test_too_many_pictures_are_refused_by_name_and_number(row: Row, checkpoints: Checkpoints) -> None:
+    async with serving(row, checkpoints) as engine:
+        if row.picture_limit == 1:
+            with pytest.raises(InvalidRequest, match=r"2 pictures and model 'tiny' takes 1"):
+                await answer(engine, request(picture(9, 9, 1), picture(9, 9, 2), "both?"))
+        if row.picture_limit == 0:
+            with pytest.raises(UnsupportedTask, match="reads text only"):
+                await answer(engine, request(picture(9, 9, 1), "what?"))
+        if row.needs_picture:
+            with pytest.raises(InvalidRequest, match="answers only about a picture"):
+                await answer(engine, request("just a text"))
+
+
+async def test_a_client_that_leaves_frees_it(row: Row, checkpoints: Checkpoints) -> None:
+    pictures = [picture(40, 24, 1)] if row.takes_pictures else []
+    async with serving(row, checkpoints, batch_wait_s=0.0) as engine:
+        async with aclosing(engine.generate(request(*pictures, "long", max_tokens=100))) as leaving:
+            await anext(leaving)
+        async with asyncio.timeout(30):
+            while engine.num_running:  # noqa: ASYNC110 - the worker is a thread, with no event to wait for
+                await asyncio.sleep(0.01)
+        assert (await answer(engine, request(*pictures, "after")))[1] > 0
+
+
+async def test_a_typed_placeholder_harms_only_its_own_request(row: Row, checkpoints: Checkpoints) -> None:
+    """Every special token that the tokenizer knows, typed by a stranger beside a picture."""
+    if not row.takes_pictures:
+        return
+    good = request(picture(40, 24, 1), "what is this?", max_tokens=4)
+    async with serving(row, checkpoints, batch_wait_s=0.1) as engine:
+        tokenizer = loaded(engine).tokenizer
+        special = [token for token in tokenizer.get_added_vocab() if "patch_index" not in token and "0" not in token]
+        typed = [request(picture(40, 24, 2), f"this {token} is", max_tokens=4) for token in special[:24]]
+        alone = await answer(engine, good)
+        answers = await asyncio.gather(*(answer(engine, one) for one in (good, *typed)), return_exceptions=True)
+    assert answers[0] == alone
+    assert all(isinstance(one, tuple | InvalidRequest) for one in answers), answers
+
+
+@pytest.mark.parametrize("row", WITH_CODE, ids=lambda row: row.name)
+async def test_code_that_nobody_trusts_is_not_run(row: Row, checkpoints: Checkpoints) -> None:
+    with pytest.raises(ConfigError, match="trust_remote_code: true"):
+        await TransformersEngine(ModelConfig(source=str(checkpoints.of(row)))).start()
+
+
+@pytest.mark.parametrize("row", WITH_VIDEOS, ids=lambda row: row.name)
+async def test_videos_need_torchvision_and_pictures_do_not(row: Row, checkpoints: Checkpoints) -> None:
+    async with serving(row, checkpoints) as engine:
+        videos = loaded(engine).processor.video_processor
+    assert isinstance(videos, NoVideoProcessor) != is_torchvision_available()
+
+
+@pytest.mark.second_environment
+@pytest.mark.skipif(not is_torchvision_available(), reason="needs torchvision: make test-models")
+@pytest.mark.parametrize("row", WITH_VIDEOS, ids=lambda row: row.name)
+def test_the_stand_in_changes_no_prompt(row: Row, checkpoints: Checkpoints) -> None:
+    """Token for token what `AutoProcessor` makes with the real video processor."""
+    source, common = str(checkpoints.of(row)), {"revision": "main"}
+    whole = AutoProcessor.from_pretrained(source, **common)
+    parts = without_videos(PROCESSOR_MAPPING[type(AutoConfig.from_pretrained(source))], source, common)
+    noise = Image.effect_noise((40, 24), 60).convert("RGB")
+    content = [{"type": "image", "image": noise}, {"type": "text", "text": "what?"}]
+    inputs = [
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}], tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        for processor in (whole, parts)
+    ]
+    assert inputs[0].keys() == inputs[1].keys()
+    assert all(torch.equal(value, inputs[1][name]) for name, value in inputs[0].items())
