@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from serve_app.config import ModelConfig
@@ -11,20 +10,11 @@ from serve_app.engines.checkpoint import load_checkpoint
 from serve_app.errors import ConfigError
 from serve_app.messages import Picture
 from tests import pictures
-from tests.tiny_engine import answer, model_of, request, started, together
+from tests.tiny_engine import answer, model_of, num_bytes, request, started, together
 
 
 def shown(image: Image.Image) -> Picture:
     return Picture(image.width, image.height, image.tobytes())
-
-
-def num_bytes(model: torch.nn.Module) -> int:
-    """What the weights take; a quantized one holds int8 values and a scale for each row."""
-    total = 0
-    for weight in model.parameters():
-        parts = [getattr(weight, name) for name in ("qdata", "scale") if hasattr(weight, name)] or [weight.data]
-        total += sum(part.numel() * part.element_size() for part in parts)
-    return total
 
 
 async def test_int8_sees_what_is_there_in_less_memory() -> None:

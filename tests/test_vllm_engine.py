@@ -16,7 +16,7 @@ from serve_app.demo import STYLE_PROMPTS
 from serve_app.demo.drawing import render
 from serve_app.demo.scenes import random_split_scene
 from serve_app.engines.transformers_engine import TransformersEngine
-from serve_app.errors import ContextTooLong, DeadlineExceeded, InvalidRequest, RequestError, UnsupportedTask
+from serve_app.errors import ContextTooLong, DeadlineExceeded, InvalidRequest, RequestError
 from serve_app.messages import (
     Chunk,
     GenerationRequest,
@@ -210,20 +210,8 @@ async def test_leaving_aborts_the_request(engine: "VllmEngine") -> None:
 
 
 async def until_idle(engine: "VllmEngine") -> None:
-    assert engine._llm is not None
+    assert engine._model is not None
     deadline = asyncio.get_running_loop().time() + 30
-    while engine._llm.output_processor.has_unfinished_requests():
+    while engine._model.llm.output_processor.has_unfinished_requests():
         assert asyncio.get_running_loop().time() < deadline, "the request still runs"
         await asyncio.sleep(0.05)
-
-
-async def test_pictures_and_tools_are_refused_where_the_model_has_neither() -> None:
-    from serve_app.engines.vllm_engine import VllmEngine
-
-    deaf = VllmEngine(ModelConfig(source="demo", engine="vllm"))
-    assert not deaf.takes_pictures
-    assert not deaf._calls_tools
-    with pytest.raises(UnsupportedTask, match="tool_call_parser"):
-        deaf._refuse_unsupported(a_request("x", "Hi", tools=ToolUse((WEATHER,))))
-    with pytest.raises(UnsupportedTask, match="reads text only"):
-        deaf._refuse_unsupported(a_request("x", Picture(1, 1, bytes(3))))

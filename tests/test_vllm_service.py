@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import os
-import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -227,35 +226,31 @@ def test_a_bad_request_is_a_400_that_names_the_fault(
     assert "Traceback" not in answer.text
 
 
-def test_a_dead_engine_core_is_replaced(service: RunningService) -> None:
-    """Last: it kills vLLM's own process, not Ray's. The replica's health check notices, and a new one comes."""
-    cores = [one for one in psutil.process_iter(["cmdline", "name"]) if is_core_of(one, service)]
-    assert cores
-    before = {core.pid for core in cores}
-    for core in cores:
-        os.kill(core.pid, signal.SIGKILL)
+@pytest.mark.parametrize("killed", ["engine core", "replica"])
+def test_what_dies_is_replaced_and_leaves_nothing(service: RunningService, killed: str) -> None:
+    """Last, because it kills: vLLM's own process, then the replica that started it. A new pair comes each time."""
+    (core,) = cores_of(service)
+    victim = core if killed == "engine core" else core.parent()
+    assert victim is not None
+    victim.kill()
     deadline = time.monotonic() + 240
+    body = {"model": "on-vllm", "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
     with service.client as client:
-        while time.monotonic() < deadline:
-            time.sleep(1)
-            body = {"model": "on-vllm", "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
-            answer = client.post("/v1/chat/completions", json=body)
-            if answer.status_code == 200:
-                break
+        while (answer := client.post("/v1/chat/completions", json=body)).status_code != 200:
             assert answer.status_code in (500, 503), answer.text
-        assert "demo" in answer.json()["choices"][0]["message"]["content"]
-    assert not before & {one.pid for one in psutil.process_iter() if is_core_of(one, service)}
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(1)
+    assert "demo" in answer.json()["choices"][0]["message"]["content"]
+    assert core not in cores_of(service)
+    assert len(cores_of(service)) == 1
 
 
-def is_core_of(process: psutil.Process, service: RunningService) -> bool:
-    """Whether this is a vLLM engine core below the service's Ray cluster, told by its environment."""
-    try:
-        return "EngineCore" in process.name() and process.environ().get("RAY_TMPDIR") == str(service.temp_dir)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return False
-
-
-def test_nothing_is_left_behind(service: RunningService) -> None:
-    """Of the misfit, whose replica gave up while vLLM ran: its engine core went with it."""
-    cores = [one for one in psutil.process_iter() if is_core_of(one, service)]
-    assert len(cores) == 1, [core.cmdline() for core in cores]
+def cores_of(service: RunningService) -> list[psutil.Process]:
+    """The vLLM engine cores below the service's Ray cluster, told by their environment."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            is_ours = process.environ().get("RAY_TMPDIR") == str(service.temp_dir)
+            if "EngineCore" in process.name() and is_ours and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found

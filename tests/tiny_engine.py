@@ -11,7 +11,7 @@ import torch
 
 from serve_app.config import ModelConfig
 from serve_app.engines.transformers_engine import TransformersEngine
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text, ToolUse
+from serve_app.messages import Chunk, GenerationRequest, Generator, Message, Picture, Sampling, Text, ToolUse
 
 Answer = tuple[str, int, str | None]
 
@@ -39,7 +39,7 @@ def request(
     return GenerationRequest("id", "tiny", (Message("user", given),), setting, timeout_s, tool_use)
 
 
-async def chunks_of(engine: TransformersEngine, asked: GenerationRequest) -> list[Chunk]:
+async def chunks_of(engine: Generator, asked: GenerationRequest) -> list[Chunk]:
     return [chunk async for chunk in engine.generate(asked)]
 
 
@@ -92,3 +92,12 @@ class StepGate:
     def go(self) -> None:
         """Let the model go on to the next held step."""
         self._go.set()
+
+
+def num_bytes(model: torch.nn.Module) -> int:
+    """What the weights take; a quantized one holds int8 values and a scale for each row."""
+    total = 0
+    for weight in model.parameters():
+        parts = [getattr(weight, name) for name in ("qdata", "scale") if hasattr(weight, name)] or [weight.data]
+        total += sum(part.numel() * part.element_size() for part in parts)
+    return total

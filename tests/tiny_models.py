@@ -48,7 +48,7 @@ def tokenizer(chat_template: str | None = CHAT_TEMPLATE, named: Mapping[str, str
 
 def text_config(num_tokens: int) -> dict[str, Any]:
     return {
-        "model_type": "llama", "vocab_size": num_tokens, "hidden_size": 32, "intermediate_size": 64,
+        "model_type": "llama", "vocab_size": num_tokens, "hidden_size": 64, "intermediate_size": 64,
         "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 2,
         "max_position_embeddings": CONTEXT_LENGTH, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
         "initializer_range": 0.3,

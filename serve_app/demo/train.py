@@ -40,6 +40,8 @@ _PICTURES_PER_STEP = 128  # while only the vision tower learns
 _SEEING_SHARE = 0.2  # of the time
 _ONLY_SEEN_PER_STEP = 160  # pictures without words in each later step: kinds are the hardest thing to learn
 _PATCH_LOSS_WEIGHT = 1.0
+_CONTINUE_AT = 0.75  # where in a run one that starts from a checkpoint begins: at half the rate
+_HEAD_STEPS = 100
 _SAVE_EVERY_S = 60
 _EXPORT_EVERY_S = 240
 _PRINT_EVERY = 25
@@ -52,6 +54,7 @@ class Plan:
     shards: int
     folder: Path
     output: Path
+    start_from: Path | None
 
 
 class Pictures:
@@ -90,8 +93,13 @@ class Training:
     def progress(self) -> float:
         return self.seconds / (60 * self.plan.minutes)
 
+    @property
+    def has_state(self) -> bool:
+        """Whether an earlier run left something to go on from."""
+        return self._state_file.exists()
+
     def resume(self) -> None:
-        if not self._state_file.exists():
+        if not self.has_state:
             return
         state = torch.load(self._state_file, weights_only=True)
         self.stage = state["stage"]
@@ -102,6 +110,26 @@ class Training:
             optimizer.load_state_dict(saved)
         self.step, self.stage_step, self.seconds = state["step"], state["stage_step"], state["seconds"]
         print(f"goes on at step {self.step}, {self.seconds / 60:.1f} minutes into {self.plan.minutes:g}", flush=True)
+
+    def start_from(self, checkpoint: Path, pictures: Pictures) -> None:
+        """Go on from a checkpoint's weights, in the part of the run in which the rate falls."""
+        weights = Idefics3ForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).state_dict()
+        self.model.load_state_dict(weights)
+        self.stage, self.seconds = "speaking", _CONTINUE_AT * 60 * self.plan.minutes
+        self.optimizers = self._stage_optimizers()
+        self._fit_heads(pictures)
+
+    def _fit_heads(self, pictures: Pictures) -> None:
+        """New heads on a tower that sees already: their first errors would undo what it has learned."""
+        optimizer = torch.optim.AdamW(self.heads.parameters(), lr=1e-2)
+        for step in range(_HEAD_STEPS):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                chosen = self._chosen(pictures, random.Random(f"{self.plan.seed}/heads/{step}"))
+                features = patch_features(self.model, pictures.pixels[chosen])
+            loss, _ = patch_loss(self.heads, features.float(), pictures.scenes[chosen], pictures.covering[chosen])
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
 
     def save(self) -> None:
         state = {
@@ -162,10 +190,13 @@ class Training:
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _seeing(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
-        chosen = np.array([rng.randrange(len(pictures)) for _ in range(_PICTURES_PER_STEP)])
+        chosen = self._chosen(pictures, rng)
         features = patch_features(self.model, pictures.pixels[chosen])
         loss, right = patch_loss(self.heads, features, pictures.scenes[chosen], pictures.covering[chosen])
         return {"loss": loss, **{name: torch.tensor(share) for name, share in right.items()}}
+
+    def _chosen(self, pictures: Pictures, rng: random.Random) -> np.ndarray:
+        return np.array([rng.randrange(len(pictures)) for _ in range(_PICTURES_PER_STEP)])
 
     def _speaking(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
         is_long = self.step % _LONG_EVERY == 0
@@ -245,7 +276,9 @@ def _single_turn(picture: int, prompt: str, answer: str) -> Dialogue:
 def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
     """The tokenizer of this folder; kept, because other tokens would make an interrupted run's weights worthless."""
     folder = plan.folder / "tokenizer"
-    if not folder.exists():
+    if plan.start_from:
+        folder = plan.start_from
+    elif not folder.exists():
         train_tokenizer(plan.seed).save_pretrained(folder)
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(folder)
     return tokenizer
@@ -259,8 +292,11 @@ def train(plan: Plan) -> None:
     for done, _ in enumerate(draw_shards(pictures_folder, names, seed=plan.seed, processes=os.cpu_count() or 1)):
         print(f"drew {done + 1} of {len(names)} shards", flush=True)
     training = Training(plan, _tokenizer(plan))
+    trained_on, held_out = Pictures(pictures_folder, names[:-1]), Pictures(pictures_folder, names[-1:])
+    if plan.start_from and not training.has_state:
+        training.start_from(plan.start_from, trained_on)
     training.resume()
-    training.run(Pictures(pictures_folder, names[:-1]), Pictures(pictures_folder, names[-1:]))
+    training.run(trained_on, held_out)
 
 
 def _parsed() -> Plan:
@@ -270,6 +306,9 @@ def _parsed() -> Plan:
     parser.add_argument("--shards", type=int, default=40, help="number of files of 2,000 pictures")
     parser.add_argument("--folder", type=Path, default=Path("build/demo-model"), help="pictures and resumable state")
     parser.add_argument("--output", type=Path, default=CHECKPOINT, help="where the model is written")
+    parser.add_argument(
+        "--start-from", type=Path, help="go on from this checkpoint's weights, for the last quarter of --minutes"
+    )
     return Plan(**vars(parser.parse_args()))
 
 

@@ -69,6 +69,14 @@ def _shapes(file: Path) -> dict[str, list[int]]:
         return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
 
 
+def has_chat_template(folder: Path) -> bool:
+    """Whether the checkpoint says how conversations become prompts."""
+    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    files = [folder / name for name in _CODE_FILES if (folder / name).is_file()]
+    return any(_read_json(file, str(folder)).get("chat_template") for file in files)
+
+
 def check_own_code(folder: Path, source: str) -> None:
     """Raise `ConfigError` where the code comes from another repository, which no `revision` of this one pins."""
     for name in _CODE_FILES:

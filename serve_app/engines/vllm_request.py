@@ -29,16 +29,24 @@ from serve_app.messages import (
     ToolUse,
 )
 
+# For checkpoints without a chat template: the plain texts, a line each.
+PLAIN_TEMPLATE = (
+    "{%- for message in messages -%}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{%- endfor -%}"
+)
 _ANY_OBJECT = json.dumps({"type": "object"})
 
 
-def chat_request(request: GenerationRequest) -> ChatCompletionRequest:
-    """The same request in vLLM's words. Raises vLLM's and pydantic's errors for what it can't take."""
+def chat_request(request: GenerationRequest, *, is_plain: bool = False) -> ChatCompletionRequest:
+    """The same request in vLLM's words. Raises vLLM's and pydantic's errors for what it can't take.
+
+    `is_plain`: prompts without a chat template, to which the tokenizer adds its special tokens.
+    """
     return ChatCompletionRequest.model_validate(
         {
             "messages": [_message(message) for message in request.messages],
             "stream": True,
             "request_id": request.id,
+            "add_special_tokens": is_plain,
             **_sampling(request.sampling),
             **_output_format(request.sampling.output_format),
             **_tools(request.tool_use),

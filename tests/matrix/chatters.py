@@ -74,7 +74,7 @@ def build_idefics2(folder: Path) -> Path:
     config = Idefics2Config(
         text_config=decoder("mistral", len(tokens)), vision_config=tower("idefics2_vision"), image_token_id=3,
         perceiver_config={
-            "hidden_size": 32, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2,
+            "hidden_size": 64, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2,
             "resampler_head_dim": 16, "num_key_value_heads": 2,
         },
     )  # fmt: skip
@@ -107,8 +107,8 @@ def build_paligemma(folder: Path) -> Path:
     pixels.image_seq_length = 16
     processor = PaliGemmaProcessor(pixels, tokens)  # adds its own 1,152 tokens for places and outlines
     config = PaliGemmaConfig(
-        text_config=decoder("gemma", len(tokens)), image_token_index=processor.image_token_id, projection_dim=32,
-        vision_config=tower("siglip_vision_model", projection_dim=32, vision_use_head=False),
+        text_config=decoder("gemma", len(tokens)), image_token_index=processor.image_token_id, projection_dim=64,
+        vision_config=tower("siglip_vision_model", projection_dim=64, vision_use_head=False),
     )  # fmt: skip
     return save(folder, PaliGemmaForConditionalGeneration(config), processor)
 

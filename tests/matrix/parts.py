@@ -36,14 +36,14 @@ def square(size: int) -> dict[str, int]:
 
 
 def decoder(model_type: str, num_tokens: int, **more: Any) -> dict[str, Any]:
-    """A decoder of two layers, 32 wide, whose special tokens are `tiny_models.tokenizer`'s."""
-    return text_config(num_tokens) | {"model_type": model_type, "head_dim": 16, **more}
+    """A decoder of two layers, 64 wide, whose special tokens are `tiny_models.tokenizer`'s."""
+    return text_config(num_tokens) | {"model_type": model_type, "head_dim": 32, **more}
 
 
 def opt(num_tokens: int) -> dict[str, Any]:
     return {
-        "model_type": "opt", "vocab_size": num_tokens, "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "word_embed_proj_dim": 32, "max_position_embeddings": CONTEXT_LENGTH,
+        "model_type": "opt", "vocab_size": num_tokens, "hidden_size": 64, "ffn_dim": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "word_embed_proj_dim": 64, "max_position_embeddings": CONTEXT_LENGTH,
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
     }  # fmt: skip
 

@@ -34,13 +34,13 @@ _QWEN_TOKENS = {
 
 
 def build_qwen2_vl(folder: Path) -> Path:
-    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2}
+    vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "mlp_ratio": 2}
     return _qwen(folder, Qwen2VLConfig, Qwen2VLForConditionalGeneration, "Qwen2VLVideoProcessor", "qwen2_vl", vision)
 
 
 def build_qwen2_5_vl(folder: Path) -> Path:
     vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32,
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64,
         "window_size": 32, "fullatt_block_indexes": [1],
     }  # fmt: skip
     return _qwen(
@@ -50,7 +50,7 @@ def build_qwen2_5_vl(folder: Path) -> Path:
 
 def build_qwen3_vl(folder: Path) -> Path:
     vision = {
-        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 32,
+        "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "out_hidden_size": 64,
         "num_position_embeddings": 16, "deepstack_visual_indexes": [0],
     }  # fmt: skip
     return _qwen(folder, Qwen3VLConfig, Qwen3VLForConditionalGeneration, "Qwen3VLVideoProcessor", "qwen3_vl", vision)

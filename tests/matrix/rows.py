@@ -35,7 +35,6 @@ class Row:
     needs_picture: bool = False
     vllm: Vllm = "no"
     has_videos: bool = False
-    int8: Literal["yes", "no", "not tested"] = "not tested"
     needs_code: bool = False
     note: str = TINY
 

@@ -29,7 +29,8 @@ def page() -> str:
 def _line(row: Row, measured: dict[str, str]) -> str:
     vllm = {"no": "", "yes": ", vLLM", "needs torchvision": ", vLLM with torchvision"}[row.vllm]
     limit = {None: "any number", 0: "none"}.get(row.picture_limit, str(row.picture_limit))
-    tested = [name for name, what in (("engine", "batches"), ("HTTP", "http")) if measured.get(what)]
+    ways = (("engine", "batches"), ("HTTP", "http"), ("vLLM's tokens", "vllm"))
+    tested = [name for name, what in ways if measured.get(what)]
     cells = (
         row.model,
         f"{row.architecture}" if row.needs_code else f"`{row.architecture}`",
@@ -37,7 +38,7 @@ def _line(row: Row, measured: dict[str, str]) -> str:
         "no" if row.vllm == "no" else "with vLLM",
         limit,
         measured.get("batches", "not tested"),
-        row.int8,
+        measured.get("int8", "not tested"),
         f"{row.note}: {', '.join(tested) or 'not tested'}",
     )
     return f"| {' | '.join(cells)} |"

@@ -23,7 +23,7 @@ from serve_app.messages import GenerationRequest
 from tests.matrix.conftest import Checkpoints
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
-from tests.tiny_engine import answer, picture, request, started, together
+from tests.tiny_engine import answer, num_bytes, picture, request, started, together
 
 WITH_CODE = [row for row in ROWS if row.needs_code]
 WITH_VIDEOS = [row for row in ROWS if row.has_videos]
@@ -65,6 +65,18 @@ async def test_it_is_known_for_what_it_is(row: Row, checkpoints: Checkpoints) ->
         assert engine.takes_pictures == row.takes_pictures
         assert engine.picture_limit == (row.picture_limit or None)
         assert loaded(engine).architecture.needs_picture == row.needs_picture
+
+
+async def test_int8(row: Row, checkpoints: Checkpoints) -> None:
+    """Its linear weights take one byte, and it answers."""
+    asked = mixed_requests(row)[0]
+    async with serving(row, checkpoints) as engine:
+        plain = num_bytes(loaded(engine).model)
+    async with serving(row, checkpoints, quantization="int8") as engine:
+        assert num_bytes(loaded(engine).model) < 0.9 * plain
+        _, num_tokens, _ = await answer(engine, asked)
+        assert num_tokens > 0
+    record(row.name, "int8", "yes")
 
 
 async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:

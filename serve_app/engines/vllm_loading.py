@@ -1,0 +1,155 @@
+"""Starts vLLM for one checkpoint and its adapters, and says in a sentence why it can't be started.
+
+What comes out is everything that a request needs. Blocks for seconds to minutes; knows nothing of requests.
+"""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm.lora.request import LoRARequest
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.transformers_utils.chat_templates.registry import get_chat_template_fallback_path
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from serve_app.config import Family, ModelConfig
+from serve_app.engines import source
+from serve_app.engines.architectures import architecture_of
+from serve_app.engines.checkpoint_folder import check_adapter_fits, has_chat_template
+from serve_app.engines.vllm_args import PromptOptions, engine_args, first_line, prompt_options
+from serve_app.engines.vllm_plugin import FAILURE_FILE
+from serve_app.engines.vllm_request import PLAIN_TEMPLATE
+from serve_app.errors import ConfigError
+from serve_app.families import family_of
+from serve_app.load_progress import Report
+
+_UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
+
+
+class Pressure(StatLoggerBase):
+    """Keeps the scheduler's last word on how many requests wait."""
+
+    def __init__(self) -> None:  # vLLM calls a factory, not this
+        self.num_waiting = 0
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
+        if scheduler_stats is not None:
+            self.num_waiting = scheduler_stats.num_waiting_reqs
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A running vLLM with what makes prompts for it. `defaults` are the checkpoint's own sampling parameters.
+
+    `is_plain`: prompts are the bare texts, because the checkpoint has no chat template.
+    """
+
+    llm: AsyncLLM
+    renderer: OnlineRenderer
+    pressure: Pressure
+    adapters: dict[str, LoRARequest]
+    defaults: dict[str, Any]
+    is_plain: bool
+    context_length: int
+    num_pictures_allowed: int
+    family: Family
+
+    @property
+    def picture_limit(self) -> int | None:
+        return self.num_pictures_allowed if 0 < self.num_pictures_allowed < _UNLIMITED_PICTURES else None
+
+    @property
+    def calls_tools(self) -> bool:
+        return self.renderer.parser is not None and self.renderer.parser.tool_parser_cls is not None
+
+
+def load(config: ModelConfig, report: Report) -> LoadedModel:
+    """Fetch, check and start. Call it in a thread. Raises `ConfigError`."""
+    folder = source.resolve(config, report)
+    adapters = {name: source.resolve_adapter(given, report) for name, given in config.adapters.items()}
+    for name, path in adapters.items():
+        check_adapter_fits(path, name, folder, config.source)
+    options = prompt_options(config)
+    arguments = engine_args(config, folder, [_rank(path) for path in adapters.values()])
+    pressure = Pressure()
+    report("starting vLLM and loading weights")
+    llm = _start(config, arguments, pressure)
+    whole, multimodal = llm.model_config.hf_config, llm.model_config.multimodal_config
+    is_plain = options.chat_template is None and _is_plain(folder, whole.model_type)
+    return LoadedModel(
+        llm=llm,
+        renderer=_renderer(llm, options, is_plain, arguments.reasoning_parser or None),
+        pressure=pressure,
+        adapters={name: LoRARequest(name, number, str(adapters[name])) for number, name in enumerate(adapters, 1)},
+        defaults=_sampling_defaults(llm),
+        is_plain=is_plain,
+        context_length=int(llm.model_config.max_model_len),
+        num_pictures_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
+        family=_family(whole),
+    )
+
+
+def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:
+    """Raises `ConfigError` with the reason, also where that is known only to the engine core."""
+    with tempfile.TemporaryDirectory(prefix="serve_app-") as folder:
+        told = Path(folder) / "failure.txt"
+        os.environ[FAILURE_FILE] = str(told)
+        try:
+            return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: pressure])
+        except Exception as exc:  # an engine boundary: vLLM's start raises anything at all
+            why = told.read_text(encoding="utf-8") if told.exists() else first_line(exc)
+            sentence = " ".join(why.split())[:600]
+            raise ConfigError(f"source '{config.source}' can't be started on vLLM: {sentence}") from exc
+        finally:
+            del os.environ[FAILURE_FILE]
+
+
+def _renderer(llm: AsyncLLM, options: PromptOptions, is_plain: bool, reasoning_parser: str | None) -> OnlineRenderer:
+    return OnlineRenderer(
+        llm.model_config,
+        llm.renderer,
+        request_logger=None,
+        chat_template=PLAIN_TEMPLATE if is_plain else options.chat_template,
+        chat_template_content_format=options.chat_template_content_format,
+        enable_auto_tools=options.tool_call_parser is not None,
+        tool_parser=options.tool_call_parser,
+        tool_strict_level=options.tool_strict_level,
+        reasoning_parser=reasoning_parser,
+        default_chat_template_kwargs=options.default_chat_template_kwargs,
+    )
+
+
+def _is_plain(folder: Path, model_type: str) -> bool:
+    """As in the transformers engine: no template of its own, and none of vLLM's that takes captioning prompts."""
+    if has_chat_template(folder):
+        return False
+    asks_questions_only = architecture_of(model_type).pictures != "inline"  # BLIP-2's in vLLM: «Question: … Answer:»
+    return asks_questions_only or get_chat_template_fallback_path(model_type, str(folder)) is None
+
+
+def _sampling_defaults(llm: AsyncLLM) -> dict[str, Any]:
+    """The checkpoint's own generation config; greedy where that doesn't say that it samples."""
+    defaults = dict(llm.model_config.get_diff_sampling_param())
+    own = llm.model_config.try_get_generation_config()
+    if "temperature" not in defaults and not own.get("do_sample"):
+        defaults["temperature"] = 0.0
+    return defaults
+
+
+def _family(whole: Any) -> Family:
+    parts = [getattr(getattr(whole, name, None), "model_type", None) for name in ("vision_config", "text_config")]
+    return family_of(whole.model_type, *parts)
+
+
+def _rank(adapter: Path) -> int:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return max(int(rank) for rank in (config.get("r") or 0, *(config.get("rank_pattern") or {}).values()))

@@ -1,0 +1,45 @@
+"""Loaded by vLLM in each of its processes, by way of the entry point `vllm.general_plugins`.
+
+It closes two gaps between a replica and the engine core that vLLM spawns. The core doesn't notice its parent's
+death: where a replica is killed, it would live on with all of the model's GPU memory, and the next replica could not
+start. And where the core fails to start, its parent only learns that it did, not why.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from contextlib import suppress
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+
+FAILURE_FILE = "SERVE_APP_VLLM_FAILURE"  # environment variable: where to write why the start failed
+
+
+def connect_to_parent() -> None:
+    """In a process that another one spawned: end with it, and tell it why a start fails."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
+    if path := os.environ.get(FAILURE_FILE):
+        logging.getLogger("vllm").addHandler(_FirstFailure(path))
+
+
+def _end_with(parent: BaseProcess) -> None:
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _FirstFailure(logging.Handler):
+    """Writes the first exception that vLLM logs in any of its processes: the others follow from it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(logging.ERROR)
+        self._path = path
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            with suppress(OSError), open(self._path, "x", encoding="utf-8") as file:
+                file.write(str(record.exc_info[1]) or type(record.exc_info[1]).__name__)

@@ -1,0 +1,86 @@
+"""vLLM says what transformers says: greedy, in float32, for each row that both engines serve."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+from transformers.utils import is_torchvision_available
+
+from serve_app.config import ModelConfig
+from serve_app.messages import Chunk, GenerationRequest, TokenLogprob
+from tests.matrix.conftest import Checkpoints
+from tests.matrix.outcomes import record
+from tests.matrix.rows import ROWS, Row
+from tests.matrix.test_engine import mixed_requests
+from tests.tiny_engine import chunks_of, started
+from tests.vllm_models import ENVIRONMENT, needs_vllm
+
+pytestmark = [needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+
+# Two logits this near may change places between two ways to add up the same numbers (float32, other kernels).
+NEAR_TIE = 0.01
+CONTEXT_LENGTH = 256
+
+
+def served_here(row: Row) -> bool:
+    return row.vllm == "yes" or (row.vllm == "needs torchvision" and is_torchvision_available())
+
+
+def needed_here(row: Row) -> bool:
+    return row.vllm == "yes"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(row, id=row.name, marks=[] if needed_here(row) else [pytest.mark.second_environment])
+        for row in ROWS
+        if row.vllm != "no"
+    ],
+)
+async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> None:
+    if not served_here(row):
+        pytest.skip("vLLM's module for it imports torchvision: make test-models")
+    from serve_app.engines.vllm_engine import VllmEngine
+
+    os.environ.update(ENVIRONMENT)
+    folder = checkpoints.of(row)
+    asked = [with_logprobs(one) for one in mixed_requests(row)]
+    async with started(folder, dtype="float32") as engine:
+        theirs = [await chunks_of(engine, one) for one in asked]
+    arguments = {"enforce_eager": True, "max_num_seqs": 8, "max_model_len": CONTEXT_LENGTH}
+    config = ModelConfig(source=str(folder), engine="vllm", dtype="float32", engine_args=arguments)
+    vllm = VllmEngine(config)
+    await vllm.start()
+    try:
+        ours = [await chunks_of(vllm, one) for one in asked]
+        assert (vllm.takes_pictures, vllm.family) == (row.takes_pictures, row.family)
+    finally:
+        await vllm.stop()
+    num_compared = 0
+    for request, expected, found in zip(asked, theirs, ours, strict=True):
+        assert found[0].num_prompt_tokens == expected[0].num_prompt_tokens, request.messages
+        num_compared += num_same(tokens_of(expected), tokens_of(found))
+    assert num_compared > sum(len(tokens_of(one)) for one in theirs) / 2  # ties are rare, or this test says nothing
+    record(row.name, "vllm", f"as transformers over {len(asked)} requests")
+
+
+def with_logprobs(request: GenerationRequest) -> GenerationRequest:
+    return replace(request, id=f"{request.id}-{id(request)}", sampling=replace(request.sampling, num_logprobs=2))
+
+
+def tokens_of(chunks: Sequence[Chunk]) -> list[TokenLogprob]:
+    return [one for chunk in chunks for one in chunk.logprobs]
+
+
+def num_same(expected: Sequence[TokenLogprob], found: Sequence[TokenLogprob]) -> int:
+    """The number of steps before the first at which the two likeliest nearly tie; all of them must be the same."""
+    assert expected
+    for step, (one, other) in enumerate(zip(expected, found, strict=False)):
+        if one.top[0].logprob - one.top[1].logprob < NEAR_TIE:
+            return step
+        assert one.token == other.token
+        assert abs(one.logprob - other.logprob) < NEAR_TIE, (step, one, other)
+    assert len(expected) == len(found)
+    return len(expected)
