@@ -80,7 +80,7 @@ $(VENV)/.installed-vllm: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(MODELS_VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(MODELS_VENV) with torchvision (once, several minutes, 6.5 GB)"
 	$(PYTHON) -m venv $(MODELS_VENV)
-	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
 		'torch===2.13.0' 'torchvision===0.28.0'
 	$(MODELS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		--requirement constraints.txt --editable .

@@ -18,6 +18,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Family = Literal[
     "generic", "joycaption", "blip", "blip2", "instructblip", "florence2", "kosmos2", "paligemma", "minicpm"
 ]
+_VLLM_MAX_NUM_SEQS = 256  # vLLM's own default
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -135,9 +136,16 @@ class ModelConfig(Strict):
         return self.warm_up and (self.engine != "scripted" or "warm_up" in self.model_fields_set)
 
     @property
+    def num_running_at_once(self) -> int:
+        """Requests that the engine works on at once: vLLM's `max_num_seqs`, or one batch."""
+        if self.engine == "vllm":
+            return int(self.engine_args.get("max_num_seqs") or _VLLM_MAX_NUM_SEQS)
+        return self.max_batch_size
+
+    @property
     def ongoing_limit(self) -> int:
-        """Requests one replica accepts at once: a running batch and the one that fills behind it."""
-        return self.max_ongoing_requests or 2 * self.max_batch_size
+        """Requests one replica accepts at once: those that run, and as many that wait behind them."""
+        return self.max_ongoing_requests or 2 * self.num_running_at_once
 
     @property
     def actor_options(self) -> dict[str, Any]:
@@ -158,9 +166,11 @@ class ModelConfig(Strict):
 
     @property
     def autoscaling_options(self) -> dict[str, Any]:
-        """Ray Serve's autoscaling config. A replica is full at one running batch, and the target follows from it."""
+        """Ray Serve's autoscaling config. A replica is full when its engine is, and the target follows from that."""
         options = self.autoscaling.model_dump()
-        options["target_ongoing_requests"] = self.autoscaling.target_ongoing_requests or float(self.max_batch_size)
+        options["target_ongoing_requests"] = self.autoscaling.target_ongoing_requests or float(
+            self.num_running_at_once
+        )
         return options
 
 

@@ -115,3 +115,10 @@ def test_the_production_example_shows_every_kind_of_application() -> None:
     values = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
     builders = {app["import_path"].split(":")[1] for app in values["applications"]}
     assert builders == {"build_model", "build_ingress", "build_metrics"}
+
+
+def test_how_much_a_replica_takes_follows_from_its_engine() -> None:
+    assert ModelConfig(source="x", engine="transformers", max_batch_size=4).ongoing_limit == 8
+    assert ModelConfig(source="x", engine="vllm").ongoing_limit == 512
+    busy = ModelConfig(source="x", engine="vllm", engine_args={"max_num_seqs": 64})
+    assert busy.autoscaling_options["target_ongoing_requests"] == 64
