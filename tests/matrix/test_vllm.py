@@ -61,7 +61,10 @@ async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> 
     num_compared = 0
     for request, expected, found in zip(asked, theirs, ours, strict=True):
         assert found[0].num_prompt_tokens == expected[0].num_prompt_tokens, request.messages
-        num_compared += num_same(tokens_of(expected), tokens_of(found))
+        num_same_steps = num_same(tokens_of(expected), tokens_of(found))
+        if num_same_steps == len(tokens_of(expected)):
+            assert text_of(expected) == text_of(found)
+        num_compared += num_same_steps
     assert num_compared > sum(len(tokens_of(one)) for one in theirs) / 2  # ties are rare, or this test says nothing
     record(row.name, "vllm", f"as transformers over {len(asked)} requests")
 
@@ -74,13 +77,20 @@ def tokens_of(chunks: Sequence[Chunk]) -> list[TokenLogprob]:
     return [one for chunk in chunks for one in chunk.logprobs]
 
 
+def text_of(chunks: Sequence[Chunk]) -> str:
+    """Without the half of a character at its end, which vLLM leaves out."""
+    return "".join(chunk.text for chunk in chunks).rstrip("\ufffd")
+
+
 def num_same(expected: Sequence[TokenLogprob], found: Sequence[TokenLogprob]) -> int:
-    """The number of steps before the first at which the two likeliest nearly tie; all of them must be the same."""
+    """The number of steps before the first at which the two likeliest nearly tie; all of them must be the same.
+
+    Told by the chosen tokens' log-probabilities: half a character's text is spelled differently by the two.
+    """
     assert expected
     for step, (one, other) in enumerate(zip(expected, found, strict=False)):
         if one.top[0].logprob - one.top[1].logprob < NEAR_TIE:
             return step
-        assert one.token == other.token
         assert abs(one.logprob - other.logprob) < NEAR_TIE, (step, one, other)
     assert len(expected) == len(found)
     return len(expected)
