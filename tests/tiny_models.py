@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     Idefics3Config,
@@ -27,6 +28,16 @@ CHAT_TEMPLATE = (
     "{% for c in m['content'] %}{{ '<image>' if c['type'] == 'image' else c['text'] }}{% endfor %}{% endif %}\n"
     "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
+
+
+def spell_as_hub(folder: Path) -> None:
+    """Name a LLaVA's tower as its checkpoints on the hub do: transformers 5 saves shorter names, and reads both."""
+    file = folder / "model.safetensors"
+    tensors = {
+        name.replace("vision_tower.", "vision_tower.vision_model.", 1): tensor
+        for name, tensor in load_file(file).items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})
 
 
 def tokenizer(chat_template: str | None = CHAT_TEMPLATE, named: Mapping[str, str] | None = None) -> Any:
@@ -99,4 +110,5 @@ def build_llava(folder: Path) -> Path:
         pixels, tokens, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)  # fmt: skip
+    spell_as_hub(folder)
     return folder

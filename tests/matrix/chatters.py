@@ -29,7 +29,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
 from tests.matrix.parts import decoder, save, save_json, square, tower
-from tests.tiny_models import CHAT_TEMPLATE, tokenizer
+from tests.tiny_models import CHAT_TEMPLATE, spell_as_hub, tokenizer
 
 
 def build_joycaption(folder: Path) -> Path:
@@ -51,7 +51,9 @@ def _llava(folder: Path, text: str) -> Path:
         SiglipImageProcessorPil(size=square(32)), tokens, patch_size=8, vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
-    return save(folder, LlavaForConditionalGeneration(config), processor)
+    save(folder, LlavaForConditionalGeneration(config), processor)
+    spell_as_hub(folder)
+    return folder
 
 
 def build_llava_next(folder: Path) -> Path:
@@ -66,7 +68,9 @@ def build_llava_next(folder: Path) -> Path:
         tokens, patch_size=8, vision_feature_select_strategy="default", num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,
     )  # fmt: skip
-    return save(folder, LlavaNextForConditionalGeneration(config), processor)
+    save(folder, LlavaNextForConditionalGeneration(config), processor)
+    spell_as_hub(folder)
+    return folder
 
 
 def build_idefics2(folder: Path) -> Path:
