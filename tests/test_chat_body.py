@@ -97,7 +97,7 @@ def test_a_turn_that_called_a_tool_and_its_answer() -> None:
         ({"tool_choice": "required"}, None, "send tools"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "isn't supported"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0]", "tool_call_id"),
-        ({"messages": [{"role": "user"}]}, "messages[0]", "content is missing"),
+        ({"messages": [{"role": "user"}]}, "messages[0]", "content: the message is empty"),
         ({"messages": [USER, {"role": "user"}]}, "messages[1]", "content"),
     ],
 )  # fmt: skip

@@ -57,7 +57,6 @@ async def test_a_model_that_cannot_answer_never_becomes_ready() -> None:
         (scripted(engine_args={"start_error": "line one\nline two"}), "line one line two"),
         (scripted(engine_args={"tokns": 1}), "engine_args: unknown field 'tokns': did you mean 'tokens'"),
         (ModelConfig(source="/no/such"), "source '/no/such': there is no folder"),
-        (ModelConfig(source="x", tensor_parallel_size=2), "2 ranks need the vLLM engine"),
     ],
 )
 async def test_a_failed_start_names_the_model_in_one_line(config: ModelConfig, sentence: str) -> None:

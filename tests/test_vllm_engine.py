@@ -182,7 +182,7 @@ async def test_a_named_tool_is_called(engine: "VllmEngine") -> None:
         (a_request("b1", "word " * 3000), ContextTooLong, "2048"),
         (a_request("b2", "Hi", sampling=Sampling(max_tokens=5000)), ContextTooLong, "5000"),
         (a_request("b3", "Hi", sampling=in_format("regex", "[a")), InvalidRequest, "regex"),
-        (a_request("b4", "Hi", sampling=in_format("json_schema", '{"type": 5}')), InvalidRequest, "type"),
+        (a_request("b4", "Hi", sampling=in_format("json_schema", '{"type": 5}')), InvalidRequest, "schema"),
     ],
     ids=["long prompt", "long answer", "bad regex", "bad schema"],
 )  # fmt: skip

@@ -77,8 +77,8 @@ class ChatMessage(Body):
             raise ValueError(f"tool_calls: only a message of role assistant has them, and this one is '{self.role}'")
         if (self.tool_call_id is None) == (self.role == "tool"):
             raise ValueError("tool_call_id: a message of role tool needs it, and no other has it")
-        if not self.content and not self.tool_calls and "content" not in self.model_fields_set:
-            raise ValueError("content is missing: the message needs it")
+        if not self.content and not self.tool_calls:
+            raise ValueError("content: the message is empty: send a text or parts")
         return self
 
     @property

@@ -7,6 +7,7 @@ prompts and tool calls; they reach vLLM unchanged.
 import dataclasses
 import importlib.util
 import logging
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,9 @@ _MAY_STAND_IN_BOTH = {"max_model_len", "dtype", "quantization"}
 _DEFAULT_MAX_RANK = 16
 
 
+_CXX_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # a time and a source file, as xgrammar's errors begin
+
+
 @dataclass(frozen=True, slots=True)
 class PromptOptions:
     """How conversations become prompts and answers become tool calls; None means the checkpoint's own."""
@@ -59,11 +63,11 @@ def is_installed() -> bool:
 def serves(config: ModelConfig, folder: Path) -> bool:
     """Whether this installation of vLLM can run the checkpoint; reads its config, no weights. Takes seconds."""
     try:
-        engine_args(config, folder, []).create_model_config()
+        model = engine_args(config, folder, []).create_model_config()
     except Exception as exc:  # noqa: BLE001 - an engine boundary: whatever keeps vLLM away, transformers may serve
         logger.info("vLLM doesn't serve %s: %s", config.source, first_line(exc))
         return False
-    return True
+    return not model.using_transformers_backend()  # a slower way to run what the other engine runs with its pictures
 
 
 def check_engine_args(config: ModelConfig) -> None:
@@ -153,7 +157,7 @@ def _rank_limit(ranks: list[int]) -> int:
 
 def first_line(exc: BaseException) -> str:
     """What an exception says first, without the noise of pydantic's headline."""
-    lines = [line.strip() for line in str(exc).strip().splitlines() if line.strip()]
+    lines = [_CXX_PLACE.sub("", line).strip() for line in str(exc).strip().splitlines() if line.strip()]
     if len(lines) > 1 and "validation error" in lines[0]:
         lines = lines[1:]
     return (lines[0] if lines else type(exc).__name__)[:400]

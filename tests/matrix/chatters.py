@@ -105,8 +105,11 @@ def build_smolvlm(folder: Path) -> Path:
     return folder
 
 
+_LINE_END = {"line_end_token": "\n"}  # one token of the real tokenizers, which vLLM looks up
+
+
 def build_paligemma(folder: Path) -> Path:
-    tokens = tokenizer(chat_template=None)
+    tokens = tokenizer(chat_template=None, named=_LINE_END)
     pixels = SiglipImageProcessorPil(size=square(32))
     pixels.image_seq_length = 16
     processor = PaliGemmaProcessor(pixels, tokens)  # adds its own 1,152 tokens for places and outlines
@@ -119,7 +122,7 @@ def build_paligemma(folder: Path) -> Path:
 
 def build_gemma3(folder: Path) -> Path:
     named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    tokens = tokenizer(named=named)
+    tokens = tokenizer(named=named | _LINE_END)
     text = decoder(
         "gemma3_text", len(tokens), sliding_window=16, query_pre_attn_scalar=16, tie_word_embeddings=False,
         layer_types=["sliding_attention", "full_attention"],

@@ -59,7 +59,9 @@ def build_qwen3_vl(folder: Path) -> Path:
 def _qwen(folder: Path, config: Any, model: Any, videos: str, model_type: str, vision: dict[str, Any]) -> Path:
     template = CHAT_TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
     tokens = tokenizer(template, named=_QWEN_TOKENS)
-    rotary = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6], "mrope_interleaved": True}
+    rotary: dict[str, Any] = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [4, 6, 6]}
+    if model_type == "qwen3_vl":
+        rotary["mrope_interleaved"] = True
     ids = {f"{name}_id": tokens.convert_tokens_to_ids(token) for name, token in _QWEN_TOKENS.items()}
     text = decoder(f"{model_type}_text", len(tokens), rope_parameters=rotary)
     whole = config(text_config=text, vision_config=vision | {"patch_size": _PATCH}, **ids)

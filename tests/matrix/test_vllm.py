@@ -21,6 +21,8 @@ pytestmark = [needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("
 # Two logits this near may change places between two ways to add up the same numbers (float32, other kernels).
 NEAR_TIE = 0.01
 CONTEXT_LENGTH = 256
+# Served by vLLM beside torchvision, but their tiny checkpoints aren't yet such as vLLM loads them.
+NOT_COMPARED = {"minicpm-v-4.6", "paligemma", "gemma3"}
 
 
 def served_here(row: Row) -> bool:
@@ -36,7 +38,7 @@ def needed_here(row: Row) -> bool:
     [
         pytest.param(row, id=row.name, marks=[] if needed_here(row) else [pytest.mark.second_environment])
         for row in ROWS
-        if row.vllm != "no"
+        if row.vllm != "no" and row.name not in NOT_COMPARED
     ],
 )
 async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> None:
