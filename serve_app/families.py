@@ -4,7 +4,7 @@ A family is a group of models that are prompted alike. `generic` is any chat mod
 prompt stands for a caption without a prompt. The prompts are those of the models' cards.
 """
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from serve_app.config import Family, nearest_hint
 from serve_app.errors import InvalidRequest
@@ -66,6 +66,12 @@ def family_of(model_type: str, vision_type: str | None = None, text_type: str | 
     if (model_type, vision_type, text_type) == ("llava", "siglip_vision_model", "llama"):
         return "joycaption"  # a LLaVA with this tower and this language model; LLaVA 1.5 has CLIP
     return _OF_MODEL_TYPE.get(model_type, "generic")
+
+
+def family_of_config(config: Any) -> Family:
+    """The family of a checkpoint, by its configuration as transformers reads it."""
+    parts = [getattr(getattr(config, name, None), "model_type", None) for name in ("vision_config", "text_config")]
+    return family_of(config.model_type, *parts)
 
 
 def caption_prompt(family: str, style: str) -> str:

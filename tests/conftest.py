@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 
 from tests.cli_fake import NUM_PICTURES, FakeApi
@@ -77,6 +78,14 @@ def service() -> Iterator[RunningService]:
 @pytest.fixture
 def client(service: RunningService) -> Iterator[httpx.Client]:
     with service.client as client:
+        yield client
+
+
+@pytest.fixture
+def openai_client(service: RunningService) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(
+        base_url=f"{service.url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(trust_env=False)
+    ) as client:
         yield client
 
 

@@ -1,24 +1,14 @@
 """Chat through the whole service: OpenAI's client, streamed and not, with and without pictures."""
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import openai
 import pytest
 
 from tests.pictures import data_uri, png, says
-from tests.service import RunningService
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture
-def openai_client(service: RunningService) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{service.url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(trust_env=False)
-    ) as client:
-        yield client
 
 
 def with_picture(question: str, color: str, shape: str) -> list[dict[str, object]]:

@@ -67,14 +67,6 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         yield running
 
 
-@pytest.fixture
-def openai_client(service: RunningService) -> Iterator[openai.OpenAI]:
-    with openai.OpenAI(
-        base_url=f"{service.url}/v1", api_key="none", max_retries=0, http_client=httpx.Client(trust_env=False)
-    ) as client:
-        yield client
-
-
 def models_of(service: RunningService) -> dict[str, dict[str, Any]]:
     with service.client as client:
         return {entry["id"]: entry for entry in client.get("/v1/models").json()["data"]}

@@ -21,7 +21,7 @@ from serve_app.engines.processors import load_processor
 from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.source import resolve
 from serve_app.errors import ConfigError
-from serve_app.families import family_of
+from serve_app.families import family_of_config
 from serve_app.load_progress import Report, to_nobody
 
 # What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
@@ -125,7 +125,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         tokenizer=tokenizer,
         decoding_tokenizer=copy.deepcopy(tokenizer),  # two threads can't share one: "Already borrowed"
         architecture=architecture,
-        family=_family(model.config),
+        family=family_of_config(model.config),
         takes_pictures=takes_pictures,
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
@@ -137,11 +137,6 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         sampling_min_p=(own.min_p or 0.0) if own.do_sample else 0.0,
         sampling_repetition_penalty=_or_one(own.repetition_penalty),
     )
-
-
-def _family(whole: Any) -> Family:
-    parts = [getattr(getattr(whole, name, None), "model_type", None) for name in ("vision_config", "text_config")]
-    return family_of(whole.model_type, *parts)
 
 
 def _or_one(value: float | None) -> float:

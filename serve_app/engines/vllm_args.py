@@ -38,7 +38,7 @@ _OWN_FIELDS = {
     "enable_lora": "adapters",
 }
 _MAY_STAND_IN_BOTH = {"max_model_len", "dtype", "quantization"}
-_DEFAULT_MAX_RANK = 16
+_RANK_LIMITS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
 _CXX_PLACE = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ")  # a time and a source file, as xgrammar's errors begin
@@ -151,8 +151,8 @@ def engine_args(config: ModelConfig, folder: Path, adapter_ranks: list[int]) -> 
 
 
 def _rank_limit(ranks: list[int]) -> int:
-    """The smallest rank limit that vLLM knows and that holds all adapters."""
-    return next((limit for limit in (8, 16, 32, 64, 128, 256, 320, 512) if limit >= max(ranks)), _DEFAULT_MAX_RANK)
+    """The smallest limit of vLLM's that holds all adapters; its largest, and vLLM's own refusal, where none does."""
+    return next((limit for limit in _RANK_LIMITS if limit >= max(ranks)), _RANK_LIMITS[-1])
 
 
 def first_line(exc: BaseException) -> str:

@@ -24,7 +24,7 @@ from serve_app.engines.vllm_args import PromptOptions, engine_args, first_line, 
 from serve_app.engines.vllm_plugin import FAILURE_FILE
 from serve_app.engines.vllm_request import PLAIN_TEMPLATE
 from serve_app.errors import ConfigError
-from serve_app.families import family_of
+from serve_app.families import family_of_config
 from serve_app.load_progress import Report
 
 _UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
@@ -94,7 +94,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         is_plain=is_plain,
         context_length=int(llm.model_config.max_model_len),
         num_pictures_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
-        family=_family(whole),
+        family=family_of_config(whole),
     )
 
 
@@ -143,11 +143,6 @@ def _sampling_defaults(llm: AsyncLLM) -> dict[str, Any]:
     if "temperature" not in defaults and not own.get("do_sample"):
         defaults["temperature"] = 0.0
     return defaults
-
-
-def _family(whole: Any) -> Family:
-    parts = [getattr(getattr(whole, name, None), "model_type", None) for name in ("vision_config", "text_config")]
-    return family_of(whole.model_type, *parts)
 
 
 def _rank(adapter: Path) -> int:
