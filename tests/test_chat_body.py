@@ -77,6 +77,32 @@ def test_a_turn_that_called_a_tool_and_its_answer() -> None:
     assert (answered.internal_role, answered.tool_call_id) == ("tool", "c1")
 
 
+def nested(depth: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string"}
+    for _ in range(depth):
+        schema = {"properties": {"a": schema}}
+    return schema
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "json_schema", "json_schema": {"schema": nested(40)}}}, "json_schema"),
+        ({"structured_outputs": {"json": nested(40)}}, "structured_outputs"),
+        ({"structured_outputs": {"json": json.dumps(nested(40))}}, "structured_outputs"),
+        ({"structured_outputs": {"json": "{"}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a" * 70_000}}, "structured_outputs"),
+        ({"structured_outputs": {"json": {"enum": [f"value {i}" for i in range(60_000)]}}}, "structured_outputs"),
+        ({"tools": [{"type": "function", "function": {"name": "f", "parameters": nested(40)}}]}, "tools[0]"),
+    ],
+)
+def test_a_form_that_no_engine_should_compile_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest, match="nested more than 64|at most 65,536|no JSON") as raised:
+        body(**fields)
+    assert raised.value.param is not None
+    assert param in raised.value.param
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "sentence"),
     [

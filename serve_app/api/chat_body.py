@@ -4,13 +4,20 @@ Shapes follow https://platform.openai.com/docs/api-reference/chat; sampling fiel
 vLLM's names. What can't be honoured is a 400 that names the field; nothing is ignored in silence.
 """
 
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from serve_app.api.body import Body
-from serve_app.messages import OutputFormat, Role, Sampling, Tool, ToolCall, ToolUse
+from serve_app.api.chat_formats import (
+    FunctionTool,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    NamedToolChoice,
+    ResponseFormat,
+    StructuredOutputs,
+)
+from serve_app.messages import OutputFormat, Role, Sampling, ToolCall, ToolUse
 
 MAX_ANSWERS = 16
 MAX_TOP_LOGPROBS = 20
@@ -112,72 +119,6 @@ class SamplingBody(Body):
         return stop
 
 
-class JsonSchema(Body):
-    name: str = "answer"
-    description: str | None = None
-    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
-    strict: bool | None = None  # every schema binds here
-
-
-class TextFormat(Body):
-    type: Literal["text"]
-
-
-class JsonObjectFormat(Body):
-    type: Literal["json_object"]
-
-
-class JsonSchemaFormat(Body):
-    type: Literal["json_schema"]
-    json_schema: JsonSchema
-
-
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
-
-
-class StructuredOutputs(Body):
-    """vLLM's field for formats that OpenAI's `response_format` doesn't have: exactly one of the three."""
-
-    json_: dict[str, Any] | str | None = Field(None, alias="json")
-    regex: str | None = None
-    choice: list[str] | None = Field(None, min_length=1, max_length=1000)
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> Self:
-        if sum(one is not None for one in (self.json_, self.regex, self.choice)) != 1:
-            raise ValueError("takes exactly one of json, regex and choice")
-        return self
-
-    def output_format(self) -> OutputFormat:
-        if self.regex is not None:
-            return OutputFormat("regex", self.regex)
-        if self.choice is not None:
-            return OutputFormat("choice", json.dumps(self.choice, ensure_ascii=False))
-        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_, ensure_ascii=False)
-        return OutputFormat("json_schema", schema)
-
-
-class Function(Body):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class FunctionTool(Body):
-    type: Literal["function"]
-    function: Function
-
-
-class NamedFunction(Body):
-    name: str
-
-
-class NamedToolChoice(Body):
-    type: Literal["function"] = "function"
-    function: NamedFunction
-
-
 class ChatBody(SamplingBody):
     """The body of `POST /v1/chat/completions`. `model` left out means the default chat model."""
 
@@ -268,22 +209,13 @@ class ChatBody(SamplingBody):
         if isinstance(self.response_format, JsonObjectFormat):
             return OutputFormat("json_object")
         if isinstance(self.response_format, JsonSchemaFormat):
-            schema = self.response_format.json_schema.schema_
-            return OutputFormat("json_schema", json.dumps(schema, ensure_ascii=False))
+            return self.response_format.output_format()
         return None
 
     def tool_use(self) -> ToolUse | None:
         if not self.tools:
             return None
-        tools = tuple(
-            Tool(
-                name=one.function.name,
-                parameters=json.dumps(one.function.parameters or {"type": "object", "properties": {}}),
-                description=one.function.description,
-                is_strict=bool(one.function.strict),
-            )
-            for one in self.tools
-        )
+        tools = tuple(one.tool() for one in self.tools)
         is_parallel = self.parallel_tool_calls is not False
         if isinstance(self.tool_choice, NamedToolChoice):
             return ToolUse(tools, "named", self.tool_choice.function.name, is_parallel)

@@ -1,6 +1,6 @@
 """Holds an answer to a JSON schema, a regular expression or a choice, through llguidance's token masks.
 
-Schemas and expressions come from strangers, so size and depth are bounded, and a grammar is first compiled in a
+Schemas and expressions come from strangers, so a grammar is first compiled in a
 short-lived process with little memory and time (`grammar_trial.py`): llguidance has limits of its own, and schemas
 that step around them (`minItems: 100000000`). Masks later cost at most some 20 ms each, by its limits.
 """
@@ -20,11 +20,10 @@ from llguidance.hf import from_tokenizer
 from serve_app.engines import grammar_trial
 from serve_app.errors import InvalidRequest
 from serve_app.messages import OutputFormat
+from serve_app.output_format import check_output_format
 
 logger = logging.getLogger(__name__)
 
-_MAX_SPEC_BYTES = 65_536
-_MAX_DEPTH = 64
 _NUM_KEPT = 64
 _TOO_COMPLEX = "it is too complex or contradicts itself"  # where llguidance has no sentence that helps
 _BITS = torch.arange(8, dtype=torch.uint8)
@@ -101,50 +100,22 @@ class GrammarCompiler:
 
 def _source(output_format: OutputFormat) -> str:
     """The format in llguidance's own language. Raises `InvalidRequest`."""
-    spec = output_format.spec
-    if len(spec.encode(errors="replace")) > _MAX_SPEC_BYTES:
-        raise _refusal(f"it is longer than {_MAX_SPEC_BYTES} bytes")
-    if output_format.kind == "regex":
-        return LLMatcher.grammar_from_regex(spec)
-    if output_format.kind == "choice":
-        return LLMatcher.grammar_from_lark("start: " + " | ".join(json.dumps(choice) for choice in _choices(spec)))
-    schema = {"type": "object"} if output_format.kind == "json_object" else _schema(spec)
     try:
-        return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+        check_output_format(output_format)
+        return _in_llguidance(output_format)
     except ValueError as exc:
         raise _refusal(_first_line(str(exc))) from exc
 
 
-def _choices(spec: str) -> list[str]:
-    choices = _json(spec)
-    if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
-        raise _refusal("choices are a list of texts, none empty")
-    return choices
-
-
-def _schema(spec: str) -> dict[str, Any]:
-    schema = _json(spec)
-    if not isinstance(schema, dict):
-        raise _refusal("a schema is a JSON object")
-    level: list[Any] = [schema]
-    for _ in range(_MAX_DEPTH):
-        level = [child for value in level for child in _children(value)]
-        if not level:
-            return schema
-    raise _refusal(f"it is nested more than {_MAX_DEPTH} deep")
-
-
-def _children(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return list(value.values())
-    return value if isinstance(value, list) else []
-
-
-def _json(spec: str) -> Any:
-    try:
-        return json.loads(spec)
-    except (ValueError, RecursionError) as exc:
-        raise _refusal("it is no JSON that can be read") from exc
+def _in_llguidance(output_format: OutputFormat) -> str:
+    spec = output_format.spec
+    if output_format.kind == "regex":
+        return LLMatcher.grammar_from_regex(spec)
+    if output_format.kind == "choice":
+        choices = " | ".join(json.dumps(choice) for choice in json.loads(spec))
+        return LLMatcher.grammar_from_lark(f"start: {choices}")
+    schema = {"type": "object"} if output_format.kind == "json_object" else json.loads(spec)
+    return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
 
 
 def _tried(source: str) -> str:

@@ -1,0 +1,104 @@
+"""Parts of a chat request that hold its answer to a form: formats, and the tools that may be called.
+
+Shapes follow https://platform.openai.com/docs/api-reference/chat, and vLLM's `structured_outputs`. What no engine
+should compile is refused here, by name.
+"""
+
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from serve_app.api.body import Body
+from serve_app.messages import OutputFormat, Tool
+from serve_app.output_format import check_output_format
+
+
+class JsonSchema(Body):
+    name: str = "answer"
+    description: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    strict: bool | None = None  # every schema binds here
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        check_output_format(self.output_format())
+        return self
+
+    def output_format(self) -> OutputFormat:
+        return OutputFormat("json_schema", json.dumps(self.json_schema.schema_, ensure_ascii=False))
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class StructuredOutputs(Body):
+    """vLLM's field for formats that OpenAI's `response_format` doesn't have: exactly one of the three."""
+
+    json_: dict[str, Any] | str | None = Field(None, alias="json")
+    regex: str | None = None
+    choice: list[str] | None = Field(None, min_length=1, max_length=1000)
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if sum(one is not None for one in (self.json_, self.regex, self.choice)) != 1:
+            raise ValueError("takes exactly one of json, regex and choice")
+        check_output_format(self.output_format())
+        return self
+
+    def output_format(self) -> OutputFormat:
+        if self.regex is not None:
+            return OutputFormat("regex", self.regex)
+        if self.choice is not None:
+            return OutputFormat("choice", json.dumps(self.choice, ensure_ascii=False))
+        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_, ensure_ascii=False)
+        return OutputFormat("json_schema", schema)
+
+
+class Function(Body):
+    name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+    @model_validator(mode="after")
+    def _can_be_used(self) -> Self:
+        if self.parameters:
+            check_output_format(OutputFormat("json_schema", json.dumps(self.parameters)))
+        return self
+
+
+class FunctionTool(Body):
+    type: Literal["function"]
+    function: Function
+
+    def tool(self) -> Tool:
+        function = self.function
+        return Tool(
+            name=function.name,
+            parameters=json.dumps(function.parameters or {"type": "object", "properties": {}}),
+            description=function.description,
+            is_strict=bool(function.strict),
+        )
+
+
+class NamedFunction(Body):
+    name: str
+
+
+class NamedToolChoice(Body):
+    type: Literal["function"] = "function"
+    function: NamedFunction

@@ -1,0 +1,53 @@
+"""What an output format may be, for every engine: bounded in size and depth, and well formed.
+
+Formats come from strangers and are compiled by libraries in C++ and Rust, so whatever makes those slow or deep is
+refused before. Knows no engine.
+"""
+
+import json
+from typing import Any
+
+from serve_app.messages import OutputFormat
+
+MAX_SPEC_BYTES = 65_536
+MAX_DEPTH = 64
+
+
+def check_output_format(output_format: OutputFormat) -> None:
+    """Raise `ValueError` with the reason why no engine should see this format."""
+    spec = output_format.spec
+    num_bytes = len(spec.encode(errors="replace"))
+    if num_bytes > MAX_SPEC_BYTES:
+        raise ValueError(f"it has {num_bytes:,} bytes as JSON or text: at most {MAX_SPEC_BYTES:,} are allowed")
+    if output_format.kind == "choice":
+        choices = _json(spec)
+        if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
+            raise ValueError("choices are a list of texts, none empty")
+    elif output_format.kind == "json_schema":
+        _check_schema(spec)
+
+
+def _check_schema(spec: str) -> None:
+    """Raise `ValueError` unless this is a JSON object nested at most `MAX_DEPTH` deep."""
+    schema = _json(spec)
+    if not isinstance(schema, dict):
+        raise ValueError("a schema is a JSON object")
+    level: list[Any] = [schema]
+    for _ in range(MAX_DEPTH):
+        level = [child for value in level for child in _children(value)]
+        if not level:
+            return
+    raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def _children(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return list(value.values())
+    return value if isinstance(value, list) else []
+
+
+def _json(spec: str) -> Any:
+    try:
+        return json.loads(spec)
+    except (ValueError, RecursionError) as exc:
+        raise ValueError("it is no JSON that can be read") from exc
