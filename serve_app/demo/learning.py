@@ -14,6 +14,13 @@ from serve_app.demo.packing import Batch
 from serve_app.demo.perception import PatchHeads, patch_targets
 
 
+def mixed_precision() -> torch.autocast:
+    """bfloat16 where this CPU computes in it; elsewhere that is imitated, several times slower than float32."""
+    capabilities = torch.cpu.get_capabilities()
+    has_bfloat16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16)
+
+
 def normalized(pixels: Tensor) -> Tensor:
     """uint8 (pictures, height, width, 3) → float (pictures, 3, height, width) in [-1, 1], as the processor does."""
     return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1

@@ -23,7 +23,14 @@ from serve_app.demo import CHECKPOINT
 from serve_app.demo.architecture import VISION_WIDTH, model_config, new_model
 from serve_app.demo.asking import QUESTIONS, STYLES, caption, question
 from serve_app.demo.dialogues import Dialogue, Message
-from serve_app.demo.learning import answer_logits, patch_features, patch_loss, right_branches, word_loss
+from serve_app.demo.learning import (
+    answer_logits,
+    mixed_precision,
+    patch_features,
+    patch_loss,
+    right_branches,
+    word_loss,
+)
 from serve_app.demo.optimizers import make_optimizers, rate_factor, set_rates
 from serve_app.demo.packing import Packer, Row
 from serve_app.demo.perception import PatchHeads
@@ -123,7 +130,7 @@ class Training:
         """New heads on a tower that sees already: their first errors would undo what it has learned."""
         optimizer = torch.optim.AdamW(self.heads.parameters(), lr=1e-2)
         for step in range(_HEAD_STEPS):
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), mixed_precision():
                 chosen = self._chosen(pictures, random.Random(f"{self.plan.seed}/heads/{step}"))
                 features = patch_features(self.model, pictures.pixels[chosen])
             loss, _ = patch_loss(self.heads, features.float(), pictures.scenes[chosen], pictures.covering[chosen])
@@ -175,7 +182,7 @@ class Training:
 
     def _one_step(self, pictures: Pictures) -> dict[str, float]:
         rng = random.Random(f"{self.plan.seed}/step/{self.step}")
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             losses = self._seeing(pictures, rng) if self.stage == "seeing" else self._speaking(pictures, rng)
         losses["loss"].backward()  # type: ignore[no-untyped-call]
         modules = [self.model, self.heads]
@@ -237,7 +244,7 @@ class Training:
                 requests = [caption(k, scene) if k in STYLES else question(k, scene, rng) for k in kinds]
                 rows.append(packer.about_picture([_single_turn(index, r.prompt, r.answer) for r in requests]))
             batch = packer.batch(rows)
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision():
                 features = patch_features(self.model, held_out.pixels[batch.pictures])
                 logits, labels = answer_logits(self.model, features, batch, packer.image)
             for (row, branch), is_right in right_branches(logits, labels, batch).items():
