@@ -14,6 +14,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
@@ -30,6 +31,7 @@ from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
 from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
 from serve_app.replica import start_replica
+from serve_app.request_router import AffinityRouter
 from serve_app.router import Router
 
 # A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
@@ -49,6 +51,7 @@ def build_model(config: ModelConfig) -> Application:
         placement_group_bundles=config.placement_bundles,
         placement_group_strategy=config.placement_strategy if config.placement_bundles else None,
         autoscaling_config=config.autoscaling_options,
+        request_router_config=_request_router(config),
         max_ongoing_requests=config.ongoing_limit,
         max_queued_requests=config.max_queued_requests,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
@@ -57,6 +60,12 @@ def build_model(config: ModelConfig) -> Application:
         max_constructor_retry_count=MAX_START_TRIES,
     )
     return deployment.bind(config)
+
+
+def _request_router(config: ModelConfig) -> RequestRouterConfig:
+    if config.balancing == "affinity":
+        return RequestRouterConfig(request_router_class=AffinityRouter)
+    return RequestRouterConfig()  # Ray Serve's own: power of two choices
 
 
 def build_ingress(config: IngressConfig) -> Application:
@@ -112,6 +121,9 @@ class ModelDeployment:
     def describe(self) -> ModelDescription:
         return self._replica.describe()
 
+    def record_autoscaling_stats(self) -> dict[str, float]:  # Ray Serve's name for it
+        return self._replica.pressure()
+
     async def check_health(self) -> None:
         await self._replica.check_health()
 
@@ -129,15 +141,15 @@ class IngressDeployment:
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self._config = config
-        self._router = Router(lambda model: self._catalog.application_of(model))
         sidecar = _SidecarLink(config.metrics_application)
-        self._catalog = Catalog(self._router.describe, sidecar.loading)
+        self._catalog = Catalog(lambda model: self._router.describe(model), sidecar.loading)
+        self._router = Router(self._catalog)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve these models from now on. Raises `ValueError` naming what is wrong with the `user_config`."""
         routing = RoutingConfig.model_validate(user_config)
-        self._catalog.configure(routing.models)
+        self._catalog.configure(routing)
         self._metrics.models = frozenset(routing.models)
         await self._catalog.try_refresh()  # a new ingress knows its models before its first request
         if not self._tasks:

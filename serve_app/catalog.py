@@ -5,6 +5,7 @@ Refreshed in the background, so that choosing a model for a request costs a look
 
 import asyncio
 import logging
+import random
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -13,7 +14,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from serve_app.api.lane import ModelEntry, State
-from serve_app.config import nearest_hint
+from serve_app.config import RoutingConfig, nearest_hint
 from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription, Task
 
@@ -50,35 +51,62 @@ class Catalog:
         self._describe = describe
         self._loading = loading
         self._entries: dict[str, ModelEntry] = {}
+        self._aliases: dict[str, dict[str, float]] = {}
         self._described_at: dict[str, float] = {}
         self._has_served: set[str] = set()
 
-    def configure(self, models: tuple[str, ...]) -> None:
-        """Serve these models from now on, in this order."""
+    def configure(self, routing: RoutingConfig) -> None:
+        """Serve these models from now on, in this order, and under these aliases."""
+        models = routing.models
+        self._aliases = dict(routing.aliases)
         waiting: State = "pending"
         self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, "not looked up yet") for m in models}
 
     def entries(self) -> list[ModelEntry]:
-        return list(self._entries.values())
+        return [*self._entries.values(), *(self._alias_entry(alias) for alias in self._aliases)]
 
     def find(self, name: str) -> ModelEntry:
+        if name in self._aliases:
+            return self._alias_entry(name)
         if name not in self._entries:
-            raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, self._entries)}", "model")
+            known = [*self._entries, *self._aliases]
+            raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, known)}", "model")
         return self._entries[name]
 
     def choose(self, name: str | None, task: Task) -> ModelEntry:
+        if name in self._aliases:
+            name = self._drawn(name)
         entry = self.find(name) if name is not None else self._default(task)
         if not entry.may_serve(task):
             able = [e.name for e in self._entries.values() if e.may_serve(task)]
             raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}", "model")
-        # A model that has served is waited for: its replica is being replaced, and Ray Serve holds the request.
-        if not entry.is_ready and (entry.name not in self._has_served or entry.state == "failed"):
+        if not self._can_serve(entry):
             how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
             told = (entry.reason or "").removeprefix(f"model '{entry.name}': ")
             reason = f": {told}" if told else ""
             retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
             raise ModelNotReady(f"model '{entry.name}' {how}{reason}", "model", retry_after_s)
         return entry
+
+    def _drawn(self, alias: str) -> str:
+        """One of the alias's models by weight, among those that can serve; where none can, among all.
+
+        A version that doesn't start gets no requests, so that a failed canary is nobody's loss but its own.
+        """
+        weights = {name: weight for name, weight in self._aliases[alias].items() if weight}
+        able = {name: weight for name, weight in weights.items() if self._can_serve(self._entries[name])} or weights
+        return random.choices(list(able), list(able.values()))[0]
+
+    def _can_serve(self, entry: ModelEntry) -> bool:
+        """Now, or in a moment: one that has served is being replaced, and Ray Serve holds its requests."""
+        return entry.is_ready or (entry.name in self._has_served and entry.state != "failed")
+
+    def _alias_entry(self, alias: str) -> ModelEntry:
+        """As ready as the readiest of its models that has a weight."""
+        weights = self._aliases[alias]
+        models = [self._entries[name] for name, weight in weights.items() if weight]
+        best = next((entry for entry in models if entry.is_ready), models[0])
+        return replace(best, name=alias, base=None, weights=weights)
 
     async def keep_fresh(self) -> None:
         """Refresh for ever."""
@@ -125,6 +153,13 @@ class Catalog:
         base = self._base_of(name)
         return base.name if base else name
 
+    def why_not_running(self, name: str) -> str | None:
+        """Why the model has no replica that could answer now; None where it has one, or nobody knows."""
+        entry = self._entries.get(name)
+        if entry is None or entry.state in ("ready", "unhealthy"):
+            return None
+        return entry.reason or "its replica is about to start"
+
     def _base_of(self, adapter: str) -> ModelEntry | None:
         for entry in self._entries.values():
             if entry.description is not None and entry.name != adapter and adapter in entry.description.adapters:
@@ -164,18 +199,24 @@ def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None
             f"no Serve application is named '{entry.name}', and no ready model has an adapter of that name: "
             "deploy it or take it out of the ingress's models"
         )
-        return replace(entry, state="pending", reason=absent)
+        return replace(entry, state="pending", reason=absent, num_replicas=0)
     state, reason = model_state(application)
     own = f"model '{entry.name}': "
     if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
         reason = own + reason
-    return replace(entry, state=state, reason=reason)
+    return replace(entry, state=state, reason=reason, num_replicas=_replica_counts(application).get("RUNNING", 0))
+
+
+def _replica_counts(application: ApplicationStatusOverview) -> dict[str, int]:
+    """Replicas by Ray Serve's name of their state."""
+    deployment = next(iter(application.deployments.values()), None)
+    return {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
 
 
 def model_state(application: ApplicationStatusOverview) -> tuple[State, str | None]:
     """Our state for Ray Serve's, with the reason where it isn't ready."""
     deployment = next(iter(application.deployments.values()), None)
-    counts = {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
+    counts = _replica_counts(application)
     status = str(application.status.value)
     if status == "DEPLOY_FAILED":
         why = last_line(deployment.message if deployment and deployment.message else application.message)

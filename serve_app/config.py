@@ -59,13 +59,36 @@ def first_sentence(error: ValidationError) -> str:
 
 
 class AutoscalingConfig(Strict):
-    """How many replicas a model has. Ray Serve's policy on requests per replica; 0 scales to zero."""
+    """How many replicas a model has; `min_replicas: 0` scales to zero.
+
+    Each `target_…` is per replica. Requests always count, by default as many as the engine runs at once; the
+    other three count where they are given: prompt tokens that wait, the used share of the KV cache, and seconds
+    to the first token. The greatest need decides.
+    """
 
     min_replicas: int = Field(1, ge=0)
     max_replicas: int = Field(1, ge=1)
     target_ongoing_requests: float | None = Field(None, gt=0)
+    target_waiting_tokens: float | None = Field(None, gt=0)
+    target_kv_cache_use: float | None = Field(None, gt=0, le=1)
+    target_time_to_first_token_s: float | None = Field(None, gt=0)
     upscale_delay_s: float = Field(10.0, ge=0)
     downscale_delay_s: float = Field(300.0, ge=0)
+
+    @property
+    def look_back_s(self) -> float:
+        """Over how long load is averaged: no longer than the patience before one more replica, within reason."""
+        return min(max(self.upscale_delay_s, 2.0), 30.0)
+
+    @property
+    def pressure_targets(self) -> dict[str, float]:
+        """The given targets by the names that replicas report under."""
+        given = {
+            "waiting_tokens": self.target_waiting_tokens,
+            "kv_cache_use": self.target_kv_cache_use,
+            "time_to_first_token_s": self.target_time_to_first_token_s,
+        }
+        return {name: target for name, target in given.items() if target is not None}
 
     @model_validator(mode="after")
     def _min_within_max(self) -> Self:
@@ -102,6 +125,7 @@ class ModelConfig(Strict):
     pipeline_parallel_size: int = Field(1, ge=1)
     placement_strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = "PACK"
     autoscaling: AutoscalingConfig = AutoscalingConfig()
+    balancing: Literal["affinity", "power_of_two"] = "affinity"  # by what replicas have in cache, or by lot and load
     max_ongoing_requests: int | None = Field(None, ge=1)
     max_queued_requests: int = Field(256, ge=-1)
     drain_timeout_s: float = Field(30.0, ge=0)
@@ -167,10 +191,20 @@ class ModelConfig(Strict):
     @property
     def autoscaling_options(self) -> dict[str, Any]:
         """Ray Serve's autoscaling config. A replica is full when its engine is, and the target follows from that."""
-        options = self.autoscaling.model_dump()
-        options["target_ongoing_requests"] = self.autoscaling.target_ongoing_requests or float(
-            self.num_running_at_once
-        )
+        scaling = self.autoscaling
+        options: dict[str, Any] = {
+            "min_replicas": scaling.min_replicas,
+            "max_replicas": scaling.max_replicas,
+            "target_ongoing_requests": scaling.target_ongoing_requests or float(self.num_running_at_once),
+            "upscale_delay_s": scaling.upscale_delay_s,
+            "downscale_delay_s": scaling.downscale_delay_s,
+            "look_back_period_s": scaling.look_back_s,
+        }
+        if scaling.pressure_targets:
+            options["policy"] = {
+                "policy_function": "serve_app.autoscaling:EnginePressurePolicy",
+                "policy_kwargs": {"targets": scaling.pressure_targets},
+            }
         return options
 
 
@@ -209,9 +243,29 @@ class ImageConfig(Strict):
 
 
 class RoutingConfig(Strict):
-    """The ingress's `user_config`: changes without a restart. The first model of a task is its default."""
+    """The ingress's `user_config`: changes without a restart. The first model of a task is its default.
+
+    `aliases` are further names: each stands for one or more of `models`, with the weight of requests that each
+    gets (`{vlm: {vlm-7b: 90, vlm-7b-next: 10}}`). A weight of 0 keeps a model in reserve.
+    """
 
     models: tuple[Name, ...] = ()
+    aliases: dict[Name, dict[Name, Annotated[float, Field(ge=0, allow_inf_nan=False)]]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _aliases_lead_to_models(self) -> Self:
+        for alias, weights in self.aliases.items():
+            if alias in self.models:
+                raise ValueError(f"aliases: '{alias}' is a model's name as well: rename one of them")
+            for name in weights:
+                if name in self.aliases:
+                    raise ValueError(f"aliases: '{alias}' leads to the alias '{name}': name models")
+                if name not in self.models:
+                    hint = nearest_hint(name, self.models)
+                    raise ValueError(f"aliases: '{alias}' leads to '{name}', which isn't among the models{hint}")
+            if not sum(weights.values()):
+                raise ValueError(f"aliases: '{alias}' needs a model with a weight above 0")
+        return self
 
     @field_validator("models")
     @classmethod

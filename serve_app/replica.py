@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
 from serve_app.config import ModelConfig
 from serve_app.engines import Engine, source
 from serve_app.engines.vllm_args import check_engine_args, is_installed, serves
@@ -21,6 +22,7 @@ from serve_app.messages import (
     Text,
 )
 from serve_app.metrics.registry import Metrics
+from serve_app.pressure import FirstTokenClock
 
 logger = logging.getLogger("serve_app")
 
@@ -37,6 +39,7 @@ class Replica:
         self._config = config
         self._engine = engine
         self._metrics = metrics
+        self._first_tokens = FirstTokenClock()
 
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model and, where its config says so, warm it up. Raises `ConfigError` naming the fix."""
@@ -54,9 +57,10 @@ class Replica:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
         """The engine's chunks, counted. Closing the generator stops the engine's work within a step."""
-        with self._metrics.generation(request.model) as generation:
+        with self._metrics.generation(request.model) as generation, self._first_tokens.waiting() as has_token:
             async with aclosing(self._engine.generate(request)) as chunks:
                 async for chunk in chunks:
+                    has_token()
                     if chunk.queue_s is not None:
                         generation.started(chunk.queue_s)
                     generation.chunk(chunk)
@@ -90,6 +94,15 @@ class Replica:
             adapters=tuple(self._config.adapters),
             picture_limit=self._engine.picture_limit,
         )
+
+    def pressure(self) -> dict[str, float]:
+        """How loaded the engine is, by the names that `autoscaling.py` scales by; tokens, a share, seconds."""
+        told: dict[str, float] = {
+            WAITING_TOKENS: self._engine.num_waiting_tokens,
+            TIME_TO_FIRST_TOKEN: self._first_tokens.seconds(),
+        }
+        kv_cache_use = self._engine.kv_cache_use
+        return told if kv_cache_use is None else told | {KV_CACHE_USE: kv_cache_use}
 
     async def check_health(self) -> None:
         await self._engine.check_health()

@@ -5,8 +5,9 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from typing import Protocol
 
 from ray import serve
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -30,17 +31,31 @@ from serve_app.messages import Chunk, GenerationRequest, ModelDescription
 
 logger = logging.getLogger("serve_app")
 
+WARM_UP_RETRY_AFTER_S = 10.0
 ENGINE_GRACE_S = 2.0  # the engine ends its own late requests; past this the router does
+
+
+class Models(Protocol):
+    """What the router must know of models; the catalog does."""
+
+    def application_of(self, name: str) -> str:
+        """The Serve application that serves the model: its own, or for an adapter its base's."""
+        ...
+
+    def why_not_running(self, name: str) -> str | None:
+        """Why the model has no replica that could answer now; None where it has one."""
+        ...
 
 
 class Router:
     """Turns a request into chunks by way of one of its model's replicas.
 
-    `application_of` says which Serve application serves a model: its own, or for an adapter its base's.
+    A model that has no replica yet, because it scaled to zero or its replica is being replaced, is waited for
+    until the request's deadline.
     """
 
-    def __init__(self, application_of: Callable[[str], str]) -> None:
-        self._application_of = application_of
+    def __init__(self, models: Models) -> None:
+        self._models = models
         self._handles: dict[str, DeploymentHandle] = {}
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
@@ -88,9 +103,7 @@ class Router:
             is_complete = True
         except (RayError, RayServeException, asyncio.CancelledError) as exc:
             if is_late:
-                raise DeadlineExceeded(
-                    f"no answer within {request.timeout_s:.0f} s: ask for fewer tokens or try again later"
-                ) from exc
+                raise self._too_late(request) from exc
             if isinstance(exc, asyncio.CancelledError):
                 raise
             raise self._translate(exc, request.model) from exc
@@ -99,9 +112,21 @@ class Router:
             if not is_complete:
                 stream.cancel()
 
+    def _too_late(self, request: GenerationRequest) -> ServeAppError:
+        if why := self._models.why_not_running(request.model):
+            return ModelNotReady(
+                f"model '{request.model}' is warming up and wasn't ready within {request.timeout_s:.0f} s ({why}): "
+                "try again later",
+                "model",
+                WARM_UP_RETRY_AFTER_S,
+            )
+        return DeadlineExceeded(
+            f"no answer within {request.timeout_s:.0f} s: ask for fewer tokens or try again later"
+        )
+
     async def _handle(self, model: str) -> DeploymentHandle:
         """The model's handle, looked up once, and again after a failure: applications come and go."""
-        application = self._application_of(model)
+        application = self._models.application_of(model)
         if application not in self._handles:
             try:
                 self._handles[application] = await asyncio.to_thread(serve.get_app_handle, application)
@@ -116,7 +141,7 @@ class Router:
         if isinstance(cause, BackPressureError):
             return Overloaded(f"model '{model}' has as many waiting requests as it takes: retry later", None, 2.0)
         if isinstance(cause, DeploymentUnavailableError):
-            self._handles.pop(self._application_of(model), None)
+            self._handles.pop(self._models.application_of(model), None)
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
         if isinstance(cause, RayActorError | RequestCancelledError):
             return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)

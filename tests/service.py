@@ -52,8 +52,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(config: dict[str, Any], start_timeout_s: float = START_TIMEOUT_S) -> Iterator[RunningService]:
-    """The config, served; stopped as a user would, with Ctrl-C's signal."""
+def serving(
+    config: dict[str, Any], start_timeout_s: float = START_TIMEOUT_S, env: dict[str, str] | None = None
+) -> Iterator[RunningService]:
+    """The config, served with `env` added; stopped as a user would, with Ctrl-C's signal."""
     with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:  # short: Ray puts sockets below it
         temp_dir = Path(folder)
         path = temp_dir / "serve_config.yaml"
@@ -63,7 +65,7 @@ def serving(config: dict[str, Any], start_timeout_s: float = START_TIMEOUT_S) ->
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", "local"],
                 stdout=log, stderr=subprocess.STDOUT, text=True,
-                env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0"},
+                env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", **(env or {})},
             )  # fmt: skip
         service = RunningService(f"http://127.0.0.1:{port}", process, temp_dir)
         try:

@@ -1,5 +1,7 @@
 """A model's state and reason, from what Ray Serve says of its application; and the choice of a model."""
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from ray.serve.schema import (
 
 from serve_app.api.lane import ModelEntry, State
 from serve_app.catalog import STARTING, Catalog, last_line, model_state
+from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription
 
@@ -83,9 +86,9 @@ async def nothing_loads() -> dict[str, str]:
     return {}
 
 
-def catalog_of(*entries: ModelEntry) -> Catalog:
+def catalog_of(*entries: ModelEntry, aliases: dict[str, dict[str, float]] | None = None) -> Catalog:
     catalog = Catalog(never_asked, nothing_loads)
-    catalog.configure(tuple(entry.name for entry in entries))
+    catalog.configure(RoutingConfig(models=tuple(entry.name for entry in entries), aliases=aliases or {}))
     catalog._entries = {entry.name: entry for entry in entries}
     return catalog
 
@@ -115,6 +118,27 @@ def test_what_cannot_be_chosen_says_why() -> None:
     assert failed.value.retry_after_s is None
 
 
+def test_an_alias_gives_each_of_its_models_a_share() -> None:
+    canary = replace(CHAT, name="talk-next")
+    catalog = catalog_of(CHAT, canary, BOTH, aliases={"chat": {"talk": 3, "talk-next": 1, "see": 0}})
+    drawn = Counter(catalog.choose("chat", "chat").name for _ in range(2000))
+    assert set(drawn) == {"talk", "talk-next"}
+    assert 0.15 < drawn["talk-next"] / 2000 < 0.35
+    assert [entry.name for entry in catalog.entries()] == ["talk", "talk-next", "see", "chat"]
+    assert catalog.find("chat").as_json()["weights"] == {"talk": 3, "talk-next": 1, "see": 0}
+
+
+def test_a_version_that_does_not_start_gets_no_requests() -> None:
+    canary = ModelEntry("talk-next", "failed", "no folder")
+    catalog = catalog_of(CHAT, canary, aliases={"chat": {"talk": 1, "talk-next": 99}})
+    assert {catalog.choose("chat", "chat").name for _ in range(50)} == {"talk"}
+    assert catalog.find("chat").is_ready
+    alone = catalog_of(canary, aliases={"chat": {"talk-next": 1}})
+    with pytest.raises(ModelNotReady, match="'talk-next' failed to start: no folder"):
+        alone.choose("chat", "chat")
+    assert not alone.find("chat").is_ready
+
+
 @pytest.mark.parametrize(
     ("message", "sentence"),
     [
@@ -136,7 +160,7 @@ FAILED_ONCE = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING, 0
 async def reasons_of(monkeypatch: pytest.MonkeyPatch, catalog: Catalog, **given: ApplicationStatusOverview) -> Any:
     """The models' reasons after a look at applications like these."""
     monkeypatch.setattr(serve, "status", lambda: ServeStatus(applications=given))
-    catalog.configure(tuple(given))
+    catalog.configure(RoutingConfig(models=tuple(given)))
     await catalog.refresh()
     return {entry.name: entry.reason for entry in catalog.entries()}
 

@@ -50,6 +50,32 @@ def test_what_cannot_work_is_refused(values: dict[str, Any], sentence: str) -> N
         ModelConfig.model_validate({"source": "demo"} | values)
 
 
+@pytest.mark.parametrize(
+    ("aliases", "sentence"),
+    [
+        ({"a": {"b": 1}}, "'a' is a model's name as well"),
+        ({"x": {"c": 1}}, "leads to 'c', which isn't among the models"),
+        ({"x": {"a": 1}, "y": {"x": 1}}, "leads to the alias 'x'"),
+        ({"x": {"a": 0, "b": 0}}, "a weight above 0"),
+        ({"x": {}}, "a weight above 0"),
+        ({"x": {"a": -1}}, "greater than or equal to 0"),
+        ({"x": {"a": float("inf")}}, "finite"),
+    ],
+)
+def test_an_alias_that_cannot_work_is_refused(aliases: dict[str, dict[str, float]], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        RoutingConfig(models=("a", "b"), aliases=aliases)
+
+
+def test_pressure_targets_choose_the_policy() -> None:
+    plain = ModelConfig(source="x").autoscaling_options
+    assert "policy" not in plain
+    given = {"max_replicas": 2, "target_kv_cache_use": 0.8, "upscale_delay_s": 60}
+    options = ModelConfig.model_validate({"source": "x", "autoscaling": given}).autoscaling_options
+    assert options["policy"]["policy_kwargs"] == {"targets": {"kv_cache_use": 0.8}}
+    assert (plain["look_back_period_s"], options["look_back_period_s"]) == (10, 30)
+
+
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         ModelConfig(source="demo").source = "other"  # type: ignore[misc]

@@ -3,6 +3,7 @@
 A lane is the ingress (every model) or one model's own HTTP app; dialects can't tell which.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -26,6 +27,8 @@ class ModelEntry:
     description: ModelDescription | None = None
     created_s: int = 0
     base: str | None = None  # of an adapter: the model that it changes
+    num_replicas: int = 0  # that can answer now
+    weights: Mapping[str, float] | None = None  # of an alias: the share of requests that each model gets
 
     @property
     def is_ready(self) -> bool:
@@ -52,9 +55,12 @@ class ModelEntry:
             "engine": known.engine if known else None,
             "context_length": known.context_length if known else None,
             "picture_limit": known.picture_limit if known else None,
+            "replicas": self.num_replicas,
         }
         if self.base:
             entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it
+        if self.weights:
+            entry["weights"] = dict(self.weights)
         return entry | ({"reason": self.reason} if self.reason else {})
 
 

@@ -35,6 +35,16 @@ class Engine(Generator, Protocol):
         """Requests accepted but not yet running on the model."""
         ...
 
+    @property
+    def num_waiting_tokens(self) -> int:
+        """Prompt tokens of the requests that have no first token yet."""
+        ...
+
+    @property
+    def kv_cache_use(self) -> float | None:
+        """The share of the engine's cache for keys and values that is in use, 0 to 1; None where it has no bound."""
+        ...
+
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model, telling each step. Raises `ConfigError` with a sentence naming the fix where the config
         can't work."""

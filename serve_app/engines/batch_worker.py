@@ -52,6 +52,11 @@ class BatchWorker:
         return len(self._waiting)
 
     @property
+    def num_waiting_tokens(self) -> int:
+        """Prompt tokens of the rows that wait."""
+        return sum(row.prompt.num_tokens for row in self._waiting)
+
+    @property
     def num_running(self) -> int:
         """Rows that the model still works on."""
         return sum(not row.is_ended for row in self._running)

@@ -89,11 +89,17 @@ class ScriptedEngine:
             raise ConfigError(f"engine_args: {first_sentence(exc)}") from exc
         limits = [n for n in (self.script.context_length, config.max_context_tokens) if n]
         self._context_length = min(limits, default=None)
-        self._places = asyncio.Semaphore(self.script.capacity or config.max_batch_size)
+        self._capacity = self.script.capacity or config.max_batch_size
+        self._places = asyncio.Semaphore(self._capacity)
         self._running: set[asyncio.Event] = set()
         self._is_started = self._is_unhealthy = False
         self.num_generated = 0
-        self.num_waiting = 0
+        self.num_waiting = self.num_waiting_tokens = 0
+
+    @property
+    def kv_cache_use(self) -> float | None:
+        """Each place as a share of the whole, as if every request filled its place."""
+        return len(self._running) / self._capacity
 
     @property
     def context_length(self) -> int | None:
@@ -142,7 +148,7 @@ class ScriptedEngine:
         stopped = asyncio.Event()
         try:
             async with asyncio.timeout(request.timeout_s):
-                await self._take_place()
+                await self._take_place(num_prompt)
         except TimeoutError as exc:
             raise _deadline_error(request) from exc
         self._running.add(stopped)
@@ -164,12 +170,14 @@ class ScriptedEngine:
             self._running.discard(stopped)
             self._places.release()
 
-    async def _take_place(self) -> None:
+    async def _take_place(self, num_prompt_tokens: int) -> None:
         self.num_waiting += 1
+        self.num_waiting_tokens += num_prompt_tokens
         try:
             await self._places.acquire()
         finally:
             self.num_waiting -= 1
+            self.num_waiting_tokens -= num_prompt_tokens
 
     async def _misbehave(self, plan: "_Plan", pace: "_Pace") -> None:
         """What breaks more than the one request."""

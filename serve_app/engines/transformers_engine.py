@@ -70,6 +70,14 @@ class TransformersEngine:
         return self._num_preparing + (self._worker.num_waiting if self._worker else 0)
 
     @property
+    def num_waiting_tokens(self) -> int:
+        return self._worker.num_waiting_tokens if self._worker else 0
+
+    @property
+    def kv_cache_use(self) -> float | None:
+        return None  # it grows with the batch, which `max_batch_size` bounds
+
+    @property
     def num_running(self) -> int:
         """Requests that the model works on now."""
         return self._worker.num_running if self._worker else 0

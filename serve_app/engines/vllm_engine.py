@@ -47,6 +47,7 @@ class VllmEngine:
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._model: LoadedModel | None = None
+        self._waiting_tokens: dict[str, int] = {}  # by request, until its first output
 
     @property
     def context_length(self) -> int | None:
@@ -68,6 +69,14 @@ class VllmEngine:
     @property
     def num_waiting(self) -> int:
         return self._model.pressure.num_waiting if self._model else 0
+
+    @property
+    def num_waiting_tokens(self) -> int:
+        return sum(self._waiting_tokens.values())
+
+    @property
+    def kv_cache_use(self) -> float | None:
+        return self._model.pressure.kv_cache_use if self._model else None
 
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model: weights, caches, adapters; seconds to minutes. Raises `ConfigError`."""
@@ -112,11 +121,16 @@ class VllmEngine:
             lora_request=model.adapters.get(request.model),
             reasoning_ended=chat.resolve_reasoning_ended(parsers[0], tokens),  # when a format begins to bind
         )
-        with _aborting_at(deadline, request, model.llm):
-            async with aclosing(outputs):
-                async for output in outputs:
-                    for chunk in answers.chunks(output):
-                        yield chunk
+        self._waiting_tokens[request.id] = len(tokens)
+        try:
+            with _aborting_at(deadline, request, model.llm):
+                async with aclosing(outputs):
+                    async for output in outputs:
+                        self._waiting_tokens.pop(request.id, None)
+                        for chunk in answers.chunks(output):
+                            yield chunk
+        finally:
+            self._waiting_tokens.pop(request.id, None)
 
     async def _add_adapter(self, llm: AsyncLLM, adapter: LoRARequest) -> None:
         try:

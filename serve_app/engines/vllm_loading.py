@@ -31,16 +31,18 @@ _UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
 
 
 class Pressure(StatLoggerBase):
-    """Keeps the scheduler's last word on how many requests wait."""
+    """Keeps the scheduler's last word on how many requests wait and how full the cache is."""
 
     def __init__(self) -> None:  # vLLM calls a factory, not this
         self.num_waiting = 0
+        self.kv_cache_use = 0.0
 
     def record(
         self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
         if scheduler_stats is not None:
             self.num_waiting = scheduler_stats.num_waiting_reqs
+            self.kv_cache_use = float(scheduler_stats.kv_cache_usage)
 
     def log_engine_initialized(self) -> None:
         pass

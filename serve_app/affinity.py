@@ -1,0 +1,104 @@
+"""Which replica probably has a request's picture or conversation in its cache, without asking any.
+
+A request has keys, from the most telling to the least: the whole conversation up to each turn, then its pictures.
+An instruction alone is no key where there are pictures, because every caption has the same one. Knows nothing of
+Ray.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Generic, TypeVar
+
+from serve_app.messages import GenerationRequest, Message, Picture, Text
+
+_MAX_KEYS = 100_000  # remembered, some 10 MB
+_NUM_SAMPLED_ROWS = 32  # of a picture: enough to tell pictures apart, at a fraction of the cost of all
+_DIGEST_BYTES = 12
+
+R = TypeVar("R", bound=Hashable)
+
+
+def cache_keys(request: GenerationRequest) -> list[bytes]:
+    """What a cache may hold of this request, the most telling first. Keys of different models differ."""
+    conversation = hashlib.blake2b(request.model.encode(), digest_size=_DIGEST_BYTES)
+    turns: list[bytes] = []
+    pictures: list[bytes] = []
+    has_pictures = bool(request.pictures)
+    for message in request.messages:
+        pictures += _add(conversation, message, request.model)
+        if message.role != "system" and bool(pictures) == has_pictures:
+            turns.append(conversation.digest())
+    return [*reversed(turns), *reversed(pictures)]
+
+
+def _add(conversation: "hashlib.blake2b", message: Message, model: str) -> list[bytes]:
+    """Feed a turn to the conversation's hash; the digests of its pictures."""
+    pictures: list[bytes] = []
+    conversation.update(f"\0{message.role}\0".encode())
+    for part in message.parts:
+        if isinstance(part, Text):
+            conversation.update(b"\1" + part.text.encode(errors="replace"))
+        else:
+            pictures.append(_picture_digest(part, model))
+            conversation.update(b"\2" + pictures[-1])
+    return pictures
+
+
+def _picture_digest(picture: Picture, model: str) -> bytes:
+    stride = 3 * picture.width
+    step = max(1, picture.height // _NUM_SAMPLED_ROWS)
+    digest = hashlib.blake2b(f"{model}\0{picture.width}x{picture.height}".encode(), digest_size=_DIGEST_BYTES)
+    pixels = memoryview(picture.rgb)
+    for row in range(0, picture.height, step):
+        digest.update(pixels[row * stride : (row + 1) * stride])
+    return digest.digest()
+
+
+class Placements(Generic[R]):
+    """Remembers where keys went, and ranks replicas for a request's keys with bounded imbalance.
+
+    A replica is too busy for its cache to be worth the wait when it has more requests in flight than
+    `max_imbalance` times the mean, plus `free_requests`.
+    """
+
+    def __init__(self, max_imbalance: float = 1.25, free_requests: int = 2) -> None:
+        self._max_imbalance = max_imbalance
+        self._free_requests = free_requests
+        self._places: OrderedDict[bytes, R] = OrderedDict()
+
+    def rank(self, keys: Sequence[bytes], in_flight: Mapping[R, int]) -> list[R]:
+        """All replicas, the best first: the one that knows a key, else the less busy of two, else the least busy.
+
+        The two are chosen by the key alone, so that every ingress chooses the same two; they balance about as
+        well as two drawn by lot. Whichever is too busy comes after all that aren't.
+        """
+        two = sorted(_by_hash(keys[-1] if keys else b"", in_flight)[:2], key=in_flight.__getitem__)
+        known = self._known(keys, in_flight)
+        by_load = sorted(in_flight, key=in_flight.__getitem__)
+        ranked = list(dict.fromkeys([*([] if known is None else [known]), *two[:1], *by_load]))
+        return sorted(ranked, key=lambda replica: self._is_too_busy(replica, in_flight))
+
+    def remember(self, keys: Sequence[bytes], replica: R) -> None:
+        """The request with these keys went to this replica."""
+        for key in keys:
+            self._places[key] = replica
+            self._places.move_to_end(key)
+        while len(self._places) > _MAX_KEYS:
+            self._places.popitem(last=False)
+
+    def _known(self, keys: Sequence[bytes], in_flight: Mapping[R, int]) -> R | None:
+        for key in keys:
+            replica = self._places.get(key)
+            if replica is not None and replica in in_flight:
+                return replica
+        return None
+
+    def _is_too_busy(self, replica: R, in_flight: Mapping[R, int]) -> bool:
+        mean = sum(in_flight.values()) / len(in_flight)
+        return in_flight[replica] > self._max_imbalance * mean + self._free_requests
+
+
+def _by_hash(key: bytes, replicas: Mapping[R, int]) -> list[R]:
+    """Rendezvous hashing: each key has an order of replicas of its own, little disturbed when replicas change."""
+    return sorted(replicas, key=lambda replica: hashlib.blake2b(key + str(replica).encode(), digest_size=8).digest())

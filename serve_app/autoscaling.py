@@ -1,0 +1,54 @@
+"""How many replicas a model wants, by the pressure on its engines. Ray Serve's controller calls the policy.
+
+Ray Serve's own policy counts requests; this one adds what the engines say of themselves (`Replica.pressure`), and
+the greatest need decides. Imports nothing of this package: the controller unpickles it.
+"""
+
+import math
+from typing import Any
+
+WAITING_TOKENS = "waiting_tokens"
+KV_CACHE_USE = "kv_cache_use"
+TIME_TO_FIRST_TOKEN = "time_to_first_token_s"
+
+_SLACK = 0.9  # a replica less must leave each measure this far below its target, or it would come back at once
+
+
+class EnginePressurePolicy:
+    """Replicas such that requests, waiting tokens and cache use per replica stay at their targets.
+
+    `targets` holds any of the three names above. More replicas share tokens and cache among them, so those
+    scale in proportion, both ways. The time to first token doesn't: above its target it asks for one replica
+    more, and between half the target and the target it lets none go.
+
+    Source of the interface: Ray Serve's custom autoscaling policies, `ray.serve.config.AutoscalingContext`.
+    """
+
+    def __init__(self, targets: dict[str, float]) -> None:
+        self._targets = targets
+
+    def __call__(self, context: Any) -> tuple[int, dict[str, Any]]:
+        """The wanted number of replicas, before Ray Serve applies its delays and bounds, and no state."""
+        num_replicas = context.current_num_replicas
+        if num_replicas == 0:  # Ray Serve wakes one at the first request, before it asks
+            return context.target_num_replicas, {}
+        need = context.total_num_requests / context.config.get_target_ongoing_requests()
+        for name in (WAITING_TOKENS, KV_CACHE_USE):
+            need = max(need, num_replicas * self._ratio(context, name))
+        wanted = self._without_flapping(need, num_replicas)
+        lateness = self._ratio(context, TIME_TO_FIRST_TOKEN)
+        if lateness > 1:
+            wanted = max(wanted, num_replicas + 1)
+        elif lateness > 0.5:
+            wanted = max(wanted, num_replicas)
+        return wanted, {}
+
+    def _ratio(self, context: Any, name: str) -> float:
+        """The replicas' mean of one measure over its target; 0 where it has no target or nobody told."""
+        told = (context.aggregated_metrics or {}).get(name) if name in self._targets else None
+        return sum(told.values()) / len(told) / self._targets[name] if told else 0.0
+
+    @staticmethod
+    def _without_flapping(need: float, num_replicas: int) -> int:
+        wanted = math.ceil(need)
+        return min(num_replicas, math.ceil(need / _SLACK)) if wanted < num_replicas else wanted
