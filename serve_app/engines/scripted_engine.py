@@ -4,6 +4,7 @@
 |-----------------|-------------------------------------------------------------------------------|
 | (anything else) | the configured tokens; with pictures, their size and mean colour              |
 | `!echo TEXT`    | says TEXT, a word a token                                                     |
+| `!cache`        | says which process this is, and whether it had the picture or conversation    |
 | `!tokens N`     | says N tokens                                                                 |
 | `!slow S`       | waits S seconds before the first token                                        |
 | `!fail-after N` | raises `EngineFailed` after N tokens                                          |
@@ -19,11 +20,13 @@
 import asyncio
 import os
 import time
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from serve_app.affinity import cache_keys
 from serve_app.config import Family, ModelConfig, Strict, first_sentence
 from serve_app.errors import (
     ConfigError,
@@ -36,7 +39,7 @@ from serve_app.errors import (
 from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, Text
 
-_COMMANDS = ("echo", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
+_COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
 
 
 class Script(Strict):
@@ -51,6 +54,7 @@ class Script(Strict):
     context_length: int | None = Field(None, ge=2)
     takes_pictures: bool = True
     picture_limit: int | None = Field(None, ge=1)
+    cache_size: int = Field(1000, ge=0)
 
 
 class _Plan:
@@ -79,6 +83,25 @@ class _Plan:
         return f"token{index} " if isinstance(self.tokens, int) else self.tokens[index]
 
 
+class _Cache:
+    """Plays an engine's cache of pictures and conversations: the last so many keys of requests."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._keys: OrderedDict[bytes, None] = OrderedDict()
+
+    def had(self, request: GenerationRequest) -> bool:
+        """Whether a part of this request was here before; from now on it is."""
+        keys = cache_keys(request)
+        is_known = any(key in self._keys for key in keys)
+        for key in keys:
+            self._keys[key] = None
+            self._keys.move_to_end(key)
+        while len(self._keys) > self._size:
+            self._keys.popitem(last=False)
+        return is_known
+
+
 class ScriptedEngine:
     """Plays a model. `num_generated` counts all tokens ever made, so that stopped work can be seen to stop."""
 
@@ -92,6 +115,7 @@ class ScriptedEngine:
         self._capacity = self.script.capacity or config.max_batch_size
         self._places = asyncio.Semaphore(self._capacity)
         self._running: set[asyncio.Event] = set()
+        self._cache = _Cache(self.script.cache_size)
         self._is_started = self._is_unhealthy = False
         self.num_generated = 0
         self.num_waiting = self.num_waiting_tokens = 0
@@ -144,6 +168,8 @@ class ScriptedEngine:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
         received_s = time.monotonic()
         plan = _Plan(self.script, request)
+        if plan.command == "cache":
+            plan.tokens = [f"{os.getpid()} {'hit' if self._cache.had(request) else 'miss'}"]
         num_prompt, num_tokens, finish = self._budget(plan, request)
         stopped = asyncio.Event()
         try:

@@ -1,0 +1,212 @@
+"""Changes under constant traffic: one model's args, a model more, a model less, a canary, a version that fails.
+
+No request may fail meanwhile. The changes come as an engineer makes them: `serve deploy` with an edited file.
+"""
+
+import asyncio
+import copy
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from tests.service import RunningService, serving
+
+DEADLINE_S = 120.0  # generous: how long it takes isn't what is tested
+
+
+def model(name: str, **changes: Any) -> dict[str, Any]:
+    """A model that says its own name."""
+    script = {"takes_pictures": False, "tokens": [changes.pop("says", name)]}
+    return {
+        "name": name,
+        "import_path": "serve_app.app:build_model",
+        "route_prefix": None,
+        "args": {"source": "none", "engine": "scripted", "num_cpus": 0.1, "tasks": ["chat"],
+                 "engine_args": script | changes},
+    }  # fmt: skip
+
+
+def file(models: list[dict[str, Any]], aliases: dict[str, dict[str, float]] | None = None) -> dict[str, Any]:
+    routing = {"models": [one["name"] for one in models], "aliases": aliases or {}}
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": "127.0.0.1"},
+        "applications": [
+            *models,
+            {
+                "name": "ingress",
+                "import_path": "serve_app.app:build_ingress",
+                "route_prefix": "/",
+                "args": {"num_cpus": 0.2, "metrics_application": None},
+                "deployments": [{"name": "Ingress", "user_config": routing}],
+            },
+        ],
+    }
+
+
+BASE = [model("a"), model("b")]
+
+
+class Cluster:
+    """A service whose config can be deployed again."""
+
+    def __init__(self, service: RunningService) -> None:
+        self.url = service.url
+        self._folder = service.temp_dir
+        found = re.search(r"dashboard: (http://\S+)", (service.temp_dir / "up.log").read_text())
+        assert found, "`serve-app up` told no dashboard"
+        self._dashboard = found[1]
+
+    async def deploy(self, values: dict[str, Any]) -> None:
+        path = self._folder / "changed.yaml"
+        values = copy.deepcopy(values)
+        values["http_options"]["port"] = int(self.url.rpartition(":")[2])
+        path.write_text(yaml.safe_dump(values))
+        command = [str(Path(sys.executable).parent / "serve"), "deploy", "--address", self._dashboard, str(path)]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with serving(file(BASE)) as running:
+        yield Cluster(running)
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=cluster.url, timeout=60, trust_env=False) as client:
+        yield client
+
+
+async def says(client: httpx.AsyncClient, name: str) -> str:
+    """What the model said, or the error."""
+    body = {"model": name, "messages": [{"role": "user", "content": "hello"}]}
+    try:
+        response = await client.post("/v1/chat/completions", json=body)
+    except httpx.TransportError as exc:
+        return type(exc).__name__
+    if response.status_code != 200:
+        return f"{response.status_code} {response.json()['error']['message']}"
+    said: str = response.json()["choices"][0]["message"]["content"]
+    return said
+
+
+@asynccontextmanager
+async def traffic(client: httpx.AsyncClient, *names: str) -> AsyncIterator[dict[str, Counter[str]]]:
+    """Three clients for each name, which ask as long as the block runs; what they were told, by name."""
+    told: dict[str, Counter[str]] = {name: Counter() for name in names}
+    is_over = False
+
+    async def ask(name: str) -> None:
+        while not is_over:
+            told[name][await says(client, name)] += 1
+            await asyncio.sleep(0.02)
+
+    tasks = [asyncio.create_task(ask(name)) for name in names for _ in range(3)]
+    try:
+        yield told
+    finally:
+        is_over = True
+        await asyncio.gather(*tasks)
+
+
+async def until(is_so: Callable[[], Awaitable[bool]], never: str) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not await is_so():
+        assert time.monotonic() < deadline, never
+        await asyncio.sleep(0.05)
+
+
+async def wait_for(client: httpx.AsyncClient, name: str, answer: str) -> None:
+    """Until the model says this, five times in a row."""
+
+    async def is_settled() -> bool:
+        return {await says(client, name) for _ in range(5)} == {answer}
+
+    await until(is_settled, f"{name} never said {answer!r}")
+
+
+async def wait_for_entry(client: httpx.AsyncClient, name: str, field: str, value: Any) -> None:
+    """Until the model's entry has this value, or a text that contains it, in this field."""
+
+    async def is_there() -> bool:
+        found = (await entry(client, name)).get(field)
+        return found == value or (isinstance(found, str) and value in found)
+
+    await until(is_there, f"{field} of {name} was never {value}")
+
+
+async def entry(client: httpx.AsyncClient, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = (await client.get(f"/v1/models/{name}")).json()
+    return found
+
+
+async def test_an_edited_model_is_redeployed_alone(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    created = (await entry(client, "b"))["created"]
+    async with traffic(client, "a", "b") as told:
+        await cluster.deploy(file([model("a", says="edited"), model("b")]))
+        await wait_for(client, "a", "edited")
+    assert set(told["a"]) == {"a", "edited"}
+    assert set(told["b"]) == {"b"}
+    assert (await entry(client, "b"))["created"] == created, "nobody touched it"
+
+
+async def test_a_model_comes_and_goes(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    await cluster.deploy(file(BASE))
+    await wait_for(client, "a", "a")
+    async with traffic(client, "a", "b") as told:
+        await cluster.deploy(file([*BASE, model("c", start_s=1)]))
+        await wait_for(client, "c", "c")
+        await cluster.deploy(file(BASE))
+
+        async def is_gone() -> bool:
+            return (await says(client, "c")).startswith("404")
+
+        await until(is_gone, "it never went")
+    assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "b": {"b"}}
+
+
+async def test_a_canary_grows_from_a_tenth_to_all(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    await cluster.deploy(file(BASE, {"stable": {"a": 1, "b": 0}}))
+    await wait_for(client, "stable", "a")
+    async with traffic(client, "stable") as told:
+        for weights in ({"a": 90.0, "b": 10.0}, {"a": 50.0, "b": 50.0}):
+            await cluster.deploy(file(BASE, {"stable": weights}))
+            await wait_for_entry(client, "stable", "weights", weights)
+            told["stable"].clear()
+
+            async def is_enough() -> bool:
+                return told["stable"].total() >= 300
+
+            await until(is_enough, "too little traffic")
+            share = told["stable"]["b"] / told["stable"].total()
+            assert abs(100 * share - weights["b"]) < 12, (weights, told)
+        await cluster.deploy(file(BASE, {"stable": {"a": 0, "b": 100}}))
+        await wait_for(client, "stable", "b")
+    assert set(told["stable"]) == {"a", "b"}
+
+
+async def test_a_version_that_fails_to_start_costs_nothing(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    await cluster.deploy(file(BASE, {"stable": {"a": 1}}))
+    await wait_for(client, "stable", "a")
+    broken = model("next", start_error="no weights there: correct the path")
+    async with traffic(client, "a", "stable") as told:
+        await cluster.deploy(file([*BASE, broken], {"stable": {"a": 50, "next": 50}}))
+        await wait_for_entry(client, "next", "state", "failed")
+        assert "no weights there" in (await entry(client, "next"))["reason"]
+        await cluster.deploy(file([model("a", start_error="nor here: correct it"), model("b")], {"stable": {"a": 1}}))
+        await wait_for_entry(client, "a", "reason", "nor here")
+        await cluster.deploy(file(BASE, {"stable": {"a": 1}}))
+        await wait_for(client, "a", "a")
+    assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "stable": {"a"}}
