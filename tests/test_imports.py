@@ -13,6 +13,7 @@ PURE = [
     "images",
     "ingress",
     "messages",
+    "manifest",
     "metrics.registry",
     "load_progress",
     "engines.source",
