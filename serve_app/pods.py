@@ -112,6 +112,7 @@ def _container(name: str, options: PodOptions, resources: dict[str, Any]) -> dic
         "securityContext": pod_security(),
         "env": [
             {"name": "HOME", "value": HOME},
+            {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},  # else Ray tells its makers about the cluster
             PACKING,
             {"name": "HF_HOME", "value": f"{HOME}/cache/huggingface"},
             {"name": "SERVE_APP_CACHE", "value": f"{HOME}/cache/serve_app"},
