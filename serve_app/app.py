@@ -17,6 +17,7 @@ from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
+from serve_app import cluster
 from serve_app.api.lane import Lane
 from serve_app.catalog import Catalog
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
@@ -131,7 +132,7 @@ class IngressDeployment:
         self._config = config
         self._router = Router(lambda model: self._catalog.application_of(model))
         sidecar = _SidecarLink(config.metrics_application)
-        self._catalog = Catalog(self._router.describe, sidecar.loading)
+        self._catalog = Catalog(self._router.describe, sidecar.loading, cluster.unplaced)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

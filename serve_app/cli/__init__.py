@@ -13,6 +13,7 @@ from serve_app.cli.caption import caption
 from serve_app.cli.chat import chat
 from serve_app.cli.errors import INTERRUPTED, CliError
 from serve_app.cli.models import models
+from serve_app.cli.plan import plan
 from serve_app.cli.status import status
 from serve_app.cli.terminal import printable
 from serve_app.cli.up import up
@@ -39,5 +40,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, caption, chat, models, status):
+for command in (up, plan, caption, chat, models, status):
     app.command()(command)
