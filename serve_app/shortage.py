@@ -13,11 +13,16 @@ _NUM_NODES_SHOWN = 6
 
 def shortage(need: Need, nodes: Sequence[Node], num_nodes_coming: int = 0) -> str:
     """«needs 4 GPU on one node: node 'a' has 1 of 2 GPU free: …», with what to change."""
-    sentence = f"needs {wanted(need)}: {_had(need, nodes)}: {_fix(need, nodes)}"
+    sentence = f"{lack(need, nodes)}: {remedy(need, nodes)}"
     if num_nodes_coming:
         coming = "a node" if num_nodes_coming == 1 else f"{num_nodes_coming} nodes"
         sentence += f"; the cluster is adding {coming}, which may be enough"
     return sentence
+
+
+def lack(need: Need, nodes: Sequence[Node]) -> str:
+    """«needs 4 GPU on one node: node 'a' has 1 of 2 GPU free»."""
+    return f"needs {wanted(need)}: {_had(need, nodes)}"
 
 
 def wanted(need: Need) -> str:
@@ -71,7 +76,8 @@ def _lacking(need: Need, nodes: Sequence[Node]) -> list[str]:
     return lacking or list(total)
 
 
-def _fix(need: Need, nodes: Sequence[Node]) -> str:
+def remedy(need: Need, nodes: Sequence[Node]) -> str:
+    """What to change so that it fits."""
     if could_ever_fit(need, nodes):
         if _fits(need, nodes):
             return "what is free lies in parts, on several GPUs or only just now: free a whole one, or add a node"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from serve_app.placement import Need, Node, Placement, Rooms, nodes_after, num_placeable, place_all, rooms_of, spread
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
-from serve_app.shortage import could_ever_fit, shortage, wanted
+from serve_app.shortage import could_ever_fit, lack, remedy, wanted
 
 PACKING = "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1"
 
@@ -73,15 +73,13 @@ def _start(applications: Sequence[Application], nodes: Sequence[Node], rooms: Ro
 
 def _refusal(application: Application, num_kept: int, nodes: Sequence[Node], left: Sequence[Node]) -> Finding:
     place = f"{application.place} '{application.name}'"
-    which = f"replica {num_kept + 1} of {application.num_at_start} " if application.num_at_start > 1 else ""
+    which = f"replica {num_kept + 1} of {application.num_at_start} of " if application.num_at_start > 1 else ""
     if not could_ever_fit(application.need, nodes):
-        what, _, fix = shortage(application.need, nodes).rpartition(": ")
-        return error(place, f"{application.title} {what}", fix)
-    what, _, _ = shortage(application.need, left).rpartition(": ")
+        return error(place, f"{application.title} {lack(application.need, nodes)}", remedy(application.need, nodes))
     place += ": args.autoscaling.min_replicas" if which and application.model else ""
     return error(
         place,
-        f"{which}{'of ' if which else ''}{application.title} {what}, beside what stands above it in the file",
+        f"{which}{application.title} {lack(application.need, left)}, beside what stands above it in the file",
         "start fewer replicas, ask for less (num_gpus, num_cpus), or add a node",
     )
 
@@ -96,8 +94,8 @@ def _reach(found: Fit, nodes: Sequence[Node], placed: Placed) -> Iterator[Findin
         return
     if found.num_reachable == 0:
         left = nodes_after(nodes, [a.need for a, _ in placed], [where for _, where in placed])
-        what, _, fix = shortage(application.need, left).rpartition(": ")
-        yield error(f"{scaling}.min_replicas", f"{application.title} can never be woken: it {what}", fix)
+        what = f"{application.title} can never be woken: it {lack(application.need, left)}"
+        yield error(f"{scaling}.min_replicas", what, remedy(application.need, left))
         return
     yield warning(
         f"{scaling}.max_replicas",

@@ -1,5 +1,6 @@
 """The nodes to plan for, as a user writes them: `4xCPU=16,GPU=2,gpu_memory_gib=80`, or a YAML or JSON file."""
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,10 @@ _OWN_KEYS = ("count", "name", "gpu_memory_gib", "memory_gib")
 def read_nodes(specs: list[str], gpu_memory_gib: float | None) -> list[Node]:
     """Every node of every spec, each with a name of its own. Raises `ConfigError` naming the spec and the fix."""
     kinds = [kind for spec in specs for kind in (_read_file(spec) if _is_file(spec) else [_parse(spec)])]
-    groups = [_nodes(kind, f"{number}." if len(kinds) > 1 else "") for number, kind in enumerate(kinds, 1)]
-    nodes = [node for group in groups for node in group]
+    nodes = [node for kind in kinds for node in _nodes(kind)]
     if len(nodes) > MAX_NODES:
         raise ConfigError(f"--nodes: {len(nodes)} nodes are more than plan can search: give at most {MAX_NODES}")
-    return with_gpu_memory(nodes, gpu_memory_gib)
+    return with_gpu_memory(_with_names_of_their_own(nodes), gpu_memory_gib)
 
 
 def with_gpu_memory(nodes: list[Node], gpu_memory_gib: float | None) -> list[Node]:
@@ -79,16 +79,19 @@ def _checked(kind: dict[str, Any], spec: str) -> dict[str, Any]:
     return checked
 
 
-def _nodes(kind: dict[str, Any], prefix: str) -> list[Node]:
-    count = int(kind.get("count", 1))
+def _nodes(kind: dict[str, Any]) -> list[Node]:
     resources = {key: value for key, value in kind.items() if key not in _OWN_KEYS}
-    return [
-        Node(
-            name=f"{kind['name']}-{prefix}{number}",
-            total=resources,
-            free=resources,
-            gpu_memory_gib=kind.get("gpu_memory_gib"),
-            memory_gib=kind.get("memory_gib"),
-        )
-        for number in range(1, count + 1)
-    ]
+    node = Node(kind["name"], resources, resources, kind.get("gpu_memory_gib"), kind.get("memory_gib"))
+    return [node] * int(kind.get("count", 1))
+
+
+def _with_names_of_their_own(nodes: list[Node]) -> list[Node]:
+    """Numbered in order where several have one name."""
+    names = [node.name for node in nodes]
+    seen: Counter[str] = Counter()
+    numbered = []
+    for node in nodes:
+        seen[node.name] += 1
+        is_alone = names.count(node.name) == 1
+        numbered.append(node if is_alone else replace(node, name=f"{node.name}-{seen[node.name]}"))
+    return numbered

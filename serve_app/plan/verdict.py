@@ -118,7 +118,7 @@ def _unknown_sizes(rows: list[Row]) -> list[Finding]:
 
 def _updates(rows: list[Row]) -> list[Finding]:
     """What a rolling update costs: Ray Serve stops a fifth of the replicas, at least one, and then starts the new."""
-    alone = [row for row in rows if row.application.model and row.application.num_at_start == 1]
+    alone = [row for row in rows if row.application.model and row.application.num_at_start == 1 and row.fit.is_whole]
     if not alone:
         return []
     names = ", ".join(f"'{row.application.name}'" for row in alone)
