@@ -5,16 +5,17 @@ The calls block for milliseconds to seconds: make them in a thread. Needs a proc
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.autoscaler.v2.schema import ClusterStatus
-from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.serve.context import _get_global_client
 from ray.util import placement_group_table
 
 from serve_app.placement import Bundle, Need, Node, need_of
 from serve_app.shortage import shortage
+
+if TYPE_CHECKING:
+    from ray.autoscaler.v2.schema import ClusterStatus
 
 _ASK_TIMEOUT_S = 5
 # What Ray adds to every node by itself, and no model asks for.
@@ -91,11 +92,13 @@ def _replica(name: str, config: dict[str, Any], told: dict[str, Any], group: dic
     return _Replica(name, need, nodes, group["state"] == "PENDING", told["start_time_s"])
 
 
-def _status() -> ClusterStatus:
+def _status() -> "ClusterStatus":
+    from ray.autoscaler.v2.sdk import get_cluster_status  # half a second, which no model's replica should pay
+
     return get_cluster_status(ray.get_runtime_context().gcs_address, timeout=_ASK_TIMEOUT_S)
 
 
-def _actor_demands(status: ClusterStatus) -> list[Bundle]:
+def _actor_demands(status: "ClusterStatus") -> list[Bundle]:
     """What Ray queues for want of room, one for each actor."""
     return [
         tuple(sorted(by.bundle.items()))
@@ -121,7 +124,7 @@ def _are_alike(wanted: Bundle, demanded: Bundle) -> bool:
     )
 
 
-def _nodes(status: ClusterStatus, held: Mapping[str, Mapping[str, float]]) -> list[Node]:
+def _nodes(status: "ClusterStatus", held: Mapping[str, Mapping[str, float]]) -> list[Node]:
     names = {node["NodeID"]: str(node["NodeName"]) for node in ray.nodes()}
     nodes = []
     for info in [*status.active_nodes, *status.idle_nodes]:

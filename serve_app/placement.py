@@ -134,8 +134,7 @@ def _spread_out(
         yield placed, rooms
         return
     is_strict = need.strategy == "STRICT_SPREAD"
-    state = (len(placed), tuple(sorted((room, is_strict and i in placed) for i, room in enumerate(rooms))))
-    if state in dead_ends or len(dead_ends) > MAX_SEARCH_STEPS:
+    if dead_ends and (_state(rooms, placed, is_strict) in dead_ends or len(dead_ends) > MAX_SEARCH_STEPS):
         return
     bundle, num_found = need.bundles[len(placed)], 0
     tried: set[tuple[Room, bool]] = set()
@@ -150,7 +149,12 @@ def _spread_out(
                 num_found += 1
                 yield found
     if not num_found:
-        dead_ends.add(state)
+        dead_ends.add(_state(rooms, placed, is_strict))
+
+
+def _state(rooms: Rooms, placed: Placement, is_strict: bool) -> tuple[Any, ...]:
+    """What decides whether the rest fits: the nodes in any order, and which are taken where each may be once."""
+    return (len(placed), tuple(sorted((room, is_strict and i in placed) for i, room in enumerate(rooms))))
 
 
 def _replaced(rooms: Rooms, index: int, room: Room) -> Rooms:
@@ -170,8 +174,7 @@ def place_all(needs: Sequence[Need], rooms: Rooms) -> list[Placement] | None:
         nonlocal num_steps
         if step == len(order):
             return []
-        state = (step, tuple(sorted(rooms)))
-        if state in dead_ends:
+        if dead_ends and (step, tuple(sorted(rooms))) in dead_ends:
             return None
         for placement, left in placements(needs[order[step]], rooms):
             num_steps += 1
@@ -180,7 +183,7 @@ def place_all(needs: Sequence[Need], rooms: Rooms) -> list[Placement] | None:
             rest = search(step + 1, left)
             if rest is not None:
                 return [placement, *rest]
-        dead_ends.add(state)
+        dead_ends.add((step, tuple(sorted(rooms))))
         return None
 
     found = search(0, rooms)

@@ -143,13 +143,13 @@ CASES = (
         "more ranks than nodes, under STRICT_SPREAD",
         "{m: {engine: auto, tensor_parallel_size: 3, placement_strategy: STRICT_SPREAD}}",
         ("on 4 different nodes (STRICT_SPREAD)", "set placement_strategy: SPREAD"),
-        1, unplaced=("m",),
+        1, unplaced=("m",), on_ray=True,
     ),
     Case(
         "more ranks than GPUs",
         "{m: {engine: auto, tensor_parallel_size: 4}}",
         ("4 bundles of 1 GPU", "all nodes together don't hold it even when empty"),
-        1, unplaced=("m",),
+        1, unplaced=("m",), on_ray=True,
     ),
     Case(
         "one model too many",
