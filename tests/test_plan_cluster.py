@@ -116,10 +116,17 @@ def _node(given: dict[str, str]) -> dict[str, Any]:
 
 def _end_processes(folder: str) -> None:
     """Those that this process started for the cluster in this folder."""
-    mine = [p for p in psutil.Process().children(recursive=True) if folder in " ".join(p.cmdline())]
+    mine = [process for process in psutil.Process().children(recursive=True) if _is_of(process, folder)]
     for process in mine:
         process.kill()
     psutil.wait_procs(mine, timeout=20)
+
+
+def _is_of(process: psutil.Process, folder: str) -> bool:
+    try:
+        return folder in " ".join(process.cmdline())
+    except psutil.Error:  # it ended meanwhile
+        return False
 
 
 @pytest.mark.parametrize("case", ON_RAY, ids=lambda case: case.name)

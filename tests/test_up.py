@@ -56,6 +56,7 @@ def test_an_address_where_no_ray_runs() -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)  # two services and three failed starts, one after the other
 def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothing(tmp_path: Path) -> None:
     """One start for several promises: a second Ray cluster is slow on a small machine."""
     _, script, ingress, metrics = CONFIG["applications"]
