@@ -153,26 +153,16 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
                 f"adapter '{adapter}' has the name of a model",
                 "give the adapter another name",
             )
-    named: set[str] = set()
-    for index, app in enumerate(values["applications"]):
-        if app["import_path"] != "serve_app.app:build_ingress":
-            continue
-        for number, deployment in enumerate(app.get("deployments") or ()):
-            place = f"applications[{index}] '{app['name']}': deployments[{number}].user_config"
-            given = deployment.get("user_config") or {}
-            wanted = [("models", name) for name in given.get("models") or ()]
-            for alias, targets in (given.get("aliases") or {}).items():
-                wanted += [(f"aliases.{alias}", str(name)) for name in (targets if _is_many(targets) else [targets])]
-            for key, name in wanted:
-                named.add(name)
-                if name not in models and name not in adapters:
-                    yield error(
-                        f"{place}.{key}",
-                        f"there is no model '{name}' in the file{nearest_hint(name, models)}",
-                        "add its application, or take the name out",
-                    )
+    named = list(_named(values))
+    for place, name in named:
+        if name not in models and name not in adapters:
+            yield error(
+                place,
+                f"there is no model '{name}' in the file{nearest_hint(name, models)}",
+                "add its application, or take the name out",
+            )
     for name, application in models.items():
-        if named and name not in named:
+        if named and name not in {wanted for _, wanted in named}:
             yield warning(
                 application.place,
                 f"no ingress names model '{name}': it takes its resources, and no request reaches it",
@@ -180,5 +170,16 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
             )
 
 
-def _is_many(targets: Any) -> bool:
-    return isinstance(targets, dict | list | tuple)
+def _named(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each name that an ingress gives a model, with its place: in `models`, and as what an alias stands for."""
+    for index, app in enumerate(values["applications"]):
+        if app["import_path"] != "serve_app.app:build_ingress":
+            continue
+        for number, deployment in enumerate(app.get("deployments") or ()):
+            place = f"applications[{index}] '{app['name']}': deployments[{number}].user_config"
+            given = deployment.get("user_config") or {}
+            for name in given.get("models") or ():
+                yield f"{place}.models", name
+            for alias, targets in (given.get("aliases") or {}).items():
+                for name in targets if isinstance(targets, dict | list | tuple) else [targets]:
+                    yield f"{place}.aliases.{alias}", str(name)
