@@ -18,6 +18,7 @@ from ray.serve.config import RequestRouterConfig
 from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
+from serve_app import cluster
 from serve_app.api.lane import Lane
 from serve_app.catalog import Catalog
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
@@ -142,7 +143,7 @@ class IngressDeployment:
         self._metrics = Metrics(self._registry)
         self._config = config
         sidecar = _SidecarLink(config.metrics_application)
-        self._catalog = Catalog(lambda model: self._router.describe(model), sidecar.loading)
+        self._catalog = Catalog(lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced)
         self._router = Router(self._catalog)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -24,11 +24,13 @@ REFRESH_PERIOD_S = 1.0
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
 LOADING_TIMEOUT_S = 1.0
+UNPLACED_TIMEOUT_S = 10.0
 MAX_REASON_CHARACTERS = 800
 STARTING = "its replica is starting"
 
 Describe = Callable[[str], Awaitable[ModelDescription]]
 Loading = Callable[[], Awaitable[dict[str, str]]]
+Unplaced = Callable[[], dict[str, str]]
 
 
 _OUR_ERROR = "serve_app.errors.ConfigError: "
@@ -43,13 +45,14 @@ _ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 class Catalog:
     """The ingress's models, by the names in its `user_config`.
 
-    `describe` asks a model's replica about itself; `loading` tells what the replicas that start are doing, and may
-    fail.
+    `describe` asks a model's replica about itself; `loading` tells what the replicas that start are doing, and
+    `unplaced`, which may block, why some wait for room on a node: both may fail.
     """
 
-    def __init__(self, describe: Describe, loading: Loading) -> None:
+    def __init__(self, describe: Describe, loading: Loading, unplaced: Unplaced = dict) -> None:
         self._describe = describe
         self._loading = loading
+        self._unplaced = unplaced
         self._entries: dict[str, ModelEntry] = {}
         self._aliases: dict[str, dict[str, float]] = {}
         self._described_at: dict[str, float] = {}
@@ -125,9 +128,12 @@ class Catalog:
         """Ask Ray Serve for every application's state once, and each model that became ready for its description."""
         status: ServeStatus = await asyncio.to_thread(serve.status)
         steps: dict[str, str] | None = None
+        unplaced = await self._waiting_for_room(status)
         for name in list(self._entries):
             application = status.applications.get(name)
             entry = _with_state(self._entries[name], application)
+            if name in unplaced:
+                entry = _without_room(entry, unplaced[name])
             if entry.state == "loading" and entry.reason == STARTING:
                 steps = await self._steps() if steps is None else steps
                 entry = replace(entry, reason=steps.get(name, STARTING))
@@ -139,6 +145,17 @@ class Catalog:
                 self._entries[name] = entry
         for name in set(self._entries) - set(status.applications):
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
+
+    async def _waiting_for_room(self, status: ServeStatus) -> dict[str, str]:
+        """Why replicas wait to be placed, asked only while some replica of these models starts."""
+        known = (status.applications.get(name) for name in self._entries)
+        if not any(application and _is_starting(application) for application in known):
+            return {}
+        try:
+            async with asyncio.timeout(UNPLACED_TIMEOUT_S):
+                return await asyncio.to_thread(self._unplaced)
+        except Exception:  # noqa: BLE001 -- whatever keeps the cluster from telling, the states are told without
+            return {}
 
     async def _steps(self) -> dict[str, str]:
         """What each replica that starts is doing, as far as the sidecar knows."""
@@ -211,6 +228,23 @@ def _replica_counts(application: ApplicationStatusOverview) -> dict[str, int]:
     """Replicas by Ray Serve's name of their state."""
     deployment = next(iter(application.deployments.values()), None)
     return {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
+
+
+def _is_starting(application: ApplicationStatusOverview) -> bool:
+    return any(
+        str(getattr(state, "value", state)) == "STARTING" and count
+        for deployment in application.deployments.values()
+        for state, count in deployment.replica_states.items()
+    )
+
+
+def _without_room(entry: ModelEntry, why: str) -> ModelEntry:
+    """A model that waits for a node; one that serves already only lacks a further replica."""
+    if entry.state == "ready":
+        return replace(entry, reason=entry.reason or f"a further replica waits for room: it {why}")
+    if entry.state in ("loading", "pending"):
+        return replace(entry, state="pending", reason=f"model '{entry.name}': {why}")
+    return entry
 
 
 def model_state(application: ApplicationStatusOverview) -> tuple[State, str | None]:

@@ -19,6 +19,7 @@ Family = Literal[
     "generic", "joycaption", "blip", "blip2", "instructblip", "florence2", "kosmos2", "paligemma", "minicpm"
 ]
 _VLLM_MAX_NUM_SEQS = 256  # vLLM's own default
+VLLM_MEMORY_SHARE = 0.92  # of each GPU's memory: vLLM's own default
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -137,6 +138,8 @@ class ModelConfig(Strict):
     def _consistent(self) -> Self:
         if self.num_gpus > 1 and self.num_gpus != int(self.num_gpus):
             raise ValueError(f"num_gpus is {self.num_gpus}: above one GPU it must be a whole number")
+        if 0 < self.num_gpus < 0.0001:
+            raise ValueError(f"num_gpus is {self.num_gpus}: the smallest fraction that Ray knows is 0.0001")
         if self.num_ranks > 1 and self.num_gpus not in (0, 1):
             raise ValueError(
                 f"num_gpus is GPUs for each of the {self.num_ranks} ranks, so 1: for more, raise tensor_parallel_size"
@@ -149,10 +152,33 @@ class ModelConfig(Strict):
             raise ValueError(f"adapters need engine: vllm, and engine is '{self.engine}'")
         return self
 
+    @model_validator(mode="after")
+    def _memory_within_fraction(self) -> Self:
+        """What shares the GPU may take all that this model's fraction leaves."""
+        share, rest = self.engine_args.get("gpu_memory_utilization"), round(1 - self.num_gpus, 4)
+        if self.shares_gpu and isinstance(share, int | float) and share > self.num_gpus:
+            raise ValueError(
+                f"engine_args: gpu_memory_utilization is {share} and num_gpus {self.num_gpus}: with what may share "
+                f"the GPU it is {share} + (1 - {self.num_gpus}) = {share + rest:.4g} of its memory: set at most "
+                f"{self.num_gpus}, raise num_gpus, or leave it out for {self.num_gpus} x {VLLM_MEMORY_SHARE}"
+            )
+        return self
+
     @property
     def num_ranks(self) -> int:
         """Processes that hold a part of the model: tensor × pipeline."""
         return self.tensor_parallel_size * self.pipeline_parallel_size
+
+    @property
+    def shares_gpu(self) -> bool:
+        """Whether a replica has only a fraction of its GPU."""
+        return 0 < self.num_gpus < 1
+
+    @property
+    def gpu_memory_share(self) -> float:
+        """The part of each of its GPUs' memory that vLLM takes: of a fraction, as much as it would of a whole."""
+        whole = self.num_gpus if self.shares_gpu else 1.0
+        return float(self.engine_args.get("gpu_memory_utilization") or round(whole * VLLM_MEMORY_SHARE, 4))
 
     @property
     def warms_up(self) -> bool:

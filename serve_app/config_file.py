@@ -30,13 +30,17 @@ def read_config_file(path: Path) -> dict[str, Any]:
     Raises `ConfigError` with a sentence naming the file, the place in it, and the fix.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        repeated = _repeated_key(yaml.compose(text, yaml.SafeLoader))
+        values = yaml.safe_load(text)
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} doesn't exist: name a Serve config file, or none for the demo") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} can't be read: {exc}") from exc
     except yaml.YAMLError as exc:
         raise ConfigError(f"{path} isn't valid YAML: {' '.join(str(exc).split())}") from exc
+    if repeated:
+        raise ConfigError(f"{path}: {repeated}")
     try:
         _check(values)
     except ConfigError as exc:
@@ -48,6 +52,21 @@ def read_config_file(path: Path) -> dict[str, Any]:
 def model_names(values: dict[str, Any]) -> list[str]:
     """The names of the file's model applications."""
     return [app["name"] for app in values["applications"] if app["import_path"] == "serve_app.app:build_model"]
+
+
+def _repeated_key(node: yaml.Node | None) -> str | None:
+    """Which key a mapping has twice: YAML keeps the last and says nothing, so that an alias would lose its model."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for key, _ in node.value:
+            if keys.count(key.value) > 1:
+                return (
+                    f"line {key.start_mark.line + 1}: '{key.value}' is there {keys.count(key.value)} times: keep one"
+                )
+        children = [value for _, value in node.value]
+    else:
+        children = node.value if isinstance(node, yaml.SequenceNode) else []
+    return next((found for child in children if (found := _repeated_key(child))), None)
 
 
 def _check(values: Any) -> None:

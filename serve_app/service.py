@@ -21,15 +21,18 @@ from serve_app.errors import ConfigError
 Say = Callable[[str], None]
 
 POLL_S = 0.25
+LOOK_FOR_ROOM_S = 2.0
+NUM_LOOKS_TO_REST = 3  # a replica that ended may still be giving its room back
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """A deployed service: where it listens, and what became of each application."""
+    """A deployed service: where it listens, why applications failed, and why others wait for room on a node."""
 
     url: str
     dashboard_url: str | None
     failures: dict[str, str]
+    pending: dict[str, str]
 
 
 @contextmanager
@@ -42,11 +45,12 @@ def running(values: dict[str, Any], address: str | None, say: Say) -> Iterator[S
     http = values.get("http_options") or {}
     host, port = http.get("host", "127.0.0.1"), int(http.get("port", 8000))
     _require_free_port(host, port)
-    with _ray(address, say) as dashboard_url, _serve(values, host, port):
-        failures = _deploy(values, say)
+    with connected(address) as context, _serve(values, host, port):
+        say(f"Ray is up at {context.address_info['gcs_address']}")
+        failures, pending = _deploy(values, say)
         url = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
-        _wait_for_http(url, failures)
-        yield Service(url, dashboard_url, failures)
+        _wait_for_http(url, is_whole=not failures and not pending)
+        yield Service(url, context.dashboard_url or None, failures, pending)
 
 
 def _require_free_port(host: str, port: int) -> None:
@@ -62,21 +66,25 @@ def _require_free_port(host: str, port: int) -> None:
 
 
 @contextmanager
-def _ray(address: str | None, say: Say) -> Iterator[str | None]:
-    """Connected to Ray; yields the dashboard's address. A cluster that was started here ends with the block."""
+def connected(address: str | None) -> Iterator[Any]:
+    """Connected to Ray; yields Ray's context. A cluster that was started here ends with the block.
+
+    `address` as in `running`; `auto` joins a cluster and never starts one. Raises `ConfigError`.
+    """
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
-    _require_cluster(address)
+    _require_cluster(os.environ.get("RAY_ADDRESS") if address == "auto" else address)
     try:
         context = ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="error")
     except ConnectionError as exc:
+        if address == "auto":
+            raise ConfigError("no Ray cluster runs on this machine: start one, or name one with --address") from exc
         raise ConfigError(
             f"the Ray cluster at '{address}' lets nobody in: check that it runs and that its token is the one here"
         ) from exc
     try:
-        say(f"Ray is up at {context.address_info['gcs_address']}")
-        yield context.dashboard_url or None
+        yield context
     finally:
         with _quiet():
             ray.shutdown()
@@ -121,8 +129,12 @@ def _serve(values: dict[str, Any], host: str, port: int) -> Iterator[None]:
             serve.shutdown()
 
 
-def _deploy(values: dict[str, Any], say: Say) -> dict[str, str]:
-    """Deploy every application and wait until each runs or has failed. Returns the failures' reasons by name."""
+def _deploy(values: dict[str, Any], say: Say) -> tuple[dict[str, str], dict[str, str]]:
+    """Deploy every application and wait until each runs, has failed, or waits for room while nothing else moves.
+
+    Returns the reasons of the failures and of those that wait, by name. Raises `ConfigError` where a front finds no
+    room, without which nothing can be asked.
+    """
     from ray import serve
     from ray.serve.context import _get_global_client
     from ray.serve.schema import ServeDeploySchema
@@ -130,31 +142,66 @@ def _deploy(values: dict[str, Any], say: Say) -> dict[str, str]:
     client = _get_global_client()
     assert client is not None, "Serve was started above"
     client.deploy_apps(ServeDeploySchema.model_validate(values))  # what `serve run FILE` does
-    shown: dict[str, str] = {}
+    states = dict.fromkeys((app["name"] for app in values["applications"]), "")
     failures: dict[str, str] = {}
-    names = [app["name"] for app in values["applications"]]
-    while set(shown.values()) - {"RUNNING", "DEPLOY_FAILED"} or len(shown) < len(names):
+    waiting = _Waiting(say)
+    while not waiting.is_all_that_is_left(states):
         for name, overview in serve.status().applications.items():
             state = overview.status.value
-            if name in names and shown.get(name) != state:
-                shown[name] = state
+            if name in states and states[name] != state:
+                states[name] = state
                 say(f"{name}: {state.lower().replace('_', ' ')}")
             if state == "DEPLOY_FAILED":
                 messages = [d.message for d in overview.deployments.values() if d.message] or [overview.message]
                 failures[name] = last_line(messages[0])
+        waiting.look()
         time.sleep(POLL_S)
-    return failures
+    pending = {name: why for name, why in waiting.reasons.items() if states.get(name) == "DEPLOYING"}
+    for app in values["applications"]:
+        if app["name"] in pending and app["import_path"] == "serve_app.app:build_ingress":
+            raise ConfigError(f"application '{app['name']}' {pending[app['name']]}")
+    return failures, pending
 
 
-def _wait_for_http(url: str, failures: dict[str, str], timeout_s: float = 60.0) -> None:
-    """Until the ingress says ready; with a failed application, until it answers at all."""
+class _Waiting:
+    """Which applications wait for room, said once for each change."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._looked_at = float("-inf")
+        self._said: dict[str, str] = {}
+        self._num_looks: dict[str, int] = {}
+        self.reasons: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Ask the cluster, at most every `LOOK_FOR_ROOM_S`."""
+        from serve_app import cluster
+
+        if time.monotonic() - self._looked_at < LOOK_FOR_ROOM_S:
+            return
+        self._looked_at = time.monotonic()
+        self.reasons = cluster.unplaced()
+        self._num_looks = {name: self._num_looks.get(name, 0) + 1 for name in self.reasons}
+        for name, why in self.reasons.items():
+            if self._said.get(name) != why:
+                self._say(f"{name}: pending: it {why}")
+        self._said.update(self.reasons)
+
+    def is_all_that_is_left(self, states: dict[str, str]) -> bool:
+        """Whether every application has come to rest; one that waits has, after `NUM_LOOKS_TO_REST` looks."""
+        moving = [name for name, state in states.items() if state not in ("RUNNING", "DEPLOY_FAILED")]
+        return all(self._num_looks.get(name, 0) >= NUM_LOOKS_TO_REST for name in moving)
+
+
+def _wait_for_http(url: str, is_whole: bool, timeout_s: float = 60.0) -> None:
+    """Until the ingress says ready; where a model is missing, until it answers at all."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
             status = httpx.get(f"{url}/ready", timeout=5, trust_env=False).status_code
         except httpx.TransportError:
             status = 0
-        if status == 200 or (failures and status == 503):
+        if status == 200 or (not is_whole and status == 503):
             return
         time.sleep(POLL_S)
     raise ConfigError(f"{url}/ready didn't answer within {timeout_s:.0f} s: see Ray's dashboard or logs")

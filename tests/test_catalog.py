@@ -192,6 +192,71 @@ async def test_without_a_sidecar_there_is_no_detail(monkeypatch: pytest.MonkeyPa
     assert await reasons_of(monkeypatch, Catalog(never_asked, loading), new=STARTS) == {"new": STARTING}
 
 
+WAITS = ApplicationStatusOverview(
+    ApplicationStatus.DEPLOYING,
+    "",
+    1.0,
+    {
+        "Model": DeploymentStatusOverview(
+            DeploymentStatus.UPDATING, DeploymentStatusTrigger.UNSPECIFIED, {ReplicaState.STARTING: 1}, ""
+        )
+    },
+)
+GROWS = ApplicationStatusOverview(
+    ApplicationStatus.RUNNING,
+    "",
+    1.0,
+    {
+        "Model": DeploymentStatusOverview(
+            DeploymentStatus.UPSCALING,
+            DeploymentStatusTrigger.UNSPECIFIED,
+            {ReplicaState.STARTING: 1, ReplicaState.RUNNING: 1},
+            "",
+        )
+    },
+)
+NO_ROOM = "needs 4 GPU on one node: node 'a' has 1 of 1 GPU free: add a larger node"
+
+
+async def describe(model: str) -> ModelDescription:
+    return ModelDescription(("chat",), "scripted", "generic", None, False)
+
+
+async def test_a_model_without_room_is_pending_with_the_clusters_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = Catalog(describe, nothing_loads, lambda: {"big": NO_ROOM, "more": NO_ROOM, "ours": NO_ROOM})
+    reasons = await reasons_of(monkeypatch, catalog, big=WAITS, small=WAITS, more=GROWS)
+    assert reasons == {
+        "big": f"model 'big': {NO_ROOM}",
+        "small": STARTING,
+        "more": f"a further replica waits for room: it {NO_ROOM}",
+    }
+    assert [entry.state for entry in catalog.entries()] == ["pending", "loading", "ready"]
+    with pytest.raises(ModelNotReady, match=r"model 'big' is pending: needs 4 GPU on one node"):
+        catalog.choose("big", "chat")
+
+
+async def test_a_cluster_that_does_not_tell_leaves_the_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent() -> dict[str, str]:
+        raise RuntimeError("the head node is away")
+
+    assert await reasons_of(monkeypatch, Catalog(describe, nothing_loads, silent), m=WAITS) == {"m": STARTING}
+
+
+async def test_the_cluster_is_asked_only_while_a_replica_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    asked: list[str] = []
+
+    def ask() -> dict[str, str]:
+        asked.append("cluster")
+        return {}
+
+    catalog = Catalog(describe, nothing_loads, ask)
+    await reasons_of(monkeypatch, catalog, m=ready)
+    assert asked == []
+    await reasons_of(monkeypatch, catalog, m=WAITS)
+    assert asked == ["cluster"]
+
+
 def test_a_refusal_names_the_model_once() -> None:
     catalog = catalog_of(ModelEntry("bad", "failed", "model 'bad': source '/x': there is no folder"))
     with pytest.raises(ModelNotReady) as raised:

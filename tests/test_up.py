@@ -56,22 +56,27 @@ def test_an_address_where_no_ray_runs() -> None:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)  # two services and three failed starts, one after the other
 def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothing(tmp_path: Path) -> None:
     """One start for several promises: a second Ray cluster is slow on a small machine."""
     _, script, ingress, metrics = CONFIG["applications"]
     missing = {**script, "name": "missing", "args": {"source": str(tmp_path / "nowhere"), "num_cpus": 0.1}}
+    wide = {**script, "name": "wide", "args": {**script["args"], "num_gpus": 64}}
     ingress = {
         **ingress,
         "args": {"num_cpus": 0.2, "request_timeout_s": 5},
-        "deployments": [{"name": "Ingress", "user_config": {"models": ["script", "missing"]}}],
+        "deployments": [{"name": "Ingress", "user_config": {"models": ["script", "missing", "wide"]}}],
     }
-    with serving({**CONFIG, "applications": [script, missing, ingress, metrics]}) as service:
+    with serving({**CONFIG, "applications": [script, missing, wide, ingress, metrics]}) as service:
         log = (service.temp_dir / "up.log").read_text()
         assert "FAILED missing: " in log
+        assert "PENDING wide: it needs 64 GPU and 0.1 CPU on one node: node '" in log
         with service.client as client:
             models = wait_for_state(client, "missing", "failed")
             assert "nowhere" in models["missing"]["reason"]
             assert models["script"]["state"] == "ready"
+            assert models["wide"]["state"] == "pending"
+            assert models["wide"]["reason"].startswith("model 'wide': needs 64 GPU and 0.1 CPU on one node: node '")
             hi = {"messages": [{"role": "user", "content": "hi"}]}
             assert client.post("/v1/chat/completions", json={"model": "script"} | hi).status_code == 200
             refused = client.post("/v1/chat/completions", json={"model": "missing"} | hi)

@@ -14,6 +14,7 @@ from serve_app.cli.chat import chat
 from serve_app.cli.errors import INTERRUPTED, CliError
 from serve_app.cli.manifest import manifest
 from serve_app.cli.models import models
+from serve_app.cli.plan import plan
 from serve_app.cli.status import status
 from serve_app.cli.terminal import printable
 from serve_app.cli.up import up
@@ -40,5 +41,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, caption, chat, models, status, manifest):
+for command in (up, plan, manifest, caption, chat, models, status):
     app.command()(command)

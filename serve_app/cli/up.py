@@ -79,7 +79,7 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
     values = read_config_file(path)
     if port is not None:
         values["http_options"] = {**(values.get("http_options") or {}), "port": port}
-    _set_ray_defaults()
+    set_ray_defaults()
     from serve_app.service import running
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also where a shell's `&` left SIGINT ignored
@@ -93,9 +93,12 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
     with running(values, address, say) as service:
         for name, reason in service.failures.items():
             say(f"FAILED {name}: {reason}")
-        if service.failures and not set(model_names(values)) - set(service.failures):
+        for name, reason in service.pending.items():
+            say(f"PENDING {name}: it {reason}")
+        absent = service.failures | service.pending
+        models = [name for name in model_names(values) if name not in absent]
+        if absent and not models:
             raise CliError("no model could be started: see the reasons above", FAILED)
-        models = [name for name in model_names(values) if name not in service.failures]
         print(_next_steps(models, service.url, service.dashboard_url), flush=True)
         with suppress(KeyboardInterrupt):
             while True:
@@ -104,7 +107,7 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
     say("stopped")
 
 
-def _set_ray_defaults() -> None:
+def set_ray_defaults() -> None:
     """Before Ray is imported: it reads its environment then, and what is set there already stands."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets any other program starve the replicas
     if (Path.home() / ".ray" / "auth_token").exists():  # left by Ray's own start; a cluster closed with it wants it

@@ -73,6 +73,7 @@ def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoi
 
 def _load(source: str, config: ModelConfig) -> Checkpoint:
     common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+    _hold_to_fraction(config)
     architecture = AutoConfig.from_pretrained(source, **common)
     takes_pictures, auto_model = _auto_model(architecture)
     model, told = auto_model.from_pretrained(
@@ -96,6 +97,12 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
     if architecture_of(architecture.model_type).has_own_chat:
         model = ChatModel(model, processor.tokenizer, processor)
     return _checkpoint(model, processor, takes_pictures, config)
+
+
+def _hold_to_fraction(config: ModelConfig) -> None:
+    """A fraction of a GPU is that fraction of its memory: beyond it torch refuses, and no neighbour starves."""
+    if config.shares_gpu and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(config.num_gpus)
 
 
 def _auto_model(architecture: Any) -> tuple[bool, Any]:

@@ -138,6 +138,8 @@ def engine_args(config: ModelConfig, folder: Path, adapter_ranks: list[int]) -> 
         own["max_model_len"] = config.max_context_tokens
     if config.quantization is not None:
         own["quantization"] = config.quantization
+    if config.shares_gpu:
+        own["gpu_memory_utilization"] = config.gpu_memory_share
     if config.num_ranks > 1:
         own["distributed_executor_backend"] = "ray"
     if config.weights_format == "safetensors":

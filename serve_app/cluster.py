@@ -1,0 +1,143 @@
+"""What the live Ray cluster has, and which Serve replicas wait in vain for a part of it.
+
+The calls block for milliseconds to seconds: make them in a thread. Needs a process that is connected to Ray.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.serve.context import _get_global_client
+from ray.util import placement_group_table
+
+from serve_app.placement import Bundle, Need, Node, need_of
+from serve_app.shortage import shortage
+
+if TYPE_CHECKING:
+    from ray.autoscaler.v2.schema import ClusterStatus
+
+_ASK_TIMEOUT_S = 5
+# What Ray adds to every node by itself, and no model asks for.
+_OF_RAY_ITSELF = ("node:", "object_store_memory", "memory", "accelerator_type:")
+_NUM_ID_DIGITS = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Replica:
+    """A Serve replica: what it asks for, and which nodes hold its bundles, if any do yet."""
+
+    application: str
+    need: Need
+    nodes: tuple[str, ...]
+    is_queued_group: bool
+    started_at: float
+
+
+def unplaced() -> dict[str, str]:
+    """By application: why one of its replicas isn't placed yet, «needs 4 GPU on one node: node 'a' has …».
+
+    Only what Ray itself still queues counts: a replica whose process starts on a node has its room already.
+    """
+    waiting = [replica for replica in _replicas() if not replica.nodes]
+    if not waiting:
+        return {}
+    status = _status()
+    demands = _actor_demands(status)
+    nodes = _nodes(status, {})
+    num_coming = len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches)
+    # Of those that ask for the same, Ray gives the first room first: the last ones are those that it queues.
+    waiting.sort(key=lambda replica: replica.started_at, reverse=True)
+    return {
+        replica.application: shortage(replica.need, nodes, num_coming)
+        for replica in waiting
+        if replica.is_queued_group or (replica.need.strategy is None and _takes(replica.need, demands))
+    }
+
+
+def live_nodes(own_applications: Collection[str]) -> list[Node]:
+    """The cluster's nodes. What replicas of these applications hold counts as free: they are planned anew."""
+    held: dict[str, dict[str, float]] = {}
+    for replica in _replicas():
+        if replica.application in own_applications:
+            for bundle, node in zip(replica.need.bundles, replica.nodes, strict=False):
+                on_node = held.setdefault(node, {})
+                for resource, amount in bundle:
+                    on_node[resource] = on_node.get(resource, 0.0) + amount
+    return _nodes(_status(), held)
+
+
+def _replicas() -> list[_Replica]:
+    """Every replica that Serve starts or runs."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    applications: dict[str, Any] = client.get_serve_details()["applications"] if client else {}
+    groups = {group["name"]: group for group in placement_group_table().values() if group["state"] != "REMOVED"}
+    return [
+        _replica(name, deployment["deployment_config"], replica, groups.get(replica["actor_name"]))
+        for name, application in applications.items()
+        for deployment in application["deployments"].values()
+        for replica in deployment["replicas"]
+    ]
+
+
+def _replica(name: str, config: dict[str, Any], told: dict[str, Any], group: dict[str, Any] | None) -> _Replica:
+    if group is None:
+        need = need_of(config.get("ray_actor_options") or {})
+        node = told.get("node_id")
+        return _Replica(name, need, (node,) if node else (), False, told["start_time_s"])
+    order = sorted(group["bundles"])
+    need = need_of({}, [group["bundles"][index] for index in order], group["strategy"])
+    is_placed = group["state"] == "CREATED"
+    nodes = tuple(group["bundles_to_node_id"][index] for index in order) if is_placed else ()
+    return _Replica(name, need, nodes, group["state"] == "PENDING", told["start_time_s"])
+
+
+def _status() -> "ClusterStatus":
+    from ray.autoscaler.v2.sdk import get_cluster_status  # half a second, which no model's replica should pay
+
+    return get_cluster_status(ray.get_runtime_context().gcs_address, timeout=_ASK_TIMEOUT_S)
+
+
+def _actor_demands(status: "ClusterStatus") -> list[Bundle]:
+    """What Ray queues for want of room, one for each actor."""
+    return [
+        tuple(sorted(by.bundle.items()))
+        for demand in status.resource_demands.ray_task_actor_demand
+        for by in demand.bundles_by_count
+        for _ in range(by.count)
+    ]
+
+
+def _takes(need: Need, demands: list[Bundle]) -> bool:
+    """Whether a demand is this need's; it is then no other's."""
+    for index, demand in enumerate(demands):
+        if _are_alike(need.bundles[0], demand):
+            del demands[index]
+            return True
+    return False
+
+
+def _are_alike(wanted: Bundle, demanded: Bundle) -> bool:
+    """Equal but for Ray's rounding to ten-thousandths."""
+    return [r for r, _ in wanted] == [r for r, _ in demanded] and all(
+        abs(mine - theirs) < 1.5e-4 for (_, mine), (_, theirs) in zip(wanted, demanded, strict=True)
+    )
+
+
+def _nodes(status: "ClusterStatus", held: Mapping[str, Mapping[str, float]]) -> list[Node]:
+    names = {node["NodeID"]: str(node["NodeName"]) for node in ray.nodes()}
+    nodes = []
+    for info in [*status.active_nodes, *status.idle_nodes]:
+        usage = [u for u in (info.resource_usage.usage if info.resource_usage else []) if _is_plain(u.resource_name)]
+        freed = held.get(info.node_id, {})
+        free = {u.resource_name: max(0.0, u.total - u.used) + freed.get(u.resource_name, 0.0) for u in usage}
+        name = names.get(info.node_id) or str(info.ip_address)
+        if list(names.values()).count(name) > 1:  # several on one machine
+            name += f"/{info.node_id[:_NUM_ID_DIGITS]}"
+        nodes.append(Node(name, {u.resource_name: u.total for u in usage}, free))
+    return sorted(nodes, key=lambda node: node.name)
+
+
+def _is_plain(resource: str) -> bool:
+    """Whether it is a resource that is asked for by name, and not a placement group's copy of one."""
+    return "_group_" not in resource and not resource.startswith(_OF_RAY_ITSELF)

@@ -1,0 +1,185 @@
+"""What a file's settings say without any node: those that can never take effect, and names that lead nowhere."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from serve_app.config import ModelConfig, nearest_hint
+from serve_app.plan.application import Application
+from serve_app.plan.finding import Finding, error, note, warning
+
+_DEPLOYMENTS = {
+    "serve_app.app:build_model": "Model",
+    "serve_app.app:build_ingress": "Ingress",
+    "serve_app.app:build_metrics": "Metrics",
+}
+_OVERRIDES = (
+    "num_replicas",
+    "autoscaling_config",
+    "ray_actor_options",
+    "placement_group_bundles",
+    "placement_group_strategy",
+    "max_ongoing_requests",
+    "max_queued_requests",
+    "max_replicas_per_node",
+)
+
+
+def settings_findings(values: dict[str, Any], applications: list[Application]) -> Iterator[Finding]:
+    """Every finding about settings, in the file's order."""
+    num_ingress_replicas = sum(a.num_at_start for a in applications if not a.model and a.name in _ingresses(values))
+    for app, application in zip(values["applications"], applications, strict=True):
+        if application.config is None:
+            yield note(
+                application.place,
+                f"{application.title} isn't one of this package's: its needs aren't counted",
+                "give --nodes without what it takes",
+            )
+            continue
+        yield from _deployments(app, application)
+        if application.model:
+            place = f"{application.place} '{application.name}': args"
+            yield from _scaling(application.model, f"{place}.autoscaling", max(1, num_ingress_replicas))
+            yield from _load(application.model, place)
+            yield from _without_effect(application.model, place)
+    yield from _routing(values, applications)
+
+
+def _ingresses(values: dict[str, Any]) -> set[str]:
+    return {a["name"] for a in values["applications"] if a["import_path"] == "serve_app.app:build_ingress"}
+
+
+def _deployments(app: dict[str, Any], application: Application) -> Iterator[Finding]:
+    """Serve's own overrides: of a deployment that doesn't exist, or past the settings that are checked here."""
+    known = _DEPLOYMENTS[app["import_path"]]
+    for index, deployment in enumerate(application.deployments):
+        place = f"{application.place} '{application.name}': deployments[{index}]"
+        if deployment.get("name") != known:
+            yield error(
+                f"{place}.name",
+                f"there is no deployment '{deployment.get('name')}' in it, and Ray Serve refuses the whole "
+                "application",
+                f"name it {known}",
+            )
+        for key in _OVERRIDES:
+            if key in deployment:
+                yield warning(
+                    f"{place}.{key}",
+                    f"it overrides what args say of {application.title}, and isn't counted here",
+                    "take it out and set it in args",
+                )
+
+
+def _scaling(model: ModelConfig, place: str, num_ingress_replicas: int) -> Iterator[Finding]:
+    scaling, limit = model.autoscaling, model.ongoing_limit
+    target = float(model.autoscaling_options["target_ongoing_requests"])
+    given = scaling.model_fields_set & {"target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}
+    if scaling.min_replicas == scaling.max_replicas:
+        if given:
+            yield warning(
+                f"{place}.{min(given)}",
+                f"{', '.join(sorted(given))} can never take effect: min_replicas and max_replicas are both "
+                f"{scaling.min_replicas}",
+                "raise max_replicas, or leave them out",
+            )
+        return
+    queued = model.max_queued_requests * num_ingress_replicas
+    if model.max_queued_requests >= 0 and target >= limit + queued:
+        yield error(
+            f"{place}.max_replicas",
+            f"a second replica can never start: one holds at most {limit} requests and {num_ingress_replicas} x "
+            f"{model.max_queued_requests} wait, together {limit + queued}, and more than the target of {target:g} is "
+            "never reached",
+            f"set target_ongoing_requests below {limit}",
+        )
+    elif target >= limit:
+        yield warning(
+            f"{place}.target_ongoing_requests",
+            f"a second replica starts only when requests wait already: one is full at {limit}, and the target is "
+            f"{target:g}",
+            f"set target_ongoing_requests below {limit}",
+        )
+
+
+def _load(model: ModelConfig, place: str) -> Iterator[Finding]:
+    if model.max_queued_requests == 0:
+        yield error(
+            f"{place}.max_queued_requests",
+            "every request passes the queue, so with none allowed every request is refused",
+            "set 1 or more, or -1 for no limit",
+        )
+    if model.ongoing_limit < model.num_running_at_once:
+        running = "engine_args.max_num_seqs" if model.engine == "vllm" else "max_batch_size"
+        yield warning(
+            f"{place}.max_ongoing_requests",
+            f"a replica takes {model.ongoing_limit} requests at once and its engine could run "
+            f"{model.num_running_at_once}: a full batch never comes together",
+            f"raise it to {2 * model.num_running_at_once}, or lower {running}",
+        )
+
+
+def _without_effect(model: ModelConfig, place: str) -> Iterator[Finding]:
+    given = model.model_fields_set
+    if model.num_ranks == 1 and "placement_strategy" in given:
+        yield warning(
+            f"{place}.placement_strategy",
+            "it never takes effect: the model has one rank, and no group to place",
+            "leave it out, or set tensor_parallel_size",
+        )
+    for key in sorted(given & {"max_batch_size", "batch_wait_s"}) if model.engine == "vllm" else ():
+        yield warning(
+            f"{place}.{key}",
+            "it never takes effect: vLLM batches by itself",
+            "leave it out, or set engine_args.max_num_seqs",
+        )
+    rest = round(1 - int(1 / model.num_gpus + 1e-6) * model.num_gpus, 4) if model.shares_gpu else 0.0
+    if rest > 0:
+        num = int(1 / model.num_gpus + 1e-6)
+        yield note(
+            f"{place}.num_gpus",
+            f"a fraction lies on one GPU: {num} x {model.num_gpus:g} fits, and {rest:g} of the GPU stays for smaller "
+            "fractions",
+            f"set {1 / num:.4g} where only such replicas share the GPU",
+        )
+
+
+def _routing(values: dict[str, Any], applications: list[Application]) -> Iterator[Finding]:
+    """The ingress's names: every model must be served by an application or an adapter, and be reachable."""
+    models = {a.name: a for a in applications if a.model}
+    adapters = {adapter: a.name for a in models.values() if a.model for adapter in a.model.adapters}
+    for adapter, base in adapters.items():
+        if adapter in models:
+            yield error(
+                f"{models[base].place} '{base}': args.adapters",
+                f"adapter '{adapter}' has the name of a model",
+                "give the adapter another name",
+            )
+    named = list(_named(values))
+    for place, name in named:
+        if name not in models and name not in adapters:
+            yield error(
+                place,
+                f"there is no model '{name}' in the file{nearest_hint(name, models)}",
+                "add its application, or take the name out",
+            )
+    for name, application in models.items():
+        if named and name not in {wanted for _, wanted in named}:
+            yield warning(
+                application.place,
+                f"no ingress names model '{name}': it takes its resources, and no request reaches it",
+                "add it to the ingress's user_config.models, or take it out",
+            )
+
+
+def _named(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Each name that an ingress gives a model, with its place: in `models`, and as what an alias stands for."""
+    for index, app in enumerate(values["applications"]):
+        if app["import_path"] != "serve_app.app:build_ingress":
+            continue
+        for number, deployment in enumerate(app.get("deployments") or ()):
+            place = f"applications[{index}] '{app['name']}': deployments[{number}].user_config"
+            given = deployment.get("user_config") or {}
+            for name in given.get("models") or ():
+                yield f"{place}.models", name
+            for alias, targets in (given.get("aliases") or {}).items():
+                for name in targets if isinstance(targets, dict | list | tuple) else [targets]:
+                    yield f"{place}.aliases.{alias}", str(name)
