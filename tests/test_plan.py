@@ -264,7 +264,7 @@ def test_the_operations_page_shows_what_plan_says(monkeypatch: pytest.MonkeyPatc
     page = (ROOT / "docs" / "operations.md").read_text()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))  # nothing is downloaded
     plan = make_plan(
-        read_config_file(ROOT / "serve_config.yaml"), read_nodes(["2xCPU=16,GPU=2,gpu_memory_gib=80"], None)
+        read_config_file(ROOT / "serve_config.yaml"), read_nodes(["3xCPU=16,GPU=2,gpu_memory_gib=80"], None)
     )
     for line in said(plan).splitlines():
         assert line.rstrip() in page
