@@ -126,6 +126,16 @@ CASES = (
         ("application 'other' isn't one of this package's",),
         more="[{name: other, import_path: 'other:app', route_prefix: /other}]",
     ),
+    Case(
+        "a target above the limit, and another that counts",
+        "{m: {max_ongoing_requests: 4, max_batch_size: 4, max_queued_requests: 2, "
+        "autoscaling: {max_replicas: 2, target_ongoing_requests: 9, target_waiting_tokens: 100}}}",
+    ),
+    Case(
+        "an alias for two models by weight",
+        "{a: {}, b: {}}",
+        user_config="{models: [a, b], aliases: {both: {a: 90, b: 10}}}",
+    ),
     # can't work
     Case(
         "more GPUs than any node has",
@@ -225,6 +235,12 @@ CASES = (
         2,
     ),
     Case("a model named twice", "{m: {}}", ("model 'm' is named 2 times",), 2, user_config="{models: [m, m]}"),
+    Case(
+        "an alias for a model that isn't there",
+        "{a: {}}",
+        ("aliases: 'both' leads to 'b', which isn't among the models",),
+        2, user_config="{models: [a], aliases: {both: {b: 1}}}",
+    ),
     Case(
         "two applications of one name",
         "{m: {}}",

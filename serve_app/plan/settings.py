@@ -72,7 +72,7 @@ def _deployments(app: dict[str, Any], application: Application) -> Iterator[Find
 def _scaling(model: ModelConfig, place: str, num_ingress_replicas: int) -> Iterator[Finding]:
     scaling, limit = model.autoscaling, model.ongoing_limit
     target = float(model.autoscaling_options["target_ongoing_requests"])
-    given = scaling.model_fields_set & {"target_ongoing_requests", "upscale_delay_s", "downscale_delay_s"}
+    given = scaling.model_fields_set - {"min_replicas", "max_replicas"}
     if scaling.min_replicas == scaling.max_replicas:
         if given:
             yield warning(
@@ -81,6 +81,8 @@ def _scaling(model: ModelConfig, place: str, num_ingress_replicas: int) -> Itera
                 f"{scaling.min_replicas}",
                 "raise max_replicas, or leave them out",
             )
+        return
+    if scaling.pressure_targets:  # the greatest need decides, and another than requests may be reached
         return
     queued = model.max_queued_requests * num_ingress_replicas
     if model.max_queued_requests >= 0 and target >= limit + queued:
