@@ -57,7 +57,7 @@ TWO_NODES = ("2xCPU=4,GPU=2",)
 CASES = (
     # good
     Case("one on a CPU", "m: {}"),
-    Case("one for each GPU", "{a: {num_gpus: 1}, b: {num_gpus: 2}}", on_ray=True),
+    Case("one for each GPU", "{a: {num_gpus: 1}, b: {num_gpus: 1}, c: {num_gpus: 1}}", on_ray=True),
     Case("half a GPU each", "{a: {num_gpus: 0.5}, b: {num_gpus: 0.5}, c: {num_gpus: 2}}", nodes=TWO_NODES),
     Case(
         "thirds",
@@ -98,6 +98,11 @@ CASES = (
         "{a: {num_gpus: 1}, b: {num_gpus: 1}, c: {num_gpus: 2}}",
         ("model 'c' fits only where the others leave it room", "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1"),
         nodes=TWO_NODES,
+    ),
+    Case(
+        "a small one that may lie on the large node",
+        "{a: {num_gpus: 1}, b: {num_gpus: 2}}",
+        ("model 'b' fits only where the others leave it room",),
     ),
     Case(
         "a target above a replica's limit",
@@ -163,9 +168,9 @@ CASES = (
     ),
     Case(
         "one model too many",
-        "{a: {num_gpus: 2}, b: {num_gpus: 1}, c: {num_gpus: 1}}",
-        ("model 'c' needs 1 GPU and 0.1 CPU on one node", "0 of 1 GPU free", "beside what stands above it"),
-        1, unplaced=("c",), on_ray=True,
+        "{a: {num_gpus: 1}, b: {num_gpus: 1}, c: {num_gpus: 1}, d: {num_gpus: 1}}",
+        ("model 'd' needs 1 GPU and 0.1 CPU on one node", "0 of 1 GPU free", "beside what stands above it"),
+        1, unplaced=("d",), on_ray=True,
     ),
     Case(
         "fractions that lie on no one GPU",
