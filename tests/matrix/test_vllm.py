@@ -1,15 +1,15 @@
 """vLLM says what transformers says: greedy, in float32, for each row that both engines serve."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from transformers.utils import is_torchvision_available
 
 from serve_app.config import ModelConfig
-from serve_app.messages import Chunk, GenerationRequest, TokenLogprob
+from serve_app.messages import GenerationRequest
 from tests.matrix.conftest import Checkpoints
+from tests.matrix.near_ties import num_same, text_of, tokens_of
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
 from tests.matrix.test_engine import mixed_requests
@@ -18,8 +18,6 @@ from tests.vllm_models import ENVIRONMENT, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
-# Two logits this near may change places between two ways to add up the same numbers (float32, other kernels).
-NEAR_TIE = 0.01
 CONTEXT_LENGTH = 256
 # Served by vLLM beside torchvision, but their tiny checkpoints aren't yet such as vLLM loads them.
 NOT_COMPARED: set[str] = set()
@@ -73,26 +71,3 @@ async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> 
 
 def with_logprobs(request: GenerationRequest) -> GenerationRequest:
     return replace(request, id=f"{request.id}-{id(request)}", sampling=replace(request.sampling, num_logprobs=2))
-
-
-def tokens_of(chunks: Sequence[Chunk]) -> list[TokenLogprob]:
-    return [one for chunk in chunks for one in chunk.logprobs]
-
-
-def text_of(chunks: Sequence[Chunk]) -> str:
-    """Without the half of a character at its end, which vLLM leaves out."""
-    return "".join(chunk.text for chunk in chunks).rstrip("\ufffd")
-
-
-def num_same(expected: Sequence[TokenLogprob], found: Sequence[TokenLogprob]) -> int:
-    """The number of steps before the first at which the two likeliest nearly tie; all of them must be the same.
-
-    Told by the chosen tokens' log-probabilities: half a character's text is spelled differently by the two.
-    """
-    assert expected
-    for step, (one, other) in enumerate(zip(expected, found, strict=False)):
-        if one.top[0].logprob - one.top[1].logprob < NEAR_TIE:
-            return step
-        assert abs(one.logprob - other.logprob) < NEAR_TIE, (step, one, other)
-    assert len(expected) == len(found)
-    return len(expected)
