@@ -134,12 +134,13 @@ def build_gemma3(folder: Path) -> Path:
     ids: Any = tokens.convert_tokens_to_ids
     config = Gemma3Config(  # untied: a tied one of this size says its last token over and over
         tie_word_embeddings=False,
-        text_config=text, vision_config=tower("siglip_vision_model", vision_use_head=False), mm_tokens_per_image=4,
+        text_config=text, vision_config=tower("siglip_vision_model", vision_use_head=False),
+        mm_tokens_per_image=1,  # more would see each other, for which vLLM's attention on CPUs has no mask
         image_token_index=ids("<image_soft_token>"), boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
     )  # fmt: skip
     processor = Gemma3Processor(
-        Gemma3ImageProcessorPil(size=square(32)), tokens, image_seq_length=4,
+        Gemma3ImageProcessorPil(size=square(32)), tokens, image_seq_length=1,
         chat_template=CHAT_TEMPLATE.replace("<image>", "<start_of_image>"),
     )  # fmt: skip
     save(folder, Gemma3ForConditionalGeneration(config), processor)
