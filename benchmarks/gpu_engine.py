@@ -184,7 +184,7 @@ async def main(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 for batch in given.batches
             ]
         except ConfigError as exc:  # int8 where torchao is missing
-            left_out[precision] = exc.message
+            left_out[precision] = str(exc)
     print_table(speeds)
     starved = await starve("demo") if given.device == "cuda" else None
     print_table([starved] if starved else [])
