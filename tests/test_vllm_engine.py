@@ -90,6 +90,10 @@ def text_of(chunks: Sequence[Chunk], index: int = 0) -> str:
     return "".join(chunk.text for chunk in chunks if chunk.index == index)
 
 
+async def texts_of(engine: Generator, requests: Sequence[GenerationRequest]) -> list[str]:
+    return [text_of(chunks) for chunks in await asyncio.gather(*(chunks_of(engine, one) for one in requests))]
+
+
 def drawn(count: int, seed: int = 0) -> list[Picture]:
     rng = random.Random(f"parity/{seed}")
     pictures = [render(random_split_scene(rng, held_out=True), rng).convert("RGB") for _ in range(count)]
@@ -216,10 +220,10 @@ async def test_speculation_changes_no_word(engine: "VllmEngine") -> None:
         a_request(f"speculated-{index}", picture, STYLE_PROMPTS["detailed"])
         for index, picture in enumerate(drawn(12, seed=1))
     ]
-    plain = [text_of(await chunks_of(engine, request)) for request in asked]
+    plain = await texts_of(engine, asked)
     drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
     async with another("demo", speculative_config=drafts) as speculating:
-        found = [await chunks_of(speculating, request) for request in asked]
+        found = await asyncio.gather(*(chunks_of(speculating, request) for request in asked))
     assert [text_of(chunks) for chunks in found] == plain
     assert max(chunk.num_tokens for chunks in found for chunk in chunks) > 1  # a draft was taken
 
@@ -229,11 +233,11 @@ async def test_int8_weights_answer_as_the_whole_ones_do(engine: "VllmEngine", tm
     asked = [
         a_request(f"int8-{index}", picture, STYLE_PROMPTS["short"]) for index, picture in enumerate(drawn(20, seed=2))
     ]
-    whole = [text_of(await chunks_of(engine, request)) for request in asked]
+    whole = await texts_of(engine, asked)
     async with another(str(build_int8_demo(tmp_path / "int8"))) as quantized:
         assert quantized._model is not None
         assert quantized._model.llm.model_config.quantization == "compressed-tensors"
-        found = [text_of(await chunks_of(quantized, request)) for request in asked]
+        found = await texts_of(quantized, asked)
     num_alike = sum(one == other for one, other in zip(found, whole, strict=True))
     assert num_alike >= 0.8 * len(asked), list(zip(found, whole, strict=True))  # bytes round the weights
 
