@@ -134,7 +134,7 @@ def build_gemma3(folder: Path) -> Path:
     ids: Any = tokens.convert_tokens_to_ids
     config = Gemma3Config(  # untied: a tied one of this size says its last token over and over
         tie_word_embeddings=False,
-        text_config=text, vision_config=tower("siglip_vision_model", vision_use_head=False),
+        text_config=text, vision_config=tower("siglip_vision_model", vision_use_head=False, patch_size=16),
         mm_tokens_per_image=1,  # more would see each other, for which vLLM's attention on CPUs has no mask
         image_token_index=ids("<image_soft_token>"), boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
