@@ -5,8 +5,9 @@ import json
 import os
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
-from typing import TYPE_CHECKING, Literal
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import pytest_asyncio
@@ -29,7 +30,7 @@ from serve_app.messages import (
     Tool,
     ToolUse,
 )
-from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, needs_vllm
+from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_int8_demo, needs_vllm
 
 if TYPE_CHECKING:
     from serve_app.engines.vllm_engine import VllmEngine
@@ -87,6 +88,10 @@ async def chunks_of(engine: Generator, request: GenerationRequest) -> list[Chunk
 
 def text_of(chunks: Sequence[Chunk], index: int = 0) -> str:
     return "".join(chunk.text for chunk in chunks if chunk.index == index)
+
+
+async def texts_of(engine: Generator, requests: Sequence[GenerationRequest]) -> list[str]:
+    return [text_of(chunks) for chunks in await asyncio.gather(*(chunks_of(engine, one) for one in requests))]
 
 
 def drawn(count: int, seed: int = 0) -> list[Picture]:
@@ -207,6 +212,47 @@ async def test_leaving_aborts_the_request(engine: "VllmEngine") -> None:
     async with aclosing(engine.generate(a_request("left", "Hi", sampling=endless))) as chunks:
         await anext(chunks)
     await until_idle(engine)
+
+
+async def test_speculation_changes_no_word(engine: "VllmEngine") -> None:
+    """Drafts out of the prompt's and the answer's own words: some are taken, and the text is the one without."""
+    asked = [
+        a_request(f"speculated-{index}", picture, STYLE_PROMPTS["detailed"])
+        for index, picture in enumerate(drawn(12, seed=1))
+    ]
+    plain = await texts_of(engine, asked)
+    drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
+    async with another("demo", speculative_config=drafts) as speculating:
+        found = await asyncio.gather(*(chunks_of(speculating, request) for request in asked))
+    assert [text_of(chunks) for chunks in found] == plain
+    assert max(chunk.num_tokens for chunks in found for chunk in chunks) > 1  # a draft was taken
+
+
+async def test_int8_weights_answer_as_the_whole_ones_do(engine: "VllmEngine", tmp_path: Path) -> None:
+    """The quantization that most CPUs run as well: compressed-tensors' W8A8."""
+    asked = [
+        a_request(f"int8-{index}", picture, STYLE_PROMPTS["short"]) for index, picture in enumerate(drawn(20, seed=2))
+    ]
+    whole = await texts_of(engine, asked)
+    async with another(str(build_int8_demo(tmp_path / "int8"))) as quantized:
+        assert quantized._model is not None
+        assert quantized._model.llm.model_config.quantization == "compressed-tensors"
+        found = await texts_of(quantized, asked)
+    num_alike = sum(one == other for one, other in zip(found, whole, strict=True))
+    assert num_alike >= 0.8 * len(asked), list(zip(found, whole, strict=True))  # bytes round the weights
+
+
+@asynccontextmanager
+async def another(source: str, **engine_args: Any) -> AsyncIterator["VllmEngine"]:
+    from serve_app.engines.vllm_engine import VllmEngine
+
+    arguments = {"enforce_eager": True, "max_num_seqs": 8, **engine_args}
+    started = VllmEngine(ModelConfig(source=source, engine="vllm", dtype="float32", engine_args=arguments))
+    await started.start()
+    try:
+        yield started
+    finally:
+        await started.stop()
 
 
 async def until_idle(engine: "VllmEngine") -> None:

@@ -18,7 +18,7 @@ class Architecture:
     first token, padding included, so only prompts of one length batch exactly.
     `ends_with_separator`: its tokenizer closes a prompt that the answer has to go on with. `unused_inputs`: what
     its processor makes and its model doesn't take. `has_pixel_strip`: the pixels of all its pictures are one strip,
-    end to end along the last dimension. `has_own_chat`: remote code that is asked through its `chat`.
+    end to end along the last dimension.
     """
 
     picture_limit: int | None = None
@@ -28,7 +28,6 @@ class Architecture:
     ends_with_separator: bool = False
     unused_inputs: tuple[str, ...] = ()
     has_pixel_strip: bool = False
-    has_own_chat: bool = False
 
 
 _ONE_PICTURE = Architecture(picture_limit=1, needs_picture=True, pictures="by_processor")
@@ -47,8 +46,6 @@ _ARCHITECTURES = {
         unused_inputs=("token_type_ids",),
     ),
     "kosmos-2": Architecture(1, needs_picture=True, pictures="by_processor", equal_lengths_only=True),
-    "minicpmv": Architecture(has_own_chat=True),
-    "minicpmo": Architecture(has_own_chat=True),
     "minicpmv4_6": Architecture(has_pixel_strip=True),
     "paligemma": Architecture(1, needs_picture=True, pictures="in_front", unused_inputs=("labels",)),
 }

@@ -15,10 +15,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.architectures import Architecture, architecture_of
-from serve_app.engines.chat_model import ChatModel
 from serve_app.engines.load_errors import explain, require_all_weights
 from serve_app.engines.processors import load_processor
 from serve_app.engines.quantization import check_quantization, quantize
+from serve_app.engines.remote_model import RemoteModel
+from serve_app.engines.remote_models import way_of
 from serve_app.engines.source import resolve
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
@@ -33,9 +34,15 @@ _KEPT_GENERATION_FIELDS = (
 )  # fmt: skip
 
 
+_RENAMED_CLASSES = {"AutoModelForVision2Seq": "AutoModelForImageTextToText"}
+
+
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model with what prepares its prompts. `processor` is the tokenizer for text-only models."""
+    """A loaded model with what prepares its prompts.
+
+    `processor` is the tokenizer for models that read text only and for those that prepare prompts themselves.
+    """
 
     model: Any
     processor: Any
@@ -74,10 +81,11 @@ def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoi
 def _load(source: str, config: ModelConfig) -> Checkpoint:
     common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
     _hold_to_fraction(config)
-    architecture = AutoConfig.from_pretrained(source, **common)
+    architecture = _with_new_names(AutoConfig.from_pretrained(source, **common))
     takes_pictures, auto_model = _auto_model(architecture)
     model, told = auto_model.from_pretrained(
         source,
+        config=architecture,
         **common,
         output_loading_info=True,
         dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
@@ -90,12 +98,13 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         quantize(model, config)
     if "device_map" not in config.engine_args:
         model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
-    if takes_pictures:
+    if way := way_of(architecture):
+        model = way(model, source, common)
+        processor = model.tokenizer
+    elif takes_pictures:
         processor = load_processor(source, architecture, common)
     else:
         processor = AutoTokenizer.from_pretrained(source, **common)
-    if architecture_of(architecture.model_type).has_own_chat:
-        model = ChatModel(model, processor.tokenizer, processor)
     return _checkpoint(model, processor, takes_pictures, config)
 
 
@@ -107,17 +116,26 @@ def _hold_to_fraction(config: ModelConfig) -> None:
 
 def _auto_model(architecture: Any) -> tuple[bool, Any]:
     """Whether it takes pictures, and transformers' class that knows which class the model is of."""
-    if architecture_of(architecture.model_type).has_own_chat:
-        return True, AutoModel
     remote = getattr(architecture, "auto_map", None) or {}
     if type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in remote:
         return True, AutoModelForImageTextToText
+    if way_of(architecture):
+        return True, AutoModelForCausalLM if "AutoModelForCausalLM" in remote else AutoModel
     return False, AutoModelForCausalLM
+
+
+def _with_new_names(architecture: Any) -> Any:
+    """Remote code written for transformers 4 names the classes of that time."""
+    remote = getattr(architecture, "auto_map", None) or {}
+    for old, new in _RENAMED_CLASSES.items():
+        if old in remote:
+            remote.setdefault(new, remote[old])
+    return architecture
 
 
 def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig) -> Checkpoint:
     tokenizer = getattr(processor, "tokenizer", processor)
-    architecture = architecture_of(model.config.model_type)
+    architecture = model.architecture if isinstance(model, RemoteModel) else architecture_of(model.config.model_type)
     text_config = model.config.get_text_config(decoder=True)
     eos_ids = _eos_ids(model, tokenizer, text_config)
     pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(eos_ids)) if i is not None), 0)
@@ -151,8 +169,8 @@ def _or_one(value: float | None) -> float:
 
 
 def _eos_ids(model: Any, tokenizer: Any, text_config: Any) -> frozenset[int]:
-    if isinstance(model, ChatModel):
-        return frozenset(model.terminator_ids)
+    if isinstance(model, RemoteModel):
+        return model.eos_ids
     if model.config.model_type == "blip":  # its `generate` ends at the separator, whatever the checkpoint says
         return frozenset([text_config.sep_token_id])
     for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):

@@ -12,8 +12,8 @@ import torch
 from jinja2 import TemplateError
 from PIL import Image
 
-from serve_app.engines.chat_model import OWN_PLACEHOLDER
 from serve_app.engines.checkpoint import Checkpoint
+from serve_app.engines.remote_model import RemoteModel, Turn
 from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, Message, Picture, Text
 
@@ -27,21 +27,21 @@ _FRAME_STACKS = {"pixel_values": 5, "pixel_attention_mask": 4}
 class Prompt:
     """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length.
 
-    For a model that is asked through its own `chat`, `turns` are the conversation, and there are no tensors.
+    For remote code with a way of its own, `own` are its inputs, and there are no tensors.
     """
 
     tensors: dict[str, torch.Tensor]
     num_tokens: int
     batch_key: tuple[Any, ...]
-    turns: list[dict[str, Any]] | None = None
+    own: Any = None
 
 
 def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
     _check_pictures(checkpoint, request)
     _refuse_reserved_text(checkpoint, request)
-    if checkpoint.architecture.has_own_chat:
-        return _chat_prompt(checkpoint, request)
+    if isinstance(checkpoint.model, RemoteModel):
+        return _own_prompt(checkpoint.model, request)
     try:
         inputs = _model_inputs(checkpoint, request)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
@@ -90,16 +90,24 @@ def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) ->
 
 def _reserved(checkpoint: Checkpoint) -> set[str]:
     """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too."""
-    if checkpoint.architecture.has_own_chat:
-        return {OWN_PLACEHOLDER}
+    if isinstance(checkpoint.model, RemoteModel):
+        return {checkpoint.model.placeholder} if checkpoint.model.placeholder else set()
     holders = (checkpoint.processor, checkpoint.tokenizer)
     tokens = [getattr(holder, name, None) for holder in holders for name in ("image_token", "video_token")]
     return {str(token) for token in tokens if token}
 
 
-def _chat_prompt(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
-    """The user's and the model's turns; `chat` has no system role, so that such a message opens the user's turn."""
-    turns: list[dict[str, Any]] = []
+def _own_prompt(model: RemoteModel, request: GenerationRequest) -> Prompt:
+    try:
+        made = model.own_prompt(_turns(request))
+    except ValueError as exc:
+        raise InvalidRequest(f"model '{request.model}' can't take this conversation: {exc}", "messages") from exc
+    return Prompt({}, made.num_tokens, ("own", *made.batch_key), made.inputs)
+
+
+def _turns(request: GenerationRequest) -> list[Turn]:
+    """The user's and the model's turns; these models have no system role: such a message opens the user's turn."""
+    turns: list[Turn] = []
     for message in request.messages:
         content = [part.text if isinstance(part, Text) else _image(part) for part in message.parts]
         if message.role not in ("user", "assistant", "system"):
@@ -111,18 +119,7 @@ def _chat_prompt(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
             turns.append({"role": role, "content": content})
     if turns[0]["role"] != "user":
         raise InvalidRequest("the conversation begins with the assistant: begin with the user", "messages")
-    return Prompt({}, _num_chat_tokens(checkpoint, turns), ("chat",), turns)
-
-
-def _num_chat_tokens(checkpoint: Checkpoint, turns: list[dict[str, Any]]) -> int:
-    """What `chat` will make of it; a picture that it slices has more."""
-    texts = [
-        {"role": turn["role"], "content": "\n".join(part for part in turn["content"] if isinstance(part, str))}
-        for turn in turns
-    ]
-    num_pictures = sum(not isinstance(part, str) for turn in turns for part in turn["content"])
-    text = checkpoint.tokenizer.apply_chat_template(texts, tokenize=False, add_generation_prompt=True)
-    return len(checkpoint.tokenizer(text)["input_ids"]) + num_pictures * int(checkpoint.model.config.query_num)
+    return turns
 
 
 def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
@@ -195,8 +192,8 @@ def _is_strip(name: str, checkpoint: Checkpoint) -> bool:
 
 def collate(prompts: Sequence[Prompt], checkpoint: Checkpoint) -> dict[str, Any]:
     """One batch on the model's device: prompts padded left (encoder–decoders right), the rest stacked in order."""
-    if checkpoint.architecture.has_own_chat:
-        return {"msgs": [prompt.turns for prompt in prompts]}
+    if isinstance(checkpoint.model, RemoteModel):
+        return {"own_prompts": [prompt.own for prompt in prompts]}
     length = max(p.num_tokens for p in prompts)
     device, dtype = checkpoint.model.device, checkpoint.model.dtype
     batch = {}

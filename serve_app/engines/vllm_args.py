@@ -67,7 +67,20 @@ def serves(config: ModelConfig, folder: Path) -> bool:
     except Exception as exc:  # noqa: BLE001 - an engine boundary: whatever keeps vLLM away, transformers may serve
         logger.info("vLLM doesn't serve %s: %s", config.source, first_line(exc))
         return False
+    if masks_pictures_wrongly(model):
+        logger.info("vLLM on CPUs has no mask for what %s's pictures see", config.source)
+        return False
     return not model.using_transformers_backend()  # a slower way to run what the other engine runs with its pictures
+
+
+def masks_pictures_wrongly(model: Any) -> bool:
+    """Whether pictures (PaliGemma: whole prompts) also see what follows, for which vLLM on CPUs has no mask.
+
+    `model`: vLLM's config of it. PaliGemma's and Gemma 3's answers are then those of a causal mask: near, but others.
+    """
+    from vllm.platforms import current_platform
+
+    return bool(model.is_mm_prefix_lm and current_platform.is_cpu())
 
 
 def check_engine_args(config: ModelConfig) -> None:

@@ -4,6 +4,7 @@ What comes out is everything that a request needs. Blocks for seconds to minutes
 """
 
 import json
+import logging
 import os
 import tempfile
 from dataclasses import dataclass
@@ -20,12 +21,20 @@ from serve_app.config import Family, ModelConfig
 from serve_app.engines import source
 from serve_app.engines.architectures import architecture_of
 from serve_app.engines.checkpoint_folder import check_adapter_fits, has_chat_template
-from serve_app.engines.vllm_args import PromptOptions, engine_args, first_line, prompt_options
+from serve_app.engines.vllm_args import (
+    PromptOptions,
+    engine_args,
+    first_line,
+    masks_pictures_wrongly,
+    prompt_options,
+)
 from serve_app.engines.vllm_plugin import FAILURE_FILE
 from serve_app.engines.vllm_request import PLAIN_TEMPLATE
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
 from serve_app.load_progress import Report
+
+logger = logging.getLogger("serve_app")
 
 _UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
 
@@ -86,6 +95,10 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     report("starting vLLM and loading weights")
     llm = _start(config, arguments, pressure)
     whole, multimodal = llm.model_config.hf_config, llm.model_config.multimodal_config
+    if masks_pictures_wrongly(llm.model_config):
+        logger.warning(
+            "vLLM on CPUs answers about %s's pictures under a causal mask: set engine: transformers", config.source
+        )
     is_plain = options.chat_template is None and _is_plain(folder, whole.model_type)
     return LoadedModel(
         llm=llm,

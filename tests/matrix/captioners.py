@@ -60,6 +60,11 @@ def build_blip2_t5(folder: Path) -> Path:
     return _blip2(folder, t5)
 
 
+def build_minigpt4(folder: Path) -> Path:
+    """BLIP-2's tower and Q-Former, one projection, and Vicuna, which is a Llama."""
+    return _blip2(folder, lambda num_tokens: decoder("llama", num_tokens))
+
+
 def _blip2(folder: Path, text: Any) -> Path:
     tokens = tokenizer(chat_template=None)
     config = Blip2Config(

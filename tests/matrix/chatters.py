@@ -105,7 +105,9 @@ def build_smolvlm(folder: Path) -> Path:
     return folder
 
 
-_LINE_END = {"line_end_token": "\n"}  # one token of the real tokenizers, which vLLM looks up
+# Tokens of the real tokenizers, which vLLM looks up: PaliGemma's of one line end, Gemma 3's of up to four.
+_LINE_END = {"line_end_token": "\n"}
+_LINE_ENDS = {f"line_ends_{count}_token": "\n" * count for count in range(1, 5)}
 
 
 def build_paligemma(folder: Path) -> Path:
@@ -117,12 +119,14 @@ def build_paligemma(folder: Path) -> Path:
         text_config=decoder("gemma", len(tokens)), image_token_index=processor.image_token_id, projection_dim=64,
         vision_config=tower("siglip_vision_model", projection_dim=64, vision_use_head=False),
     )  # fmt: skip
-    return save(folder, PaliGemmaForConditionalGeneration(config), processor)
+    save(folder, PaliGemmaForConditionalGeneration(config), processor)
+    spell_as_hub(folder)
+    return folder
 
 
 def build_gemma3(folder: Path) -> Path:
     named = {"image_token": "<image_soft_token>", "boi_token": "<start_of_image>", "eoi_token": "<end_of_image>"}
-    tokens = tokenizer(named=named | _LINE_END)
+    tokens = tokenizer(named=named | _LINE_ENDS)
     text = decoder(
         "gemma3_text", len(tokens), sliding_window=16, query_pre_attn_scalar=16, tie_word_embeddings=False,
         layer_types=["sliding_attention", "full_attention"],
@@ -130,12 +134,15 @@ def build_gemma3(folder: Path) -> Path:
     ids: Any = tokens.convert_tokens_to_ids
     config = Gemma3Config(  # untied: a tied one of this size says its last token over and over
         tie_word_embeddings=False,
-        text_config=text, vision_config=tower("siglip_vision_model", vision_use_head=False), mm_tokens_per_image=4,
+        text_config=text, vision_config=tower("siglip_vision_model", vision_use_head=False, patch_size=16),
+        mm_tokens_per_image=1,  # more would see each other, for which vLLM's attention on CPUs has no mask
         image_token_index=ids("<image_soft_token>"), boi_token_index=ids("<start_of_image>"),
         eoi_token_index=ids("<end_of_image>"),
     )  # fmt: skip
     processor = Gemma3Processor(
-        Gemma3ImageProcessorPil(size=square(32)), tokens, image_seq_length=4,
+        Gemma3ImageProcessorPil(size=square(32)), tokens, image_seq_length=1,
         chat_template=CHAT_TEMPLATE.replace("<image>", "<start_of_image>"),
     )  # fmt: skip
-    return save(folder, Gemma3ForConditionalGeneration(config), processor)
+    save(folder, Gemma3ForConditionalGeneration(config), processor)
+    spell_as_hub(folder)
+    return folder

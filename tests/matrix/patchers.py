@@ -97,9 +97,9 @@ def build_minicpmv4_6(folder: Path) -> Path:
         "image_start_token": "<image>", "image_end_token": "</image>", "slice_start_token": "<slice>",
         "slice_end_token": "</slice>", "image_id_start_token": "<image_id>", "image_id_end_token": "</image_id>",
     })  # fmt: skip
-    text = decoder(
-        "qwen3_5_text", len(tokens), layer_types=["full_attention", "linear_attention"], linear_key_head_dim=16,
-        linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2,
+    text = decoder(  # linear heads of 128: vLLM's kernels for CPUs know no others
+        "qwen3_5_text", len(tokens), layer_types=["full_attention", "linear_attention"], linear_key_head_dim=128,
+        linear_value_head_dim=128, linear_num_key_heads=2, linear_num_value_heads=2,
     )  # fmt: skip
     config = MiniCPMV4_6Config(
         text_config=text, vision_config=tower("minicpmv4_6_vision"), insert_layer_id=0, image_size=32,

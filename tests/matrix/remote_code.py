@@ -1,4 +1,4 @@
-"""Builders of checkpoints that carry their own code, in the two conventions that such models have."""
+"""Builders of checkpoints that carry their own code, in the conventions that such models have."""
 
 import json
 import shutil
@@ -9,10 +9,17 @@ from transformers import LlavaProcessor
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from tests.matrix.parts import decoder, save, save_json, square, tower
-from tests.matrix.remote.configuration_tiny import TinyMiniCPMOConfig, TinyRemoteConfig
-from tests.matrix.remote.modeling_minicpmo import TinyMiniCPMO
+from tests.matrix.remote.configuration_tiny import (
+    TinyCogVLMConfig,
+    TinyMiniCPMOConfig,
+    TinyRemoteConfig,
+    TinyXGenMMConfig,
+)
+from tests.matrix.remote.modeling_cogvlm import CogVLMForCausalLM
+from tests.matrix.remote.modeling_minicpmo import MiniCPMO
 from tests.matrix.remote.modeling_tiny import TinyRemoteForConditionalGeneration
-from tests.tiny_models import CHAT_TEMPLATE, tokenizer
+from tests.matrix.remote.modeling_xgenmm import XGenMMModelForConditionalGeneration
+from tests.tiny_models import CHAT_TEMPLATE, CONTEXT_LENGTH, tokenizer
 
 _CODE = Path(__file__).parent / "remote"
 
@@ -39,7 +46,7 @@ def build_minicpmo(folder: Path) -> Path:
     """MiniCPM-V 2.6's and MiniCPM-o 2.6's conventions: `chat`, and a class that only `AutoModel` names."""
     tokens = tokenizer()
     config_class: Any = TinyMiniCPMOConfig  # its file is untyped, like the hub's
-    model_class: Any = TinyMiniCPMO
+    model_class: Any = MiniCPMO
     save(folder, model_class(config_class(**decoder("minicpmo", len(tokens)))), tokens)
     save_json(folder / "processor_config.json", {
         "processor_class": "TinyMiniCPMOProcessor",
@@ -47,7 +54,37 @@ def build_minicpmo(folder: Path) -> Path:
     })  # fmt: skip
     return _with_code(folder, {
         "AutoConfig": "configuration_tiny.TinyMiniCPMOConfig",
-        "AutoModel": "modeling_minicpmo.TinyMiniCPMO",
+        "AutoModel": "modeling_minicpmo.MiniCPMO",
+    })  # fmt: skip
+
+
+def build_cogvlm(folder: Path) -> Path:
+    """CogVLM's conventions: the model makes its own inputs; no processor. The hub's has no tokenizer either."""
+    tokens = tokenizer(chat_template=None)
+    config_class: Any = TinyCogVLMConfig
+    model_class: Any = CogVLMForCausalLM
+    save(folder, model_class(config_class(**decoder("cogvlm", len(tokens)))), tokens)
+    return _with_code(folder, {
+        "AutoConfig": "configuration_tiny.TinyCogVLMConfig",
+        "AutoModelForCausalLM": "modeling_cogvlm.CogVLMForCausalLM",
+    })  # fmt: skip
+
+
+def build_xgenmm(folder: Path) -> Path:
+    """xGen-MM's conventions, under the name that its class had in transformers 4."""
+    tokens = tokenizer(chat_template=None, named={"end_of_turn_token": "<|end|>", "image_token": "<image>"})
+    config_class: Any = TinyXGenMMConfig
+    model_class: Any = XGenMMModelForConditionalGeneration
+    # `update_special_tokens` adds two that the tokenizer lacks; the card's system prompt has 170 letters
+    text = decoder("llama", len(tokens) + 2, max_position_embeddings=2 * CONTEXT_LENGTH)
+    save(folder, model_class(config_class(text_config=text)), tokens)
+    save_json(folder / "preprocessor_config.json", {
+        "image_processor_type": "XGenMMImageProcessor", "size": 32,
+        "auto_map": {"AutoImageProcessor": "image_processing_tiny.XGenMMImageProcessor"},
+    })  # fmt: skip
+    return _with_code(folder, {
+        "AutoConfig": "configuration_tiny.TinyXGenMMConfig",
+        "AutoModelForVision2Seq": "modeling_xgenmm.XGenMMModelForConditionalGeneration",
     })  # fmt: skip
 
 

@@ -21,7 +21,8 @@ class Row:
     """One promised model. `build` writes a checkpoint of `architecture` into a folder.
 
     `picture_limit` None is no limit but the context, 0 is text only. `vllm`: whether vLLM serves this architecture,
-    and whether only beside torchvision. `has_videos`: its processor wants a video processor, and that torchvision,
+    and whether only beside torchvision; `vllm_dtype`: what its CPU build runs it in; `vllm_differs`: why its tokens
+    there are others than transformers'. `has_videos`: its processor wants a video processor, and that torchvision,
     which the engine does without. `needs_code`: its folder carries code that must be trusted.
     """
 
@@ -34,6 +35,8 @@ class Row:
     picture_limit: int | None = None
     needs_picture: bool = False
     vllm: Vllm = "no"
+    vllm_dtype: Literal["float32", "bfloat16"] = "float32"
+    vllm_differs: str = ""
     has_videos: bool = False
     needs_code: bool = False
     note: str = TINY
@@ -92,6 +95,16 @@ ROWS: tuple[Row, ...] = (
         captioners.build_instructblip_vicuna,
         "instructblip",
     ),
+    Row(
+        "minigpt-4",
+        "MiniGPT-4, converted",
+        _BLIP2,
+        captioners.build_minigpt4,
+        "blip2",
+        picture_limit=1,
+        needs_picture=True,
+        note=LOADER,
+    ),
     _chatter("llava", "LLaVA 1.5", _LLAVA, tiny_models.build_llava),
     _chatter("joycaption", "JoyCaption", _LLAVA, chatters.build_joycaption, "joycaption"),
     _chatter("llava-next", "LLaVA-NeXT", "LlavaNextForConditionalGeneration", chatters.build_llava_next),
@@ -105,12 +118,14 @@ ROWS: tuple[Row, ...] = (
         "qwen2.5-vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", patchers.build_qwen2_5_vl, has_videos=True
     ),
     _chatter("qwen3-vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", patchers.build_qwen3_vl, has_videos=True),
-    _chatter(
+    Row(
         "minicpm-v-4.6",
         "MiniCPM-V 4.6",
         "MiniCPMV4_6ForConditionalGeneration",
         patchers.build_minicpmv4_6,
         "minicpm",
+        vllm="needs torchvision",
+        vllm_dtype="bfloat16",  # "CPU GDN attention requires BF16"
         has_videos=True,
     ),
     _captioner(
@@ -118,13 +133,16 @@ ROWS: tuple[Row, ...] = (
     ),
     _captioner("git", "GIT", "GitForCausalLM", captioners.build_git, "blip"),
     _captioner("kosmos2", "Kosmos-2", "Kosmos2ForConditionalGeneration", captioners.build_kosmos2, "kosmos2"),
-    _captioner(
+    Row(
         "paligemma",
         "PaliGemma",
         "PaliGemmaForConditionalGeneration",
         chatters.build_paligemma,
         "paligemma",
-        "needs torchvision",
+        picture_limit=1,
+        needs_picture=True,
+        vllm="needs torchvision",
+        vllm_differs="vLLM's attention on CPUs has no mask for prompts that see forward",
     ),
     _chatter("gemma3", "Gemma 3", "Gemma3ForConditionalGeneration", chatters.build_gemma3),
     _text("llama", "Llama", "LlamaForCausalLM", tiny_models.build_llama),
@@ -137,6 +155,23 @@ ROWS: tuple[Row, ...] = (
         "MiniCPMO (remote code, its own `chat`)",
         remote_code.build_minicpmo,
         "minicpm",
+        needs_code=True,
+        note=LOADER,
+    ),
+    Row(
+        "cogvlm",
+        "CogVLM, CogVLM2",
+        "CogVLMForCausalLM (remote code, makes its own inputs)",
+        remote_code.build_cogvlm,
+        picture_limit=1,
+        needs_code=True,
+        note=LOADER,
+    ),
+    Row(
+        "xgen-mm",
+        "xGen-MM (BLIP-3)",
+        "XGenMMModelForConditionalGeneration (remote code, its own special tokens)",
+        remote_code.build_xgenmm,
         needs_code=True,
         note=LOADER,
     ),

@@ -39,7 +39,7 @@ def _line(row: Row, measured: dict[str, str]) -> str:
         limit,
         measured.get("batches", "not tested"),
         measured.get("int8", "not tested"),
-        f"{row.note}: {', '.join(tested) or 'not tested'}",
+        f"{row.note}: {', '.join(tested) or 'not tested'}" + (f"; {row.vllm_differs}" if row.vllm_differs else ""),
     )
     return f"| {' | '.join(cells)} |"
 

@@ -90,8 +90,9 @@ async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:
     assert all(num_tokens > 1 for _, num_tokens, _ in alone)
     alike = prompts[:3] if row.takes_pictures else prompts
     assert len({prompt.num_tokens for prompt in alike}) > 1
-    does_batch = len({prompt.batch_key for prompt in alike}) == 1
-    record(row.name, "batches", "any prompts" if does_batch else "prompts of one length")
+    num_batches = len({prompt.batch_key for prompt in alike})
+    kinds = {1: "any prompts", len(alike): "one at a time"}
+    record(row.name, "batches", kinds.get(num_batches, "prompts of one length"))
 
 
 async def test_the_answer_is_new_text_only(row: Row, checkpoints: Checkpoints) -> None:

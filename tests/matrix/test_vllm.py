@@ -1,15 +1,16 @@
 """vLLM says what transformers says: greedy, in float32, for each row that both engines serve."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
 from transformers.utils import is_torchvision_available
 
 from serve_app.config import ModelConfig
-from serve_app.messages import Chunk, GenerationRequest, TokenLogprob
+from serve_app.engines.vllm_args import serves
+from serve_app.messages import GenerationRequest
 from tests.matrix.conftest import Checkpoints
+from tests.matrix.near_ties import num_same, text_of, tokens_of
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
 from tests.matrix.test_engine import mixed_requests
@@ -18,11 +19,7 @@ from tests.vllm_models import ENVIRONMENT, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
-# Two logits this near may change places between two ways to add up the same numbers (float32, other kernels).
-NEAR_TIE = 0.01
 CONTEXT_LENGTH = 256
-# Served by vLLM beside torchvision, but their tiny checkpoints aren't yet such as vLLM loads them.
-NOT_COMPARED = {"minicpm-v-4.6", "paligemma", "gemma3"}
 
 
 def served_here(row: Row) -> bool:
@@ -38,7 +35,7 @@ def needed_here(row: Row) -> bool:
     [
         pytest.param(row, id=row.name, marks=[] if needed_here(row) else [pytest.mark.second_environment])
         for row in ROWS
-        if row.vllm != "no" and row.name not in NOT_COMPARED
+        if row.vllm != "no" and not row.vllm_differs
     ],
 )
 async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> None:
@@ -49,10 +46,10 @@ async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> 
     os.environ.update(ENVIRONMENT)
     folder = checkpoints.of(row)
     asked = [with_logprobs(one) for one in mixed_requests(row)]
-    async with started(folder, dtype="float32") as engine:
+    async with started(folder, dtype=row.vllm_dtype) as engine:
         theirs = [await chunks_of(engine, one) for one in asked]
     arguments = {"enforce_eager": True, "max_num_seqs": 8, "max_model_len": CONTEXT_LENGTH}
-    config = ModelConfig(source=str(folder), engine="vllm", dtype="float32", engine_args=arguments)
+    config = ModelConfig(source=str(folder), engine="vllm", dtype=row.vllm_dtype, engine_args=arguments)
     vllm = VllmEngine(config)
     await vllm.start()
     try:
@@ -63,36 +60,23 @@ async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> 
     num_compared = 0
     for request, expected, found in zip(asked, theirs, ours, strict=True):
         assert found[0].num_prompt_tokens == expected[0].num_prompt_tokens, request.messages
-        num_same_steps = num_same(tokens_of(expected), tokens_of(found))
+        num_same_steps = num_same(tokens_of(expected), tokens_of(found), row.vllm_dtype)
         if num_same_steps == len(tokens_of(expected)):
             assert text_of(expected) == text_of(found)
         num_compared += num_same_steps
     assert num_compared > sum(len(tokens_of(one)) for one in theirs) / 2  # ties are rare, or this test says nothing
-    record(row.name, "vllm", f"as transformers over {len(asked)} requests")
+    record(row.name, "vllm", f"as transformers over {len(asked)} requests in {row.vllm_dtype}")
+
+
+@pytest.mark.second_environment
+@pytest.mark.skipif(not is_torchvision_available(), reason="needs torchvision: make test-models")
+@pytest.mark.parametrize(("name", "is_served"), [("gemma3", False), ("paligemma", False), ("llava", True)])
+def test_auto_leaves_what_vllm_would_mask_wrongly(name: str, is_served: bool, checkpoints: Checkpoints) -> None:
+    """On CPUs: pictures that see forward. With `engine: vllm` they are served nevertheless, with a warning."""
+    folder = checkpoints.of(next(row for row in ROWS if row.name == name))
+    assert serves(ModelConfig(source=str(folder)), folder) == is_served
 
 
 def with_logprobs(request: GenerationRequest) -> GenerationRequest:
-    return replace(request, id=f"{request.id}-{id(request)}", sampling=replace(request.sampling, num_logprobs=2))
-
-
-def tokens_of(chunks: Sequence[Chunk]) -> list[TokenLogprob]:
-    return [one for chunk in chunks for one in chunk.logprobs]
-
-
-def text_of(chunks: Sequence[Chunk]) -> str:
-    """Without the half of a character at its end, which vLLM leaves out."""
-    return "".join(chunk.text for chunk in chunks).rstrip("\ufffd")
-
-
-def num_same(expected: Sequence[TokenLogprob], found: Sequence[TokenLogprob]) -> int:
-    """The number of steps before the first at which the two likeliest nearly tie; all of them must be the same.
-
-    Told by the chosen tokens' log-probabilities: half a character's text is spelled differently by the two.
-    """
-    assert expected
-    for step, (one, other) in enumerate(zip(expected, found, strict=False)):
-        if one.top[0].logprob - one.top[1].logprob < NEAR_TIE:
-            return step
-        assert abs(one.logprob - other.logprob) < NEAR_TIE, (step, one, other)
-    assert len(expected) == len(found)
-    return len(expected)
+    sampling = replace(request.sampling, num_logprobs=2)
+    return replace(request, id=f"{request.id}-{id(request)}", sampling=sampling, timeout_s=300)  # the first is slow

@@ -1,7 +1,9 @@
 # mypy: ignore-errors
 """The configurations that the remote-code checkpoints bring along."""
 
-from transformers import LlamaConfig, LlavaConfig
+from typing import ClassVar
+
+from transformers import LlamaConfig, LlavaConfig, PretrainedConfig
 
 
 class TinyMiniCPMOConfig(LlamaConfig):
@@ -13,6 +15,28 @@ class TinyMiniCPMOConfig(LlamaConfig):
         self.query_num = query_num
         self.image_size = image_size
         self.patch_size = patch_size
+        super().__init__(**kwargs)
+
+
+class TinyCogVLMConfig(LlamaConfig):
+    """CogVLM's too; its tower's part is a plain dictionary."""
+
+    model_type = "cogvlm"
+
+    def __init__(self, vision_config=None, template_version="chat", **kwargs):
+        self.vision_config = vision_config or {"image_size": 32, "patch_size": 8}
+        self.template_version = template_version
+        super().__init__(**kwargs)
+
+
+class TinyXGenMMConfig(PretrainedConfig):
+    model_type = "xgenmm"
+    sub_configs: ClassVar = {"text_config": LlamaConfig}
+
+    def __init__(self, text_config=None, num_vis_tokens=4, image_size=32, **kwargs):
+        self.text_config = LlamaConfig(**text_config) if isinstance(text_config, dict) else text_config
+        self.num_vis_tokens = num_vis_tokens
+        self.image_size = image_size
         super().__init__(**kwargs)
 
 

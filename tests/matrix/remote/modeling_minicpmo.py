@@ -10,7 +10,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from .configuration_tiny import TinyMiniCPMOConfig
 
 
-class TinyMiniCPMO(PreTrainedModel):
+class MiniCPMO(PreTrainedModel):
     config_class = TinyMiniCPMOConfig
 
     def __init__(self, config):
