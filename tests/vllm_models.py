@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
+from transformers import AutoTokenizer, Idefics3ForConditionalGeneration, LlamaForCausalLM
 
+from serve_app.demo import CHECKPOINT
 from serve_app.demo.architecture import TEXT_LAYERS, TEXT_WIDTH
 from serve_app.engines.vllm_args import is_installed
 
@@ -36,4 +38,14 @@ def build_adapter(folder: Path, *, width: int = TEXT_WIDTH, strength: float = 0.
     save_file(tensors, folder / "adapter_model.safetensors")
     config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "bias": "none"}
     (folder / "adapter_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def build_text_part(folder: Path) -> Path:
+    """The demo model's language model alone, as a Llama."""
+    whole = Idefics3ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    part = LlamaForCausalLM(whole.config.text_config)
+    part.model.load_state_dict(whole.model.text_model.state_dict())
+    part.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(folder)
     return folder

@@ -21,7 +21,9 @@ from serve_app.engines import source
 from serve_app.engines.architectures import architecture_of
 from serve_app.engines.checkpoint_folder import check_adapter_fits, has_chat_template
 from serve_app.engines.vllm_args import PromptOptions, engine_args, first_line, prompt_options
+from serve_app.engines.vllm_nodes import fetch_on_other_nodes, point_to_ray
 from serve_app.engines.vllm_plugin import FAILURE_FILE
+from serve_app.engines.vllm_ranks import check_heads
 from serve_app.engines.vllm_request import PLAIN_TEMPLATE
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
@@ -78,6 +80,10 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     """Fetch, check and start. Call it in a thread. Raises `ConfigError`."""
     folder = source.resolve(config, report)
     adapters = {name: source.resolve_adapter(given, report) for name, given in config.adapters.items()}
+    if config.num_ranks > 1:
+        check_heads(config, folder)
+        fetch_on_other_nodes(config, [folder, *adapters.values()], report)
+        point_to_ray()
     for name, path in adapters.items():
         check_adapter_fits(path, name, folder, config.source)
     options = prompt_options(config)
@@ -108,6 +114,11 @@ def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:
         try:
             return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: pressure])
         except Exception as exc:  # an engine boundary: vLLM's start raises anything at all
+            if config.pipeline_parallel_size > 1 and isinstance(exc, NotImplementedError):
+                raise ConfigError(
+                    f"source '{config.source}' has an architecture that vLLM can't split into stages: raise "
+                    "tensor_parallel_size instead of pipeline_parallel_size"
+                ) from exc
             why = told.read_text(encoding="utf-8") if told.exists() else first_line(exc)
             sentence = " ".join(why.split())[:600]
             raise ConfigError(f"source '{config.source}' can't be started on vLLM: {sentence}") from exc
