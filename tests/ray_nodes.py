@@ -87,15 +87,18 @@ def ray_nodes(nodes: list[Node]) -> Iterator[RayNodes]:
             "RAY_worker_niceness": "0",
             "OMP_NUM_THREADS": "1",
         }
-        with (Path(folder) / "nodes.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.ray_nodes", json.dumps(nodes)],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment,
-            )  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ray_nodes", json.dumps(nodes)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
         try:
             yield RayNodes(_read(process)["address"], environment, process)
         finally:
-            process.communicate(timeout=60)  # the end of its input ends it
+            try:
+                process.communicate(timeout=60)  # the end of its input ends it
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
 
 
 def _read(process: "subprocess.Popen[str]") -> dict[str, Any]:
