@@ -22,7 +22,7 @@ from serve_app import cluster
 from serve_app.api.lane import Lane
 from serve_app.catalog import Catalog
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
-from serve_app.engines import vllm_args
+from serve_app.engines import vllm_args, vllm_ranks
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.load_progress import LoadProgress
@@ -43,7 +43,9 @@ MAX_START_TRIES = 3
 
 def build_model(config: ModelConfig) -> Application:
     """One model, on replicas of its own. The application's name is the model's name. Raises `ConfigError`."""
-    if config.engine == "vllm" and vllm_args.is_installed():  # else only the replicas' nodes can tell
+    if config.needs_vllm:
+        vllm_ranks.check_ranks(config)
+    if config.needs_vllm and vllm_args.is_installed():  # else only the replicas' nodes can tell
         vllm_args.check_engine_args(config)
     deployment = serve.deployment(
         ModelDeployment,

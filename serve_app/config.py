@@ -144,6 +144,10 @@ class ModelConfig(Strict):
             raise ValueError(
                 f"num_gpus is GPUs for each of the {self.num_ranks} ranks, so 1: for more, raise tensor_parallel_size"
             )
+        if self.num_ranks > 1 and not self.num_cpus:
+            raise ValueError(
+                f"num_cpus is 0: with {self.num_ranks} ranks it is a bundle of the replica's own, so set some, as 0.1"
+            )
         if self.num_ranks > 1 and self.engine not in ("auto", "vllm"):
             raise ValueError(
                 f"engine '{self.engine}' runs on one rank: leave out tensor_parallel_size and pipeline_parallel_size"
@@ -186,9 +190,14 @@ class ModelConfig(Strict):
         return self.warm_up and (self.engine != "scripted" or "warm_up" in self.model_fields_set)
 
     @property
+    def needs_vllm(self) -> bool:
+        """Whether it can run on vLLM alone; with `auto`, others may run on it too."""
+        return self.engine == "vllm" or (self.engine == "auto" and (self.num_ranks > 1 or bool(self.adapters)))
+
+    @property
     def num_running_at_once(self) -> int:
         """Requests that the engine works on at once: vLLM's `max_num_seqs`, or one batch."""
-        if self.engine == "vllm":
+        if self.needs_vllm:
             return int(self.engine_args.get("max_num_seqs") or _VLLM_MAX_NUM_SEQS)
         return self.max_batch_size
 

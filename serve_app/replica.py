@@ -9,6 +9,7 @@ from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOK
 from serve_app.config import ModelConfig
 from serve_app.engines import Engine, source
 from serve_app.engines.vllm_args import check_engine_args, is_installed, serves
+from serve_app.engines.vllm_ranks import check_ranks
 from serve_app.errors import ConfigError, ServeAppError
 from serve_app.load_progress import LoadProgress, Report, to_nobody
 from serve_app.messages import (
@@ -138,7 +139,8 @@ def create_engine(config: ModelConfig, report: Report = to_nobody) -> Engine:
 
         return ScriptedEngine(config)
     source.check(config)  # before the seconds that an engine's import takes: a failed start is tried again
-    if config.engine == "vllm" or (config.engine == "auto" and _vllm_is_wanted(config, report)):
+    if config.needs_vllm or (config.engine == "auto" and _vllm_is_wanted(config, report)):
+        check_ranks(config)
         check_engine_args(config)
         from serve_app.engines.vllm_engine import VllmEngine
 
@@ -149,7 +151,5 @@ def create_engine(config: ModelConfig, report: Report = to_nobody) -> Engine:
 
 
 def _vllm_is_wanted(config: ModelConfig, report: Report) -> bool:
-    """What `auto` means: vLLM where it is installed and knows the architecture, or where nothing else will do."""
-    if config.num_ranks > 1 or config.adapters:
-        return True
+    """What `auto` means where either engine may do: vLLM where it is installed and knows the architecture."""
     return is_installed() and serves(config, source.resolve(config, report))

@@ -53,9 +53,12 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    config: dict[str, Any], start_timeout_s: float = START_TIMEOUT_S, env: dict[str, str] | None = None
+    config: dict[str, Any],
+    start_timeout_s: float = START_TIMEOUT_S,
+    env: dict[str, str] | None = None,
+    address: str = "local",
 ) -> Iterator[RunningService]:
-    """The config, served with `env` added; stopped as a user would, with Ctrl-C's signal."""
+    """The config, served with `env` added; stopped as a user would, with Ctrl-C's signal. `address` is Ray's."""
     with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:  # short: Ray puts sockets below it
         temp_dir = Path(folder)
         path = temp_dir / "serve_config.yaml"
@@ -63,7 +66,7 @@ def serving(
         port = free_port()
         with (temp_dir / "up.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", "local"],
+                [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", address],
                 stdout=log, stderr=subprocess.STDOUT, text=True,
                 env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", **(env or {})},
             )  # fmt: skip

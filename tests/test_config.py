@@ -87,6 +87,20 @@ def test_one_gpu_stands_on_the_replica_itself() -> None:
     assert config.placement_bundles is None
 
 
+def test_several_ranks_have_a_bundle_each_beside_the_replicas_own() -> None:
+    config = ModelConfig(source="x", num_cpus=0.5, tensor_parallel_size=2, pipeline_parallel_size=2)
+    assert config.actor_options == {"num_cpus": 0.5}
+    assert config.placement_bundles == [{"CPU": 0.5}, *[{"GPU": 1.0}] * 4]
+    with pytest.raises(ValidationError, match="num_cpus is 0: with 2 ranks"):
+        ModelConfig(source="x", num_cpus=0, tensor_parallel_size=2)
+
+
+def test_what_only_vllm_can_run_takes_what_vllm_takes() -> None:
+    assert ModelConfig(source="x", tensor_parallel_size=2).ongoing_limit == 512
+    assert ModelConfig(source="x", adapters={"a": "y"}).ongoing_limit == 512
+    assert ModelConfig(source="x").ongoing_limit == 32
+
+
 def test_scaling_works_with_only_two_numbers_given() -> None:
     config = ModelConfig.model_validate({"source": "x", "autoscaling": {"min_replicas": 1, "max_replicas": 4}})
     options = config.autoscaling_options

@@ -21,6 +21,7 @@ PURE = [
     "metrics.registry",
     "load_progress",
     "engines.source",
+    "engines.vllm_ranks",
     "cli",
 ]
 

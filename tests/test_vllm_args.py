@@ -9,7 +9,7 @@ import pytest
 from serve_app import app
 from serve_app.config import ModelConfig
 from serve_app.demo import CHECKPOINT
-from serve_app.engines import vllm_args
+from serve_app.engines import vllm_args, vllm_ranks
 from serve_app.engines.checkpoint_folder import check_adapter_fits
 from serve_app.errors import ConfigError
 from serve_app.replica import create_engine
@@ -51,6 +51,29 @@ def test_a_wrong_engine_arg_is_refused_when_the_application_is_built(
 ) -> None:
     with pytest.raises(ConfigError, match=sentence):
         app.build_model(config(engine_args=engine_args))
+
+
+@pytest.mark.parametrize("engine", ["vllm", "auto"])
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"tensor_parallel_size": 3}, "4 attention heads, which 3 ranks .* one of 1, 2, 4$"),
+        ({"tensor_parallel_size": 2, "engine_args": {"data_parallel_size": 2}}, r"raise autoscaling\.max_replicas"),
+        ({"pipeline_parallel_size": 2, "engine_args": {"distributed_executor_backend": "mp"}}, "run on Ray"),
+    ],
+)
+def test_ranks_that_cannot_be_are_refused_before_a_gpu_is_asked_for(
+    engine: str, settings: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        app.build_model(config(engine=engine, **settings))
+
+
+def test_heads_that_only_a_replica_or_vllm_can_count_are_no_mistake_yet(tmp_path: Path) -> None:
+    vllm_ranks.check_ranks(config(source="some/hub-id", tensor_parallel_size=3))
+    for text in ('{"num_attention_heads": [4, 8]}', "{}", "no JSON"):
+        (tmp_path / "config.json").write_text(text)
+        vllm_ranks.check_ranks(config(source=str(tmp_path), tensor_parallel_size=3))
 
 
 @needs_vllm

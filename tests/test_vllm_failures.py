@@ -32,7 +32,7 @@ async def start(folder: Path, **settings: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"tensor_parallel_size": 3}, "divisible by tensor parallel size"),
+        ({"tensor_parallel_size": 3}, "4 attention heads, which 3 ranks can't share"),
         ({"max_context_tokens": 100_000}, "max_model_len"),
         ({"quantization": "int7"}, "int7"),
     ],

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Idefics3ForConditionalGeneration, LlamaForCausalLM
 
-from serve_app.demo import CHECKPOINT as DEMO_CHECKPOINT
+from serve_app.demo import CHECKPOINT
 from serve_app.demo.architecture import TEXT_LAYERS, TEXT_WIDTH
 from serve_app.engines.vllm_args import is_installed
 
@@ -60,7 +61,7 @@ _QUANTIZATION = {
 
 def build_int8_demo(folder: Path) -> Path:
     """The demo model as llm-compressor's W8A8 would write it: its language model's linear layers in int8."""
-    shutil.copytree(DEMO_CHECKPOINT, folder)
+    shutil.copytree(CHECKPOINT, folder)
     file = folder / "model.safetensors"
     tensors = {}
     for name, tensor in load_file(file).items():
@@ -73,4 +74,14 @@ def build_int8_demo(folder: Path) -> Path:
     save_file(tensors, file, metadata={"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": _QUANTIZATION}), encoding="utf-8")
+    return folder
+
+
+def build_text_part(folder: Path) -> Path:
+    """The demo model's language model alone, as a Llama."""
+    whole = Idefics3ForConditionalGeneration.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    part = LlamaForCausalLM(whole.config.text_config)
+    part.model.load_state_dict(whole.model.text_model.state_dict())
+    part.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(CHECKPOINT).save_pretrained(folder)
     return folder

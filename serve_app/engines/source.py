@@ -66,6 +66,12 @@ def check(config: ModelConfig) -> None:
         check_checkpoint(_local(config.source), config.source, config.weights_format == "safetensors")
 
 
+def local_folder(source: str) -> Path | None:
+    """The checkpoint's folder where it lies on this machine; None where it lies elsewhere or must be fetched."""
+    folder = _local(source)
+    return folder if "://" not in source and (folder / "config.json").is_file() else None
+
+
 def _kind(source: str) -> Kind:
     """What a source is. Raises `ConfigError` where it can only be a folder, and isn't."""
     if "://" in source:

@@ -14,6 +14,7 @@ from typing import Any
 from vllm.lora.request import LoRARequest
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.transformers_utils.chat_templates.registry import get_chat_template_fallback_path
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.metrics.loggers import StatLoggerBase
 
@@ -28,7 +29,10 @@ from serve_app.engines.vllm_args import (
     masks_pictures_wrongly,
     prompt_options,
 )
+from serve_app.engines.vllm_executor import RankExecutor
+from serve_app.engines.vllm_nodes import fetch_on_other_nodes, point_to_ray
 from serve_app.engines.vllm_plugin import FAILURE_FILE
+from serve_app.engines.vllm_ranks import check_heads
 from serve_app.engines.vllm_request import PLAIN_TEMPLATE
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
@@ -87,6 +91,10 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     """Fetch, check and start. Call it in a thread. Raises `ConfigError`."""
     folder = source.resolve(config, report)
     adapters = {name: source.resolve_adapter(given, report) for name, given in config.adapters.items()}
+    if config.num_ranks > 1:
+        check_heads(config, folder)
+        fetch_on_other_nodes(config, [folder, *adapters.values()], report)
+        point_to_ray()
     for name, path in adapters.items():
         check_adapter_fits(path, name, folder, config.source)
     options = prompt_options(config)
@@ -119,13 +127,28 @@ def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:
         told = Path(folder) / "failure.txt"
         os.environ[FAILURE_FILE] = str(told)
         try:
-            return AsyncLLM.from_engine_args(arguments, stat_loggers=[lambda *_: pressure])
+            return _async_llm(arguments, pressure, has_ranks=config.num_ranks > 1)
         except Exception as exc:  # an engine boundary: vLLM's start raises anything at all
+            if config.pipeline_parallel_size > 1 and isinstance(exc, NotImplementedError):
+                raise ConfigError(
+                    f"source '{config.source}' has an architecture that vLLM can't split into stages: raise "
+                    "tensor_parallel_size instead of pipeline_parallel_size"
+                ) from exc
             why = told.read_text(encoding="utf-8") if told.exists() else first_line(exc)
             sentence = " ".join(why.split())[:600]
             raise ConfigError(f"source '{config.source}' can't be started on vLLM: {sentence}") from exc
         finally:
             del os.environ[FAILURE_FILE]
+
+
+def _async_llm(arguments: Any, pressure: Pressure, *, has_ranks: bool) -> AsyncLLM:
+    loggers: list[Any] = [lambda *_: pressure]
+    if not has_ranks:
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=loggers)
+    # Not as `distributed_executor_backend`: vLLM asks in places whether that is "ray".
+    vllm_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)  # as `from_engine_args` does
+    log_stats = not arguments.disable_log_stats
+    return AsyncLLM(vllm_config, RankExecutor, log_stats, log_requests=False, stat_loggers=loggers)
 
 
 def _renderer(llm: AsyncLLM, options: PromptOptions, is_plain: bool, reasoning_parser: str | None) -> OnlineRenderer:

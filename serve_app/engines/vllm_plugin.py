@@ -41,5 +41,8 @@ class _FirstFailure(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and record.exc_info[1] is not None:
+            error = (
+                getattr(record.exc_info[1], "cause", None) or record.exc_info[1]
+            )  # Ray's own is a rank's traceback
             with suppress(OSError), open(self._path, "x", encoding="utf-8") as file:
-                file.write(str(record.exc_info[1]) or type(record.exc_info[1]).__name__)
+                file.write(str(error) or type(error).__name__)
