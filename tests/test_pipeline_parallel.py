@@ -24,7 +24,7 @@ from tests.vllm_models import build_text_part, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
-# On CPUs vLLM makes a later stage's buffers only while it warms up, which it does only to compile: here in name alone.
+# On CPUs vLLM makes a later stage's buffers only while it warms up, and it does so only to compile: here in name.
 WARMED_UP = {
     "compilation_config": {"mode": 2, "backend": "eager"},
     "max_num_seqs": 16,

@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from serve_app.config import ModelConfig
+from serve_app.demo import CHECKPOINT
 from serve_app.engines import vllm_args
 from serve_app.errors import ConfigError
 from tests import tiny_models
@@ -32,7 +33,7 @@ async def start(folder: Path, **settings: Any) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"tensor_parallel_size": 3}, "4 attention heads, which 3 ranks can't share"),
+        ({"tensor_parallel_size": 3}, "2 attention heads, which 3 ranks can't share"),
         ({"max_context_tokens": 100_000}, "max_model_len"),
         ({"quantization": "int7"}, "int7"),
     ],
@@ -40,6 +41,11 @@ async def start(folder: Path, **settings: Any) -> None:
 async def test_settings_that_contradict_the_checkpoint(llama: Path, settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         await start(llama, **settings)
+
+
+async def test_an_architecture_that_vllm_does_not_split_into_stages() -> None:
+    with pytest.raises(ConfigError, match=r"source .* can't split into stages: raise tensor_parallel_size"):
+        await start(CHECKPOINT, pipeline_parallel_size=2)
 
 
 async def test_an_architecture_that_vllm_does_not_serve(tmp_path: Path) -> None:
