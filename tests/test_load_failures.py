@@ -15,6 +15,8 @@ from serve_app.app import build_model
 from tests.checkpoint_folders import BROKEN, broken
 from tests.service import RunningService, serving
 
+pytestmark = pytest.mark.timeout(600)  # five models fail three times each before the first test
+
 __all__ = ["build_model"]  # for an application that `serve-app up` doesn't check, as `serve deploy` doesn't
 
 # What each model's sentence says after its name.
