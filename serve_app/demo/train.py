@@ -21,16 +21,8 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 
 from serve_app.demo import CHECKPOINT
 from serve_app.demo.architecture import VISION_WIDTH, model_config, new_model
-from serve_app.demo.asking import QUESTIONS, STYLES, caption, question
-from serve_app.demo.dialogues import Dialogue, Message
-from serve_app.demo.learning import (
-    answer_logits,
-    mixed_precision,
-    patch_features,
-    patch_loss,
-    right_branches,
-    word_loss,
-)
+from serve_app.demo.exact_match import exact_match
+from serve_app.demo.learning import answer_logits, mixed_precision, patch_features, patch_loss, word_loss
 from serve_app.demo.optimizers import make_optimizers, rate_factor, set_rates
 from serve_app.demo.packing import Packer, Row
 from serve_app.demo.perception import PatchHeads
@@ -134,7 +126,7 @@ class Training:
                 chosen = self._chosen(pictures, random.Random(f"{self.plan.seed}/heads/{step}"))
                 features = patch_features(self.model, pictures.pixels[chosen])
             loss, _ = patch_loss(self.heads, features.float(), pictures.scenes[chosen], pictures.covering[chosen])
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch's
             optimizer.step()
             optimizer.zero_grad()
 
@@ -184,7 +176,7 @@ class Training:
         rng = random.Random(f"{self.plan.seed}/step/{self.step}")
         with mixed_precision():
             losses = self._seeing(pictures, rng) if self.stage == "seeing" else self._speaking(pictures, rng)
-        losses["loss"].backward()  # type: ignore[no-untyped-call]
+        losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch's
         modules = [self.model, self.heads]
         torch.nn.utils.clip_grad_norm_([p for module in modules for p in module.parameters()], 1.0)
         set_rates(self.optimizers, rate_factor(self.stage_step, self.progress))
@@ -229,29 +221,10 @@ class Training:
         loss = words + _PATCH_LOSS_WEIGHT * patches
         return {"loss": loss, "words": words.detach(), "patches": patches.detach(), "right": right}
 
-    @torch.no_grad()
-    def _print_accuracy(self, held_out: Pictures, count: int = 200) -> None:
-        """Greedy exact match on held-out pictures, by kind of request."""
-        rng = random.Random(0)
-        packer = Packer(self.processor.tokenizer, 2 * len(STYLES | QUESTIONS) * _ROW_LENGTH)
-        right: dict[str, list[bool]] = defaultdict(list)
-        for start in range(0, count, 25):
-            indices = range(start, start + 25)
-            kinds = [*STYLES, *QUESTIONS]
-            rows = []
-            for index in indices:
-                scene = decode_scene(held_out.scenes[index])
-                requests = [caption(k, scene) if k in STYLES else question(k, scene, rng) for k in kinds]
-                rows.append(packer.about_picture([_single_turn(index, r.prompt, r.answer) for r in requests]))
-            batch = packer.batch(rows)
-            with mixed_precision():
-                features = patch_features(self.model, held_out.pixels[batch.pictures])
-                logits, labels = answer_logits(self.model, features, batch, packer.image)
-            for (row, branch), is_right in right_branches(logits, labels, batch).items():
-                is_shapeless = held_out.scenes[start + row][0] < 0
-                right["shapeless" if is_shapeless else kinds[branch - 1]].append(is_right)
-        shares = ", ".join(f"{kind} {100 * sum(hits) / len(hits):.0f}" for kind, hits in right.items())
-        print(f"held-out exact match in %: {shares}", flush=True)
+    def _print_accuracy(self, held_out: Pictures) -> None:
+        shares = exact_match(self.model, self.processor.tokenizer, held_out.pixels, held_out.scenes)
+        told = ", ".join(f"{kind} {100 * share:.0f}" for kind, share in shares.items())
+        print(f"held-out exact match in %: {told}", flush=True)
 
     def export(self) -> None:
         """Writes the checkpoint in bfloat16, each file replaced at once."""
@@ -274,10 +247,6 @@ class Training:
 def _core_seconds() -> float:
     """Seconds of all cores that this process has used: other work beside it makes a run longer, not worse."""
     return time.process_time() / torch.get_num_threads()
-
-
-def _single_turn(picture: int, prompt: str, answer: str) -> Dialogue:
-    return Dialogue((Message("user", (picture, prompt)), Message("assistant", (answer,))))
 
 
 def _tokenizer(plan: Plan) -> PreTrainedTokenizerFast:
