@@ -12,7 +12,7 @@ from typing import Generic, TypeVar
 
 from serve_app.messages import GenerationRequest, Message, Picture, Text
 
-_MAX_KEYS = 100_000  # remembered, some 10 MB
+_MAX_KEYS = 100_000  # remembered: 15 MB
 _NUM_SAMPLED_ROWS = 32  # of a picture: enough to tell pictures apart, at a fraction of the cost of all
 _DIGEST_BYTES = 12
 

@@ -5,6 +5,7 @@ No `from __future__ import annotations` here: Ray Serve reads the builders' anno
 
 import asyncio
 import logging
+import os
 import sys
 import time
 from collections.abc import AsyncGenerator
@@ -12,6 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 from prometheus_client import CollectorRegistry
+from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
@@ -23,6 +25,7 @@ from serve_app.api.lane import Lane
 from serve_app.catalog import Catalog
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.engines import vllm_args, vllm_ranks
+from serve_app.errors import EngineFailed
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.load_progress import LoadProgress
@@ -34,6 +37,9 @@ from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
 from serve_app.replica import start_replica
 from serve_app.request_router import AffinityRouter
 from serve_app.router import Router
+from serve_app.strict import first_sentence
+
+logger = logging.getLogger("serve_app")
 
 # A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
 HEALTH_CHECK_PERIOD_S = 2.0
@@ -79,6 +85,7 @@ def build_ingress(config: IngressConfig) -> Application:
         num_replicas=config.num_replicas,
         ray_actor_options={"num_cpus": config.num_cpus},
         max_ongoing_requests=config.max_ongoing_requests,
+        graceful_shutdown_timeout_s=config.request_timeout_s,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
         user_config={},
@@ -111,15 +118,33 @@ class ModelDeployment:
         reporter = _start_reporter(registry, "model", config.metrics_application, progress)
         try:
             self._replica = await start_replica(name, config, metrics, progress)
-        except BaseException:
+        except BaseException:  # a cancelled start too: else its task outlives it
             await reporter.stop()
             raise
         self._reporter = reporter
+        self._is_ending = False
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        async with aclosing(self._replica.generate(request)) as chunks:
-            async for chunk in chunks:
-                yield chunk
+        try:
+            async with aclosing(self._replica.generate(request)) as chunks:
+                async for chunk in chunks:
+                    yield chunk
+        except EngineFailed:
+            await self._end_if_engine_is_dead()
+            raise
+
+    async def _end_if_engine_is_dead(self) -> None:
+        """End this process where its engine is dead, which tells Ray at once.
+
+        Requests without output are then tried elsewhere; they would fail until Ray's health checks had noticed.
+        """
+        try:
+            await self._replica.check_health()
+        except EngineFailed as exc:
+            if not self._is_ending:
+                name = serve.get_replica_context().app_name
+                logger.error("model=%s: %s; this process ends, and Ray Serve starts another", name, exc.message)
+                os._exit(1)
 
     def describe(self) -> ModelDescription:
         return self._replica.describe()
@@ -132,6 +157,7 @@ class ModelDeployment:
 
     async def __del__(self) -> None:
         if hasattr(self, "_reporter"):  # absent where the start failed
+            self._is_ending = True
             await self._replica.stop()
             await self._reporter.stop()
 
@@ -150,8 +176,20 @@ class IngressDeployment:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve these models from now on. Raises `ValueError` naming what is wrong with the `user_config`."""
-        routing = RoutingConfig.model_validate(user_config)
+        """Serve these models from now on.
+
+        A `user_config` that is wrong leaves the one before in place: were it raised, Ray Serve would stop this
+        replica and every model with it. A first one raises `ValueError`.
+        """
+        try:
+            routing = RoutingConfig.model_validate(user_config)
+        except ValidationError as exc:
+            if not self._tasks:
+                raise
+            self._catalog.refused_config = first_sentence(exc)
+            logger.error("user_config is refused, the one before stays: %s: correct it", self._catalog.refused_config)
+            return
+        self._catalog.refused_config = None
         self._catalog.configure(routing)
         self._metrics.models = frozenset(routing.models)
         await self._catalog.try_refresh()  # a new ingress knows its models before its first request
@@ -219,7 +257,6 @@ class _SidecarLink:
 
 def _log_to_stderr() -> None:
     """Give our logger a handler: Ray Serve sets up only its own."""
-    logger = logging.getLogger("serve_app")
     if not logger.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))

@@ -34,19 +34,20 @@ class EnginePressurePolicy:
             return context.target_num_replicas, {}
         need = context.total_num_requests / context.config.get_target_ongoing_requests()
         for name in (WAITING_TOKENS, KV_CACHE_USE):
-            need = max(need, num_replicas * self._ratio(context, name))
+            need = max(need, sum(self._told(context, name)))  # one that told nothing is new, and has little
         wanted = self._without_flapping(need, num_replicas)
-        lateness = self._ratio(context, TIME_TO_FIRST_TOKEN)
+        late = self._told(context, TIME_TO_FIRST_TOKEN)
+        lateness = sum(late) / len(late) if late else 0.0
         if lateness > 1:
             wanted = max(wanted, num_replicas + 1)
         elif lateness > 0.5:
             wanted = max(wanted, num_replicas)
         return wanted, {}
 
-    def _ratio(self, context: Any, name: str) -> float:
-        """The replicas' mean of one measure over its target; 0 where it has no target or nobody told."""
+    def _told(self, context: Any, name: str) -> list[float]:
+        """Each replica's measure over its target; nothing where it has no target or nobody told."""
         told = (context.aggregated_metrics or {}).get(name) if name in self._targets else None
-        return sum(told.values()) / len(told) / self._targets[name] if told else 0.0
+        return [value / self._targets[name] for value in (told or {}).values()]
 
     @staticmethod
     def _without_flapping(need: float, num_replicas: int) -> int:

@@ -14,9 +14,10 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from serve_app.api.lane import ModelEntry, State
-from serve_app.config import RoutingConfig, nearest_hint
+from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription, Task
+from serve_app.strict import nearest_hint
 
 logger = logging.getLogger("serve_app")
 
@@ -55,8 +56,9 @@ class Catalog:
         self._unplaced = unplaced
         self._entries: dict[str, ModelEntry] = {}
         self._aliases: dict[str, dict[str, float]] = {}
-        self._described_at: dict[str, float] = {}
+        self._described_at: dict[str, tuple[float, bool]] = {}
         self._has_served: set[str] = set()
+        self.refused_config: str | None = None
 
     def configure(self, routing: RoutingConfig) -> None:
         """Serve these models from now on, in this order, and under these aliases."""
@@ -78,7 +80,7 @@ class Catalog:
 
     def choose(self, name: str | None, task: Task) -> ModelEntry:
         if name in self._aliases:
-            name = self._drawn(name)
+            name = self._drawn(name, task)
         entry = self.find(name) if name is not None else self._default(task)
         if not entry.may_serve(task):
             able = [e.name for e in self._entries.values() if e.may_serve(task)]
@@ -91,14 +93,16 @@ class Catalog:
             raise ModelNotReady(f"model '{entry.name}' {how}{reason}", "model", retry_after_s)
         return entry
 
-    def _drawn(self, alias: str) -> str:
-        """One of the alias's models by weight, among those that can serve; where none can, among all.
+    def _drawn(self, alias: str, task: Task) -> str:
+        """One of the alias's models by weight, among those that are ready for the task, or will be in a moment.
 
         A version that doesn't start gets no requests, so that a failed canary is nobody's loss but its own.
         """
         weights = {name: weight for name, weight in self._aliases[alias].items() if weight}
-        able = {name: weight for name, weight in weights.items() if self._can_serve(self._entries[name])} or weights
-        return random.choices(list(able), list(able.values()))[0]
+        entries = (self._entries[name] for name in weights)
+        able = [entry for entry in entries if self._can_serve(entry) and entry.may_serve(task)]
+        best = [entry.name for entry in able if entry.is_ready] or [entry.name for entry in able] or list(weights)
+        return random.choices(best, [weights[name] for name in best])[0]
 
     def _can_serve(self, entry: ModelEntry) -> bool:
         """Now, or in a moment: one that has served is being replaced, and Ray Serve holds its requests."""
@@ -137,10 +141,12 @@ class Catalog:
             if entry.state == "loading" and entry.reason == STARTING:
                 steps = await self._steps() if steps is None else steps
                 entry = replace(entry, reason=steps.get(name, STARTING))
-            if application is not None and application.status.value in ("RUNNING", "UNHEALTHY"):
+            if application is None:
+                self._has_served.discard(name)
+            elif application.status.value in ("RUNNING", "UNHEALTHY"):
                 self._has_served.add(name)
             if application is not None and entry.state == "ready":
-                entry = await self._described(entry, application.last_deployed_time_s)
+                entry = await self._described(entry, application)
             if name in self._entries:
                 self._entries[name] = entry
         for name in set(self._entries) - set(status.applications):
@@ -149,7 +155,7 @@ class Catalog:
     async def _waiting_for_room(self, status: ServeStatus) -> dict[str, str]:
         """Why replicas wait to be placed, asked only while some replica of these models starts."""
         known = (status.applications.get(name) for name in self._entries)
-        if not any(application and _is_starting(application) for application in known):
+        if not any(application and _replica_counts(application).get("STARTING") for application in known):
             return {}
         try:
             async with asyncio.timeout(UNPLACED_TIMEOUT_S):
@@ -173,7 +179,7 @@ class Catalog:
     def why_not_running(self, name: str) -> str | None:
         """Why the model has no replica that could answer now; None where it has one, or nobody knows."""
         entry = self._entries.get(name)
-        if entry is None or entry.state in ("ready", "unhealthy"):
+        if entry is None or entry.state == "ready":
             return None
         return entry.reason or "its replica is about to start"
 
@@ -192,15 +198,17 @@ class Catalog:
             self._has_served.add(name)
         return replace(base, name=name, description=replace(base.description, adapters=()), base=base.name)
 
-    async def _described(self, entry: ModelEntry, deployed_at: float) -> ModelEntry:
-        if entry.description is not None and self._described_at.get(entry.name) == deployed_at:
+    async def _described(self, entry: ModelEntry, application: ApplicationStatusOverview) -> ModelEntry:
+        """Asked once while an update may still have replicas of the version before, and once after it."""
+        deployed_at, is_settled = application.last_deployed_time_s, application.status.value == "RUNNING"
+        if entry.description is not None and self._described_at.get(entry.name) == (deployed_at, is_settled):
             return entry
         try:
             async with asyncio.timeout(5):
                 description = await self._describe(entry.name)
         except (ServeAppError, TimeoutError):
             return entry
-        self._described_at[entry.name] = deployed_at
+        self._described_at[entry.name] = (deployed_at, is_settled)
         return replace(entry, description=description, created_s=int(deployed_at))
 
     def _default(self, task: Task) -> ModelEntry:
@@ -217,11 +225,13 @@ def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None
             "deploy it or take it out of the ingress's models"
         )
         return replace(entry, state="pending", reason=absent, num_replicas=0)
+    if not application.deployments and application.status.value == "DEPLOYING" and entry.is_ready:
+        return entry  # while Ray Serve reads the new args, the version before serves, and isn't counted
     state, reason = model_state(application)
     own = f"model '{entry.name}': "
     if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
         reason = own + reason
-    return replace(entry, state=state, reason=reason, num_replicas=_replica_counts(application).get("RUNNING", 0))
+    return replace(entry, state=state, reason=reason, num_replicas=_num_serving(application))
 
 
 def _replica_counts(application: ApplicationStatusOverview) -> dict[str, int]:
@@ -230,19 +240,17 @@ def _replica_counts(application: ApplicationStatusOverview) -> dict[str, int]:
     return {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
 
 
-def _is_starting(application: ApplicationStatusOverview) -> bool:
-    return any(
-        str(getattr(state, "value", state)) == "STARTING" and count
-        for deployment in application.deployments.values()
-        for state, count in deployment.replica_states.items()
-    )
+def _num_serving(application: ApplicationStatusOverview) -> int:
+    """Replicas that answer: those on a node that drains do until their successors run."""
+    counts = _replica_counts(application)
+    return counts.get("RUNNING", 0) + counts.get("PENDING_MIGRATION", 0)
 
 
 def _without_room(entry: ModelEntry, why: str) -> ModelEntry:
     """A model that waits for a node; one that serves already only lacks a further replica."""
     if entry.state == "ready":
         return replace(entry, reason=entry.reason or f"a further replica waits for room: it {why}")
-    if entry.state in ("loading", "pending"):
+    if entry.state in ("loading", "pending", "unhealthy"):
         return replace(entry, state="pending", reason=f"model '{entry.name}': {why}")
     return entry
 
@@ -250,14 +258,14 @@ def _without_room(entry: ModelEntry, why: str) -> ModelEntry:
 def model_state(application: ApplicationStatusOverview) -> tuple[State, str | None]:
     """Our state for Ray Serve's, with the reason where it isn't ready."""
     deployment = next(iter(application.deployments.values()), None)
-    counts = _replica_counts(application)
+    num_serving = _num_serving(application)
     status = str(application.status.value)
     if status == "DEPLOY_FAILED":
         why = last_line(deployment.message if deployment and deployment.message else application.message)
-        if counts.get("RUNNING"):  # of the version before, which Ray Serve keeps
+        if num_serving:  # of the version before, which Ray Serve keeps
             return "ready", f"the last deploy failed, and the one before serves: {why}"
         return "failed", why
-    if counts.get("RUNNING"):
+    if num_serving:
         return "ready", None
     if status == "UNHEALTHY":
         return "unhealthy", last_line(deployment.message if deployment else application.message)

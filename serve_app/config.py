@@ -4,59 +4,24 @@ Imports no Ray, no torch, no engine. Units stand in names; each default exists o
 needs (actor options, placement bundles, autoscaling) is derived here as properties.
 """
 
-import difflib
 import ipaddress
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, field_validator, model_validator
 
+from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
 from serve_app.messages import Task
+from serve_app.strict import Strict, nearest_hint
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Family = Literal[
     "generic", "joycaption", "blip", "blip2", "instructblip", "florence2", "kosmos2", "paligemma", "minicpm"
 ]
-_VLLM_MAX_NUM_SEQS = 256  # vLLM's own default
+_VLLM_MAX_NUM_SEQS = 256  # `vllm serve`'s default on most GPUs; the engine alone takes 128
+_LEAST_LOOK_BACK_S = 15.0  # Ray's processes report every 10 s, and it wants to look back further than that
 VLLM_MEMORY_SHARE = 0.92  # of each GPU's memory: vLLM's own default
 ColorValue = Annotated[int, Field(ge=0, le=255)]
-
-
-class Strict(BaseModel):
-    """Frozen values in which an unknown key is an error that names the nearest valid one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_nearest_key(cls, values: Any) -> Any:
-        if isinstance(values, dict):
-            valid = {field.alias or name for name, field in cls.model_fields.items()}
-            for key in values.keys() - valid:
-                hint = nearest_hint(str(key), valid)
-                raise PydanticCustomError(
-                    "unknown_field", "unknown field '{field}'{hint}", {"field": str(key), "hint": hint}
-                )
-        return values
-
-
-def nearest_hint(name: str, valid: Any) -> str:
-    """«: did you mean 'x'?» with the nearest of `valid`, or all of them where none is near."""
-    valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
-    if near:
-        return ": did you mean " + " or ".join(f"'{n}'" for n in near) + "?"
-    return f": expected one of {', '.join(sorted(valid))}" if valid else ""
-
-
-def first_sentence(error: ValidationError) -> str:
-    """The first mistake, with the path of the value it is about."""
-    first = error.errors(include_url=False, include_input=True)[0]
-    path = ".".join(str(step) for step in first["loc"])
-    sentence = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict) else f" (it is {first['input']!r})"
-    return f"{path}: {sentence}{shown}" if path else sentence
 
 
 class AutoscalingConfig(Strict):
@@ -78,16 +43,16 @@ class AutoscalingConfig(Strict):
 
     @property
     def look_back_s(self) -> float:
-        """Over how long load is averaged: no longer than the patience before one more replica, within reason."""
-        return min(max(self.upscale_delay_s, 2.0), 30.0)
+        """Over how long load is averaged: as long as the patience before one more replica, within reason."""
+        return min(max(self.upscale_delay_s, _LEAST_LOOK_BACK_S), 30.0)
 
     @property
     def pressure_targets(self) -> dict[str, float]:
         """The given targets by the names that replicas report under."""
         given = {
-            "waiting_tokens": self.target_waiting_tokens,
-            "kv_cache_use": self.target_kv_cache_use,
-            "time_to_first_token_s": self.target_time_to_first_token_s,
+            WAITING_TOKENS: self.target_waiting_tokens,
+            KV_CACHE_USE: self.target_kv_cache_use,
+            TIME_TO_FIRST_TOKEN: self.target_time_to_first_token_s,
         }
         return {name: target for name, target in given.items() if target is not None}
 
@@ -314,7 +279,7 @@ class RoutingConfig(Strict):
 class IngressConfig(Strict):
     """The HTTP front: limits that hold for every model."""
 
-    request_timeout_s: float = Field(300.0, gt=0)
+    request_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
     max_body_bytes: int = Field(32_000_000, ge=1)
     max_images_per_request: int = Field(16, ge=1)
     images: ImageConfig = ImageConfig()
@@ -322,7 +287,6 @@ class IngressConfig(Strict):
     num_cpus: float = Field(1.0, ge=0)
     num_replicas: int = Field(1, ge=1)
     max_ongoing_requests: int = Field(1000, ge=1)
-    health_check_period_s: float = Field(5.0, gt=0)
 
 
 class MetricsConfig(Strict):

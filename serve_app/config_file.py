@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig, first_sentence, nearest_hint
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.errors import ConfigError
+from serve_app.strict import first_sentence, nearest_hint
 
 BUILDERS: dict[str, type[BaseModel]] = {
     "serve_app.app:build_model": ModelConfig,
@@ -100,6 +101,8 @@ def _check_application(app: Any, place: str) -> None:
     elif builder.startswith("serve_app"):
         raise ConfigError(f"{place}: import_path '{builder}' doesn't exist{nearest_hint(builder, BUILDERS)}")
     for deployment in app.get("deployments") or []:
+        if not isinstance(deployment, dict) or not isinstance(deployment.get("name"), str):
+            raise ConfigError(f"{place}: deployments: each is a mapping with a 'name', such as {{name: Ingress}}")
         if builder == "serve_app.app:build_ingress" and "user_config" in deployment:
             _validate(RoutingConfig, deployment["user_config"], f"{place}: user_config")
 

@@ -6,8 +6,9 @@ prompt stands for a caption without a prompt. The prompts are those of the model
 
 from typing import Any, Literal, get_args
 
-from serve_app.config import Family, nearest_hint
+from serve_app.config import Family
 from serve_app.errors import InvalidRequest
+from serve_app.strict import nearest_hint
 
 Style = Literal["short", "detailed", "tags"]
 STYLES: tuple[Style, ...] = get_args(Style)

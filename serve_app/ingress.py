@@ -13,8 +13,8 @@ from serve_app.api.captions import create_captions
 from serve_app.api.exchange import Endpoint, Exchange, Handler, error_json
 from serve_app.api.lane import Lane
 from serve_app.api.openai import create_chat_completion, list_models, retrieve_model
-from serve_app.config import nearest_hint
 from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
+from serve_app.strict import nearest_hint
 
 
 async def health(exchange: Exchange, lane: Lane) -> None:

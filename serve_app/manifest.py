@@ -12,10 +12,11 @@ import yaml
 from pydantic import Field, field_validator
 
 from serve_app import __version__
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, Strict
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
 from serve_app.config_file import BUILDERS
 from serve_app.errors import ConfigError
 from serve_app.pods import PodOptions, head_group, pod_security, worker_group
+from serve_app.strict import Strict
 from serve_app.worker_groups import Application, ingress_per_machine, worker_groups
 
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$")]  # KubeRay adds 6 and allows 53

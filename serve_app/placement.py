@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 EPSILON = 1e-6  # Ray counts in ten-thousandths
-MAX_SEARCH_STEPS = 20_000  # about a second; what is beyond is taken for no room
+MAX_SEARCH_STEPS = 20_000  # a second on small clusters, some on large ones; what is beyond is taken for no room
 
 Bundle = tuple[tuple[str, float], ...]
 
@@ -168,26 +168,29 @@ def place_all(needs: Sequence[Need], rooms: Rooms) -> list[Placement] | None:
     """
     order = sorted(range(len(needs)), key=lambda i: _size(needs[i]), reverse=True)
     dead_ends: set[tuple[int, tuple[Room, ...]]] = set()
+    placed: list[Placement] = []
+    tried = [(rooms, placements(needs[order[0]], rooms))] if order else []  # by step: the nodes before, the ways left
     num_steps = 0
-
-    def search(step: int, rooms: Rooms) -> list[Placement] | None:
-        nonlocal num_steps
-        if step == len(order):
-            return []
-        if dead_ends and (step, tuple(sorted(rooms))) in dead_ends:
-            return None
-        for placement, left in placements(needs[order[step]], rooms):
-            num_steps += 1
-            if num_steps > MAX_SEARCH_STEPS:
+    while len(placed) < len(order):
+        before, ways = tried[-1]
+        way = next(ways, None)
+        if way is None:
+            dead_ends.add((len(placed), tuple(sorted(before))))
+            tried.pop()
+            if not tried:
                 return None
-            rest = search(step + 1, left)
-            if rest is not None:
-                return [placement, *rest]
-        dead_ends.add((step, tuple(sorted(rooms))))
-        return None
-
-    found = search(0, rooms)
-    return None if found is None else [placement for _, placement in sorted(zip(order, found, strict=True))]
+            placed.pop()
+            continue
+        placement, left = way
+        num_steps += 1
+        if num_steps > MAX_SEARCH_STEPS:
+            return None
+        if dead_ends and (len(placed) + 1, tuple(sorted(left))) in dead_ends:
+            continue
+        placed.append(placement)
+        if len(placed) < len(order):
+            tried.append((left, placements(needs[order[len(placed)]], left)))
+    return [placement for _, placement in sorted(zip(order, placed, strict=True))]
 
 
 def _size(need: Need) -> tuple[float, float, int]:

@@ -10,7 +10,7 @@ from contextlib import aclosing
 from typing import Protocol
 
 from ray import serve
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -143,7 +143,7 @@ class Router:
         if isinstance(cause, DeploymentUnavailableError):
             self._handles.pop(self._models.application_of(model), None)
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
-        if isinstance(cause, RayActorError | RequestCancelledError):
+        if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError):
             return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
         logger.error("model %s: an error that no class names: %s", model, cause)
         return EngineFailed(f"model '{model}' failed on this request: its log says why")

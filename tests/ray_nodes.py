@@ -48,18 +48,28 @@ class Group:
 
 @dataclass(frozen=True)
 class RayNodes:
-    """A running cluster. `environment` is what a process needs to join it."""
+    """A running cluster. `environment` is what a process needs to join it, `ids` are its nodes', the head's first."""
 
     address: str
+    dashboard_url: str
+    ids: list[str]
     environment: dict[str, str]
     process: "subprocess.Popen[str]"
 
     def groups(self) -> list[Group]:
         """The placement groups that are up."""
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        told = _read(self.process)["groups"]
+        told = self._ask("groups")["groups"]
         return [Group(**{**group, "ranks": [Rank(**rank) for rank in group["ranks"]]}) for group in told]
+
+    def kill(self, node: str) -> int:
+        """End every process of a node at once, as a power cut does; how many there were."""
+        num_killed: int = self._ask(f"kill {node}")["killed"]
+        return num_killed
+
+    def _ask(self, command: str) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        print(command, file=self.process.stdin, flush=True)
+        return _read(self.process)
 
     def engine_processes(self) -> list[psutil.Process]:
         """The models' replicas, engine cores and ranks, told from other clusters' by their environment."""
@@ -92,7 +102,7 @@ def ray_nodes(nodes: list[Node]) -> Iterator[RayNodes]:
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         )  # fmt: skip
         try:
-            yield RayNodes(_read(process)["address"], environment, process)
+            yield RayNodes(**_read(process), environment=environment, process=process)
         finally:
             try:
                 process.communicate(timeout=60)  # the end of its input ends it
@@ -116,16 +126,30 @@ def _serve_nodes(nodes: list[Node]) -> None:
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"include_dashboard": False} | nodes[0])
-    for node in nodes[1:]:
-        cluster.add_node(**node)
+    workers = [cluster.add_node(**node) for node in nodes[1:]]
     ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
     # Where a process looks that was told no address: in production it may name another cluster.
     Path(os.environ["RAY_TMPDIR"], "ray", "ray_current_cluster").unlink()
-    print(json.dumps({"address": cluster.address}), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps({"groups": _groups()}), flush=True)
+    by_id = {node.node_id: node for node in (cluster.head_node, *workers)}
+    url = f"http://{cluster.webui_url}"
+    print(json.dumps({"address": cluster.address, "dashboard_url": url, "ids": list(by_id)}), flush=True)
+    for command in sys.stdin:
+        verb, *names = command.split()
+        told = {"groups": _groups()} if verb == "groups" else {"killed": _kill(by_id[names[0]])}
+        print(json.dumps(told), flush=True)
     ray.shutdown()
     cluster.shutdown()
+
+
+def _kill(node: Any) -> int:
+    (raylet,) = (info.process for info in node.all_processes["raylet"])
+    whole = [psutil.Process(raylet.pid)]
+    whole += whole[0].children(recursive=True)
+    for process in whole:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    raylet.wait()  # Ray takes a zombie for a node that lives
+    return len(whole)
 
 
 def _groups() -> list[dict[str, Any]]:

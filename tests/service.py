@@ -83,6 +83,16 @@ def serving(
                 raise
 
 
+def serve_deploy(values: dict[str, Any], dashboard_url: str, environment: dict[str, str]) -> None:
+    """`serve deploy`, as an engineer runs it; `environment` holds what the cluster's token needs."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(values, file)
+        file.flush()
+        command = [str(Path(sys.executable).parent / "serve"), "deploy", "--address", dashboard_url, file.name]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
 def _wait_for_start(service: RunningService, timeout_s: float) -> None:
     log = service.temp_dir / "up.log"
     deadline = time.monotonic() + timeout_s

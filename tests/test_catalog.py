@@ -128,6 +128,11 @@ def test_an_alias_gives_each_of_its_models_a_share() -> None:
     assert catalog.find("chat").as_json()["weights"] == {"talk": 3, "talk-next": 1, "see": 0}
 
 
+def test_an_alias_leads_to_a_model_that_does_the_task() -> None:
+    catalog = catalog_of(CHAT, BOTH, aliases={"any": {"talk": 99, "see": 1}})
+    assert {catalog.choose("any", "caption").name for _ in range(50)} == {"see"}
+
+
 def test_a_version_that_does_not_start_gets_no_requests() -> None:
     canary = ModelEntry("talk-next", "failed", "no folder")
     catalog = catalog_of(CHAT, canary, aliases={"chat": {"talk": 1, "talk-next": 99}})

@@ -5,22 +5,19 @@ No request may fail meanwhile. The changes come as an engineer makes them: `serv
 
 import asyncio
 import copy
+import json
 import os
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
-from tests.service import RunningService, serving
+from tests.service import RunningService, serve_deploy, serving
 
 DEADLINE_S = 120.0  # generous: how long it takes isn't what is tested
 
@@ -63,22 +60,15 @@ class Cluster:
 
     def __init__(self, service: RunningService) -> None:
         self.url = service.url
-        self._folder = service.temp_dir
         found = re.search(r"dashboard: (http://\S+)", (service.temp_dir / "up.log").read_text())
         assert found, "`serve-app up` told no dashboard"
         self._dashboard = found[1]
 
     async def deploy(self, values: dict[str, Any]) -> None:
-        path = self._folder / "changed.yaml"
         values = copy.deepcopy(values)
         values["http_options"]["port"] = int(self.url.rpartition(":")[2])
-        path.write_text(yaml.safe_dump(values))
-        command = [str(Path(sys.executable).parent / "serve"), "deploy", "--address", self._dashboard, str(path)]
         environment = {**os.environ, "RAY_AUTH_MODE": "token"}  # as a cluster that `serve-app up` starts wants it
-        done = await asyncio.to_thread(
-            subprocess.run, command, capture_output=True, text=True, timeout=120, env=environment
-        )
-        assert done.returncode == 0, done.stderr
+        await asyncio.to_thread(serve_deploy, values, self._dashboard, environment)
 
 
 @pytest.fixture(scope="module")
@@ -166,6 +156,28 @@ async def test_an_edited_model_is_redeployed_alone(cluster: Cluster, client: htt
     assert (await says(client, "b", "!cache")).split()[0] == process, "nobody touched it"
 
 
+async def test_an_edit_replaces_replica_by_replica(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    def pair(context_length: int) -> dict[str, Any]:
+        one = model("pair", context_length=context_length, start_s=2)
+        one["args"]["autoscaling"] = {"min_replicas": 2, "max_replicas": 2}
+        return one
+
+    await cluster.deploy(file([*BASE, pair(100)]))
+    await wait_for_entry(client, "pair", "replicas", 2)
+    await cluster.deploy(file([*BASE, pair(50)]))
+    seen: list[dict[str, Any]] = []
+
+    async def is_settled() -> bool:
+        seen.append(await entry(client, "pair"))
+        return (seen[-1]["context_length"], seen[-1]["replicas"]) == (50, 2)
+
+    async with traffic(client, "pair") as told:
+        await until(is_settled, "the new version was never told")
+    assert set(told["pair"]) == {"pair"}
+    assert {found["state"] for found in seen} == {"ready"}
+    assert {found["replicas"] for found in seen} == {1, 2}, "one at a time"
+
+
 async def test_a_model_comes_and_goes(cluster: Cluster, client: httpx.AsyncClient) -> None:
     await cluster.deploy(file(BASE))
     await wait_for(client, "a", "a")
@@ -181,6 +193,27 @@ async def test_a_model_comes_and_goes(cluster: Cluster, client: httpx.AsyncClien
     assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "b": {"b"}}
 
 
+async def test_a_model_deleted_while_it_streams_says_so(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    """Its stream has as long as the model's `drain_timeout_s`; one that takes longer ends with an error."""
+    going = model("going", tokens=100_000, tokens_per_s=20)
+    going["args"]["drain_timeout_s"] = 3
+    await cluster.deploy(file([*BASE, going]))
+    await wait_for_entry(client, "going", "state", "ready")
+    body = {"model": "going", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    async with (
+        traffic(client, "a", "b") as told,
+        client.stream("POST", "/v1/chat/completions", json=body, timeout=DEADLINE_S) as response,
+    ):
+        lines = response.aiter_lines()
+        assert "token0" in await anext(lines) + await anext(lines) + await anext(lines)
+        await cluster.deploy(file(BASE))
+        rest = [line async for line in lines if line]
+    ended = json.loads(rest[-1].removeprefix("data: "))["error"]
+    assert (ended["code"], "'going'" in ended["message"]) == ("replica_died", True)
+    assert len(rest) > 20, "it had some seconds"
+    assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "b": {"b"}}
+
+
 async def test_a_canary_grows_from_a_tenth_to_all(cluster: Cluster, client: httpx.AsyncClient) -> None:
     await cluster.deploy(file(BASE, {"stable": {"a": 1, "b": 0}}))
     await wait_for(client, "stable", "a")
@@ -188,6 +221,7 @@ async def test_a_canary_grows_from_a_tenth_to_all(cluster: Cluster, client: http
         for weights in ({"a": 90.0, "b": 10.0}, {"a": 50.0, "b": 50.0}):
             await cluster.deploy(file(BASE, {"stable": weights}))
             await wait_for_entry(client, "stable", "weights", weights)
+            assert set(told["stable"]) <= {"a", "b"}
             told["stable"].clear()
 
             async def is_enough() -> bool:
@@ -199,6 +233,50 @@ async def test_a_canary_grows_from_a_tenth_to_all(cluster: Cluster, client: http
         await cluster.deploy(file(BASE, {"stable": {"a": 0, "b": 100}}))
         await wait_for(client, "stable", "b")
     assert set(told["stable"]) == {"a", "b"}
+
+
+async def test_with_spare_room_the_successor_comes_first(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    def surging(**changes: Any) -> dict[str, Any]:
+        return model("surging", **changes) | {"deployments": [{"name": "Model", "max_surge_percent": 100}]}
+
+    await cluster.deploy(file([*BASE, surging()]))
+    await wait_for(client, "surging", "surging")
+    replicas: set[int] = set()
+    async with traffic(client, "surging") as told:
+        await cluster.deploy(file([*BASE, surging(says="edited", start_s=2)]))
+
+        async def is_edited() -> bool:
+            replicas.add((await entry(client, "surging"))["replicas"])
+            return await says(client, "surging") == "edited"
+
+        await until(is_edited, "the edit never came")
+        await cluster.deploy(file([*BASE, surging(start_error="no weights there: correct the path")]))
+        await wait_for_entry(client, "surging", "reason", "the last deploy failed, and the one before serves")
+        assert await says(client, "surging") == "edited"
+    assert replicas <= {1, 2}
+    assert set(told["surging"]) == {"surging", "edited"}
+
+
+async def test_a_wrong_list_of_models_leaves_the_one_before(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    await cluster.deploy(file(BASE, {"stable": {"a": 1}}))
+    await wait_for(client, "stable", "a")
+
+    async def refused() -> str:
+        told: str = (await client.get("/v1/models")).json().get("refused_config", "")
+        return told
+
+    async with traffic(client, "a", "b", "stable") as told:
+        await cluster.deploy(file(BASE, {"stable": {"nobody": 1}}))
+
+        async def is_told() -> bool:
+            return "'stable' leads to 'nobody', which isn't among the models" in await refused()
+
+        await until(is_told, "nobody said what is wrong")
+        await asyncio.sleep(5)  # as long as Ray Serve takes to replace what it thinks has failed
+        await cluster.deploy(file(BASE, {"stable": {"b": 1}}))
+        await wait_for(client, "stable", "b")
+        assert await refused() == ""
+    assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "b": {"b"}, "stable": {"a", "b"}}
 
 
 async def test_a_version_that_fails_to_start_costs_nothing(cluster: Cluster, client: httpx.AsyncClient) -> None:

@@ -88,6 +88,12 @@ def test_status_without_numbers_or_readiness(api: FakeApi, url: str, tmp_path: P
     assert "the metrics application isn't running" in text
 
 
+def test_status_says_what_the_ingress_refused(api: FakeApi, url: str, tmp_path: Path) -> None:
+    api.gets["/v1/models"] = JSONResponse(MODELS | {"refused_config": "aliases: 'vlm' leads to 'x'"})
+    text = " ".join(run("status", url=url, cwd=tmp_path).stdout.decode().split())
+    assert "keeps its last user_config, the newest is refused: aliases: 'vlm' leads to 'x'" in text
+
+
 @pytest.mark.parametrize("arguments", [["models"], ["status"], ["chat", "hi"], ["caption", "."]])
 def test_no_service(tmp_path: Path, arguments: list[str]) -> None:
     (tmp_path / "a.jpg").touch()

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from serve_app.cli.up import DEMO_CONFIG
+from serve_app.cli.up import DEMO_CONFIG, DEMO_ON_VLLM
 from serve_app.config import ImageConfig, IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.config_file import model_names, read_config_file
 from serve_app.errors import ConfigError
@@ -15,7 +15,10 @@ from serve_app.errors import ConfigError
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("path", [ROOT / "serve_config.yaml", DEMO_CONFIG], ids=["production", "demo"])
+SHIPPED = {"production": ROOT / "serve_config.yaml", "demo": DEMO_CONFIG, "demo on vLLM": DEMO_ON_VLLM}
+
+
+@pytest.mark.parametrize("path", SHIPPED.values(), ids=SHIPPED)
 def test_committed_files_are_valid_for_us_and_for_ray(path: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
@@ -73,7 +76,7 @@ def test_pressure_targets_choose_the_policy() -> None:
     given = {"max_replicas": 2, "target_kv_cache_use": 0.8, "upscale_delay_s": 60}
     options = ModelConfig.model_validate({"source": "x", "autoscaling": given}).autoscaling_options
     assert options["policy"]["policy_kwargs"] == {"targets": {"kv_cache_use": 0.8}}
-    assert (plain["look_back_period_s"], options["look_back_period_s"]) == (10, 30)
+    assert (plain["look_back_period_s"], options["look_back_period_s"]) == (15, 30)
 
 
 def test_configs_are_frozen() -> None:

@@ -162,3 +162,11 @@ def test_a_full_node_says_that_something_holds_it() -> None:
 def test_a_fraction_in_parts_says_so() -> None:
     parts = [Node("a", {"GPU": 2.0}, {"GPU": 0.8})]
     assert "node 'a' has 0.8 of 2 GPU free: what is free lies in parts" in shortage(actor(0.7), parts)
+
+
+def test_a_thousand_replicas_are_placed() -> None:
+    one = actor(1.0, 1.0)
+    rooms = rooms_of(nodes(*[{"CPU": 64.0, "GPU": 8.0}] * 8) * 16)
+    placed = place_all([one] * 1024, rooms)
+    assert placed is not None
+    assert len(placed) == 1024

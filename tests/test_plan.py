@@ -226,6 +226,11 @@ def test_memory_left_for_the_cache_and_the_sequences_in_it(tmp_path: Path) -> No
         ),
         ({"num_gpus": 0.5}, 24, "14.90 GiB on each GPU, and it has 0.46 of a GPU's 24 GiB = 11.04 GiB"),
         ({"num_gpus": 1}, 17, "leaves 0.74 GiB for keys and values, 6,052 tokens of 131,072 bytes, and one context"),
+        (
+            {"num_gpus": 0.5, "engine_args": {"kv_cache_memory_bytes": 8 << 30}},
+            48,
+            "14.90 GiB of weights and 8.00 GiB for keys and values are more than 0.46 of a GPU's 48 GiB = 22.08 GiB",
+        ),
         ({"tensor_parallel_size": 2}, 8, "the weights take 7.45 GiB on each GPU over 2 ranks, and it has 0.92 of a"),
     ],
 )

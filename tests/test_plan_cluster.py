@@ -103,7 +103,7 @@ def _started(folder: str) -> str:
             for node in others:
                 cluster.add_node(**_node(node))
             return str(cluster.address)
-        except Exception:
+        except Exception:  # whatever keeps Ray from starting beside other clusters: a port taken, a node too slow
             _end_processes(folder)
             if is_last:
                 raise

@@ -3,7 +3,6 @@
 The nodes are simulated and their GPUs made up (tests/ray_nodes.py); engines, ranks and everything between are real.
 """
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,8 +90,8 @@ def text(words: str) -> dict[str, Any]:
 
 def ask(service: RunningService, model: str, *parts: dict[str, Any]) -> list[str]:
     """The greedy answer's tokens."""
-    with service.client as client:
-        answer = client.post("/v1/chat/completions", json=body(model, *parts, logprobs=True, max_tokens=60))
+    asked = body(model, *parts, logprobs=True, max_tokens=60)
+    answer = httpx.post(f"{service.url}/v1/chat/completions", json=asked, timeout=RECOVERY_S, trust_env=False)
     assert answer.status_code == 200, answer.text
     return [token["token"] for token in answer.json()["choices"][0]["logprobs"]["content"]]
 
@@ -183,20 +182,9 @@ def test_a_rank_that_dies_takes_its_replica_down_and_a_new_one_comes(
         psutil.Process(group.ranks[1].pid).kill()
         rest = [line for line in lines if line]
     assert '"code": "engine_failed"' in rest[-1] or '"code": "replica_died"' in rest[-1]
-    assert ask_until_answered(across, "halves") == before
+    assert ask(across, "halves", text(TEXTS[0])) == before, "held until the new replica answers"
     new = group_of(two_nodes, "halves")
     assert new.id != group.id
     assert_one_rank_in_each_gpu_bundle(new)
     assert not [process for process in old if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert len(two_nodes.engine_processes()) == 4
-
-
-def ask_until_answered(service: RunningService, model: str) -> list[str]:
-    deadline = time.monotonic() + RECOVERY_S
-    asked = body(model, text(TEXTS[0]), logprobs=True, max_tokens=60)
-    with httpx.Client(base_url=service.url, timeout=RECOVERY_S, trust_env=False) as client:
-        while (answer := client.post("/v1/chat/completions", json=asked)).status_code != 200:
-            assert answer.status_code in (500, 503), answer.text
-            assert time.monotonic() < deadline, answer.text
-            time.sleep(1)
-    return [token["token"] for token in answer.json()["choices"][0]["logprobs"]["content"]]

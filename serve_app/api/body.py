@@ -5,8 +5,8 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
-from serve_app.config import Strict
 from serve_app.errors import InvalidRequest
+from serve_app.strict import Strict
 
 
 class Body(Strict):

@@ -65,7 +65,9 @@ class ModelEntry:
 
 
 class Catalog(Protocol):
-    """The models of a lane."""
+    """The models of a lane. `refused_config` says what is wrong with a newer list of them; None where it holds."""
+
+    refused_config: str | None
 
     def entries(self) -> list[ModelEntry]:
         """Every model, in the configured order: the first of a task is its default."""

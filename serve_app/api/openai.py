@@ -46,7 +46,9 @@ async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
 
 async def list_models(exchange: Exchange, lane: Lane) -> None:
     """`GET /v1/models`: OpenAI's list, each model with its state, tasks, engine and context length."""
-    await exchange.send_json({"object": "list", "data": [e.as_json() for e in lane.catalog.entries()]})
+    listed = {"object": "list", "data": [e.as_json() for e in lane.catalog.entries()]}
+    refused = lane.catalog.refused_config
+    await exchange.send_json(listed | ({"refused_config": refused} if refused else {}))
 
 
 async def retrieve_model(exchange: Exchange, lane: Lane) -> None:

@@ -56,9 +56,9 @@ def render(path: Path, given: dict[str, Any]) -> str:
     """The manifest as text, below a line that says how it was made. Raises `ConfigError`."""
     from pydantic import ValidationError  # imports late: `--help` stays instant
 
-    from serve_app.config import first_sentence
     from serve_app.config_file import read_config_file
     from serve_app.manifest import ManifestOptions, dump_yaml, ray_service
+    from serve_app.strict import first_sentence
 
     if selectors := given.pop("gpu_node_selector", None):
         given["gpu_node_selector"] = _pairs(selectors)

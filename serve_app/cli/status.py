@@ -69,6 +69,8 @@ def gather(client: "httpx.Client") -> dict[str, Any]:
         del notes[num_notes:]
         notes.append("No numbers: nothing answers at /metrics/summary, so the metrics application isn't running")
     models = (listed or {}).get("data", [])
+    if refused := (listed or {}).get("refused_config"):
+        notes.append(f"The ingress keeps its last user_config, the newest is refused: {refused}")
     return {
         "healthy": health is not None, "ready": ready is not None, "models": models,
         "metrics": metrics, "notes": notes,

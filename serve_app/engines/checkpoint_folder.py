@@ -66,7 +66,7 @@ def check_adapter_fits(adapter: Path, name: str, base: Path, source: str) -> Non
 
 def _shapes(file: Path) -> dict[str, list[int]]:
     with safe_open(file, framework="numpy") as tensors:
-        return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+        return {name: list(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
 
 
 def has_chat_template(folder: Path) -> bool:

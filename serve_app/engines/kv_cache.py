@@ -23,7 +23,7 @@ def join(running: Any, newcomers: Any) -> None:
             mine.keys, mine.values = keys, values
             joined.append(mine)
             theirs.keys = theirs.values = None
-    except BaseException:
+    except BaseException:  # out of memory above all; whatever it is, the running rows must stay as they were
         for layer in joined:  # views: undoing must not need memory
             layer.keys, layer.values = layer.keys[:num_rows, :, padding:], layer.values[:num_rows, :, padding:]
         raise

@@ -19,9 +19,9 @@ from typing import Any
 import fsspec
 from filelock import FileLock, Timeout
 
-from serve_app.config import nearest_hint
 from serve_app.errors import ConfigError
 from serve_app.load_progress import DownloadProgress, Report, amount
+from serve_app.strict import nearest_hint
 
 _BLOCK_BYTES = 8 << 20
 _NUM_STREAMS = 4  # files at a time: one connection seldom fills a data centre's network
@@ -52,7 +52,7 @@ def fetch(url: str, is_wanted: Callable[[str], bool], report: Report) -> Path:
         store, root = fsspec.url_to_fs(url)
         store.invalidate_cache()
         files = [file for file in _listing(store, str(root).rstrip("/")) if is_wanted(file.name)]
-    except Exception:
+    except Exception:  # a boundary: stores raise anything at all, and a copy serves whatever it was
         if copy := _newest_copy(url):
             report("using the copy on this machine: the store doesn't answer")
             return copy

@@ -27,7 +27,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from serve_app.affinity import cache_keys
-from serve_app.config import Family, ModelConfig, Strict, first_sentence
+from serve_app.config import Family, ModelConfig
 from serve_app.errors import (
     ConfigError,
     ContextTooLong,
@@ -38,6 +38,7 @@ from serve_app.errors import (
 )
 from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, Text
+from serve_app.strict import Strict, first_sentence
 
 _COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
 

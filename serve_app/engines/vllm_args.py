@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.config import ModelConfig, nearest_hint
+from serve_app.config import ModelConfig
 from serve_app.errors import ConfigError
+from serve_app.strict import nearest_hint
 
 logger = logging.getLogger("serve_app")
 
@@ -149,6 +150,8 @@ def engine_args(config: ModelConfig, folder: Path, adapter_ranks: list[int]) -> 
     }
     if config.max_context_tokens is not None:
         own["max_model_len"] = config.max_context_tokens
+    if config.needs_vllm:
+        own["max_num_seqs"] = config.num_running_at_once  # what autoscaling counts with; vLLM's default differs
     if config.quantization is not None:
         own["quantization"] = config.quantization
     if config.shares_gpu:

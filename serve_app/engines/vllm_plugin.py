@@ -41,8 +41,7 @@ class _FirstFailure(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         if record.exc_info and record.exc_info[1] is not None:
-            error = (
-                getattr(record.exc_info[1], "cause", None) or record.exc_info[1]
-            )  # Ray's own is a rank's traceback
+            raised = record.exc_info[1]
+            error = getattr(raised, "cause", None) or raised  # a rank's error comes in one of Ray's
             with suppress(OSError), open(self._path, "x", encoding="utf-8") as file:
                 file.write(str(error) or type(error).__name__)

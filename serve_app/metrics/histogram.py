@@ -21,7 +21,7 @@ BUCKET_RATIO = 1.3
 
 
 def _label(bound: float) -> str:
-    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]
+    text: str = floatToGoString(bound)  # type: ignore[no-untyped-call]  # prometheus_client's
     return text
 
 
@@ -88,7 +88,7 @@ class DurationMetric(Metric):
         self.rows = [(model, tuple(accumulate(counts)), total) for model, (counts, total) in rows]
 
     @cached_property
-    def samples(self) -> list[Sample]:  # type: ignore[override]
+    def samples(self) -> list[Sample]:  # type: ignore[override]  # a list there; made late here
         made: list[Sample] = []
         for model, cumulative, total in self.rows:
             for label, count in zip(BOUND_LABELS, cumulative, strict=True):

@@ -20,6 +20,7 @@ class GpuMemory:
     weights_gib: float | None
     cache_tokens: int | None  # that the rest holds, over all ranks; before what the engine itself needs
     num_full_contexts: int | None
+    given_cache_gib: float = 0.0  # where the config says it: vLLM then heeds no share
 
 
 def memory_of(model: ModelConfig, size: ModelSize, gpu_memory_gib: float | None) -> GpuMemory:
@@ -28,12 +29,12 @@ def memory_of(model: ModelConfig, size: ModelSize, gpu_memory_gib: float | None)
     budget = share * gpu_memory_gib if gpu_memory_gib else None
     weights = size.weight_bytes / GIB / model.num_ranks if size.weight_bytes is not None else None
     tokens = full = None
+    given = float(model.engine_args.get("kv_cache_memory_bytes") or 0) if model.engine != "transformers" else 0.0
     if budget is not None and weights is not None and size.kv_bytes_per_token:
-        given = model.engine_args.get("kv_cache_memory_bytes") if model.engine != "transformers" else None
-        rest = float(given) if given else (budget - weights) * GIB
+        rest = given or (budget - weights) * GIB
         tokens = max(0, int(rest * model.num_ranks / size.kv_bytes_per_token))
         full = tokens // size.context_tokens if size.context_tokens else None
-    return GpuMemory(share, budget, weights, tokens, full)
+    return GpuMemory(share, budget, weights, tokens, full, given / GIB)
 
 
 def _share(model: ModelConfig) -> float:
@@ -62,6 +63,13 @@ def memory_findings(model: ModelConfig, size: ModelSize, memory: GpuMemory | Non
             f"{place}.num_gpus",
             f"the weights take {memory.weights_gib:.2f} GiB on each GPU{over}, and it has {of_gpu}",
             f"give it {smaller}",
+        )
+    elif memory.weights_gib + memory.given_cache_gib > memory.budget_gib:
+        yield error(
+            f"{place}.engine_args.kv_cache_memory_bytes",
+            f"{memory.weights_gib:.2f} GiB of weights{over} and {memory.given_cache_gib:.2f} GiB for keys and values "
+            f"are more than {of_gpu}",
+            f"leave it out, or set it to at most {int((memory.budget_gib - memory.weights_gib) * GIB)}",
         )
     elif memory.cache_tokens is not None and context and memory.num_full_contexts == 0:
         rest = memory.budget_gib - memory.weights_gib

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.config import ModelConfig, nearest_hint
+from serve_app.config import ModelConfig
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
+from serve_app.strict import nearest_hint
 
 _DEPLOYMENTS = {
     "serve_app.app:build_model": "Model",

@@ -11,7 +11,7 @@ from serve_app.plan.fit import Fit, fit
 from serve_app.plan.gpu_memory import GpuMemory, cpu_memory_findings, memory_findings, memory_of
 from serve_app.plan.model_size import ModelSize, size_of
 from serve_app.plan.settings import settings_findings
-from serve_app.shortage import wanted
+from serve_app.shortage import could_ever_fit, wanted
 
 _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 
@@ -95,7 +95,12 @@ def _row(place: Fit, nodes: Sequence[Node]) -> Row:
         return Row(place, None, None, None)
     size = size_of(model)
     uses_gpus = place.application.need.total.get("GPU", 0.0) > 0
-    with_gpus = [node.gpu_memory_gib for node in nodes if node.total.get("GPU")]
+    need = place.application.need
+    with_gpus = [
+        node.gpu_memory_gib
+        for node in nodes
+        if node.total.get("GPU") and (not need.is_on_one_node or could_ever_fit(need, [node]))
+    ]
     smallest = min((gib for gib in with_gpus if gib), default=None)
     memory = memory_of(model, size, smallest) if uses_gpus else None
     num_requests = min(model.num_running_at_once, model.ongoing_limit)
