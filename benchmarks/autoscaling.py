@@ -4,7 +4,7 @@ The scripted engine makes the load exact: a replica is full with four requests o
 step is what Ray Serve is told to wait (`upscale_delay_s`, `downscale_delay_s`) and the start of a replica's process.
 Prints a table of steps, writes the curve as PNG, and prints one line of JSON last.
 
-Run it from the repository, `[bench]` installed: `python -m benchmarks.autoscaling --plot docs/autoscaling.png`.
+Run it from the repository, `[bench]` installed: `python -m benchmarks.autoscaling --plot benchmarks/autoscaling.png`.
 """
 
 import argparse
