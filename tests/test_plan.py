@@ -189,6 +189,27 @@ def test_what_is_not_here_is_unknown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "num_kept"),
+    [
+        ({}, 32 * 8192),
+        ({"layer_types": ["sliding_attention", "full_attention"] * 16, "sliding_window": 1024}, 16 * (8192 + 3072)),
+        ({"layer_types": ["sliding_attention"] * 32, "sliding_window": 100_000}, 32 * 8192),
+        ({"sliding_window_pattern": 4, "sliding_window": 1024}, 8 * 8192 + 24 * 3072),
+        ({"model_type": "mistral", "sliding_window": 1024}, 32 * 3072),
+        ({"model_type": "mistral", "sliding_window": None}, 32 * 8192),
+        ({"model_type": "qwen2", "sliding_window": 1024, "use_sliding_window": False}, 32 * 8192),
+    ],
+)
+def test_layers_with_a_sliding_window_keep_no_whole_context(
+    tmp_path: Path, values: dict[str, Any], num_kept: int
+) -> None:
+    source = checkpoint(tmp_path / "m", EIGHT_BILLION, **LLAMA_8B | values)
+    size = size_of(ModelConfig(source=source, engine="vllm", engine_args={"max_num_batched_tokens": 2048}))
+    assert size.kv_bytes_per_token == 2 * 32 * 8 * 128 * 2
+    assert size.kv_bytes_per_context == num_kept * 2 * 8 * 128 * 2
+
+
+@pytest.mark.parametrize(
     ("values", "share"),
     [
         ({}, 0.92),

@@ -32,8 +32,9 @@ def memory_of(model: ModelConfig, size: ModelSize, gpu_memory_gib: float | None)
     given = float(model.engine_args.get("kv_cache_memory_bytes") or 0) if model.engine != "transformers" else 0.0
     if budget is not None and weights is not None and size.kv_bytes_per_token:
         rest = given or (budget - weights) * GIB
-        tokens = max(0, int(rest * model.num_ranks / size.kv_bytes_per_token))
-        full = tokens // size.context_tokens if size.context_tokens else None
+        room = max(0, int(rest * model.num_ranks))
+        tokens = room // size.kv_bytes_per_token
+        full = room // size.kv_bytes_per_context if size.kv_bytes_per_context else None
     return GpuMemory(share, budget, weights, tokens, full, given / GIB)
 
 

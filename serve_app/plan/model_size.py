@@ -18,6 +18,8 @@ _NUM_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _FLOATS = ("F64", "F32", "BF16", "F16")
 _KEYS_AND_VALUES = re.compile(r"layers\.\d+\.self_attn\.[kv]_proj\.weight$")
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config")
+_CACHED_LAYERS = ("full_attention", "sliding_attention", "attention")
+_STEP_TOKENS = 8192  # that vLLM computes in one step, by default, on the largest GPUs
 _MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 
 
@@ -27,6 +29,7 @@ class ModelSize:
 
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
+    kv_bytes_per_context: int | None = None  # less than all its tokens' where layers look at a sliding window only
     picture_tokens: int | None = None
     context_tokens: int | None = None
     unknown: str | None = None
@@ -49,11 +52,16 @@ def size_of(config: ModelConfig) -> ModelSize:
     elements = _kv_elements(values, text, tensors)
     kv_bytes = 1 if "fp8" in str(config.engine_args.get("kv_cache_dtype")) else num_dtype_bytes
     positions = text.get("max_position_embeddings")
+    context = min((n for n in (positions, _limit(config)) if n), default=None)
+    per_token = elements * kv_bytes if elements else None
     return ModelSize(
         weight_bytes=_weight_bytes(config, values, tensors, num_dtype_bytes) if tensors else None,
-        kv_bytes_per_token=elements * kv_bytes if elements else None,
+        kv_bytes_per_token=per_token,
+        kv_bytes_per_context=int(per_token * _kept_tokens(config, values, text, context))
+        if per_token and context
+        else None,
         picture_tokens=_picture_tokens(folder, values),
-        context_tokens=min((n for n in (positions, _limit(config)) if n), default=None),
+        context_tokens=context,
         unknown=None if elements and tensors else "its headers don't tell it",
     )
 
@@ -130,7 +138,7 @@ def _kv_elements(values: dict[str, Any], text: dict[str, Any], tensors: list[tup
     kinds = text.get("layer_types") or []
     layers = _first(text, "num_hidden_layers", "n_layer", "num_layers")
     if kinds:
-        layers = sum(kind in ("full_attention", "sliding_attention", "attention") for kind in kinds)
+        layers = sum(kind in _CACHED_LAYERS for kind in kinds)
     if layers and text.get("kv_lora_rank"):  # multi-head latent attention caches one compressed vector
         return int(layers) * (int(text["kv_lora_rank"]) + int(text.get("qk_rope_head_dim") or 0))
     shapes = [t["shape"][0] for name, t in tensors if _KEYS_AND_VALUES.search(name) and "vision" not in name]
@@ -141,6 +149,31 @@ def _kv_elements(values: dict[str, Any], text: dict[str, Any], tensors: list[tup
         size = text.get("head_dim") or width // heads
         return int(2 * layers * (text.get("num_key_value_heads") or heads) * size)
     return None
+
+
+def _kept_tokens(config: ModelConfig, values: dict[str, Any], text: dict[str, Any], context: int) -> float:
+    """Tokens of a whole context that stay in the cache, as a mean over the layers.
+
+    A layer with a sliding window keeps the window and what vLLM computes in one step.
+    """
+    window, share = text.get("sliding_window"), _sliding_share(values, text)
+    if not window or not share:
+        return context
+    step = 0 if config.engine == "transformers" else config.engine_args.get("max_num_batched_tokens") or _STEP_TOKENS
+    return (1 - share) * context + share * min(context, window + step)
+
+
+def _sliding_share(values: dict[str, Any], text: dict[str, Any]) -> float:
+    """The share of layers that look at a sliding window only, where the config says which."""
+    kinds = text.get("layer_types")
+    if kinds:
+        cached = [kind for kind in kinds if kind in _CACHED_LAYERS]
+        return cached.count("sliding_attention") / max(1, len(cached))
+    pattern = text.get("sliding_window_pattern")  # of so many layers the last looks at everything
+    if isinstance(pattern, int) and pattern > 0:
+        return 1 - 1 / pattern
+    is_windowed = text.get("model_type", values.get("model_type")) in ("mistral", "mixtral")
+    return 1.0 if is_windowed else 0.0
 
 
 def _picture_tokens(folder: Path, values: dict[str, Any]) -> int | None:
