@@ -12,11 +12,13 @@ from tests.matrix.parts import decoder, save, save_json, square, tower
 from tests.matrix.remote.configuration_tiny import (
     TinyCogVLMConfig,
     TinyMiniCPMOConfig,
+    TinyMiniCPMVConfig,
     TinyRemoteConfig,
     TinyXGenMMConfig,
 )
 from tests.matrix.remote.modeling_cogvlm import CogVLMForCausalLM
 from tests.matrix.remote.modeling_minicpmo import MiniCPMO
+from tests.matrix.remote.modeling_minicpmv import MiniCPMV
 from tests.matrix.remote.modeling_tiny import TinyRemoteForConditionalGeneration
 from tests.matrix.remote.modeling_xgenmm import XGenMMModelForConditionalGeneration
 from tests.tiny_models import CHAT_TEMPLATE, CONTEXT_LENGTH, tokenizer
@@ -42,20 +44,26 @@ def build_remote_vlm(folder: Path) -> Path:
     })  # fmt: skip
 
 
+def build_minicpmv(folder: Path) -> Path:
+    """MiniCPM-V 2.6's conventions: `chat`, and the picture before it, unless it stands among the messages."""
+    return _minicpm(folder, MiniCPMV, TinyMiniCPMVConfig, also_named=("AutoModelForCausalLM",))
+
+
 def build_minicpmo(folder: Path) -> Path:
-    """MiniCPM-V 2.6's and MiniCPM-o 2.6's conventions: `chat`, and a class that only `AutoModel` names."""
+    """MiniCPM-o 2.6's: `chat`, and a class that only `AutoModel` names."""
+    return _minicpm(folder, MiniCPMO, TinyMiniCPMOConfig)
+
+
+def _minicpm(folder: Path, model_class: Any, config_class: Any, also_named: tuple[str, ...] = ()) -> Path:
     tokens = tokenizer()
-    config_class: Any = TinyMiniCPMOConfig  # its file is untyped, like the hub's
-    model_class: Any = MiniCPMO
-    save(folder, model_class(config_class(**decoder("minicpmo", len(tokens)))), tokens)
+    save(folder, model_class(config_class(**decoder(config_class.model_type, len(tokens)))), tokens)
     save_json(folder / "processor_config.json", {
-        "processor_class": "TinyMiniCPMOProcessor",
-        "auto_map": {"AutoProcessor": "processing_tiny.TinyMiniCPMOProcessor"},
+        "processor_class": "TinyMiniCPMProcessor",
+        "auto_map": {"AutoProcessor": "processing_tiny.TinyMiniCPMProcessor"},
     })  # fmt: skip
-    return _with_code(folder, {
-        "AutoConfig": "configuration_tiny.TinyMiniCPMOConfig",
-        "AutoModel": "modeling_minicpmo.MiniCPMO",
-    })  # fmt: skip
+    place = f"modeling_{config_class.model_type}.{model_class.__name__}"
+    names = {"AutoConfig": f"configuration_tiny.{config_class.__name__}", "AutoModel": place}
+    return _with_code(folder, names | dict.fromkeys(also_named, place))
 
 
 def build_cogvlm(folder: Path) -> Path:

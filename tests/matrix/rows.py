@@ -150,8 +150,17 @@ ROWS: tuple[Row, ...] = (
     _text("qwen3", "Qwen 3", "Qwen3ForCausalLM", texts.build_qwen3),
     _text("opt", "OPT", "OPTForCausalLM", texts.build_opt),
     Row(
+        "minicpm-v-2.6",
+        "MiniCPM-V 2.6",
+        "MiniCPMV (remote code, its own `chat`)",
+        remote_code.build_minicpmv,
+        "minicpm",
+        needs_code=True,
+        note=LOADER,
+    ),
+    Row(
         "minicpm-o-2.6",
-        "MiniCPM-V 2.6, MiniCPM-o 2.6",
+        "MiniCPM-o 2.6",
         "MiniCPMO (remote code, its own `chat`)",
         remote_code.build_minicpmo,
         "minicpm",

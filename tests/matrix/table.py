@@ -27,15 +27,16 @@ def page() -> str:
 
 
 def _line(row: Row, measured: dict[str, str]) -> str:
-    vllm = {"no": "", "yes": ", vLLM", "needs torchvision": ", vLLM with torchvision"}[row.vllm]
+    vllm = {"no": "", "yes": "vLLM", "needs torchvision": "vLLM with torchvision"}[row.vllm]
+    was_run = "" if measured.get("vllm") else " (not run)"
     limit = {None: "any number", 0: "none"}.get(row.picture_limit, str(row.picture_limit))
     ways = (("engine", "batches"), ("HTTP", "http"), ("vLLM's tokens", "vllm"))
     tested = [name for name, what in ways if measured.get(what)]
     cells = (
         row.model,
         f"{row.architecture}" if row.needs_code else f"`{row.architecture}`",
-        f"transformers{vllm}",
-        "no" if row.vllm == "no" else "with vLLM",
+        f"transformers, {vllm}{was_run}" if vllm else "transformers",
+        f"with vLLM{was_run}" if vllm else "no",
         limit,
         measured.get("batches", "not tested"),
         measured.get("int8", "not tested"),

@@ -6,16 +6,23 @@ from typing import ClassVar
 from transformers import LlamaConfig, LlavaConfig, PretrainedConfig
 
 
-class TinyMiniCPMOConfig(LlamaConfig):
-    """MiniCPM-o's configuration is its language model's, with a few fields more."""
+class TinyMiniCPMVConfig(LlamaConfig):
+    """MiniCPM-V's configuration is its language model's, with a few fields more."""
 
-    model_type = "minicpmo"
+    model_type = "minicpmv"
 
     def __init__(self, query_num=16, image_size=32, patch_size=8, **kwargs):
         self.query_num = query_num
         self.image_size = image_size
         self.patch_size = patch_size
         super().__init__(**kwargs)
+
+
+class TinyMiniCPMOConfig(TinyMiniCPMVConfig):
+    model_type = "minicpmo"
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)  # else transformers writes an `__init__` that knows only its own fields
 
 
 class TinyCogVLMConfig(LlamaConfig):

@@ -9,7 +9,7 @@ from transformers.processing_utils import ProcessorMixin
 PLACEHOLDER = "(<image>./</image>)"
 
 
-class TinyMiniCPMOProcessor(ProcessorMixin):
+class TinyMiniCPMProcessor(ProcessorMixin):
     def __init__(self, tokenizer=None, query_num=16, image_size=32, patch_size=8, **kwargs):
         super().__init__(tokenizer)
         self.query_num, self.image_size, self.patch_size = query_num, image_size, patch_size
