@@ -171,7 +171,9 @@ class IngressDeployment:
         self._metrics = Metrics(self._registry)
         self._config = config
         sidecar = _SidecarLink(config.metrics_application)
-        self._catalog = Catalog(lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced)
+        self._catalog = Catalog(
+            lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced, cluster.declarations
+        )
         self._router = Router(self._catalog)
         self._tasks: list[asyncio.Task[None]] = []
 

@@ -14,6 +14,7 @@ from ray import serve
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
 from serve_app.api.lane import ModelEntry, State
+from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription, Task
@@ -25,13 +26,14 @@ REFRESH_PERIOD_S = 1.0
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
 LOADING_TIMEOUT_S = 1.0
-UNPLACED_TIMEOUT_S = 10.0
+CLUSTER_TIMEOUT_S = 10.0
 MAX_REASON_CHARACTERS = 800
 STARTING = "its replica is starting"
 
 Describe = Callable[[str], Awaitable[ModelDescription]]
 Loading = Callable[[], Awaitable[dict[str, str]]]
 Unplaced = Callable[[], dict[str, str]]
+Declarations = Callable[[], dict[str, Declaration]]
 
 
 _OUR_ERROR = "serve_app.errors.ConfigError: "
@@ -46,14 +48,20 @@ _ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 class Catalog:
     """The ingress's models, by the names in its `user_config`.
 
-    `describe` asks a model's replica about itself; `loading` tells what the replicas that start are doing, and
-    `unplaced`, which may block, why some wait for room on a node: both may fail.
+    `describe` asks a model's replica about itself; `loading` tells what the replicas that start are doing. Two may
+    block: `unplaced` tells why some wait for room on a node, `declarations` what models' args say of them. All but
+    the first may fail.
     """
 
-    def __init__(self, describe: Describe, loading: Loading, unplaced: Unplaced = dict) -> None:
+    def __init__(
+        self, describe: Describe, loading: Loading, unplaced: Unplaced = dict, declarations: Declarations = dict
+    ) -> None:
         self._describe = describe
         self._loading = loading
         self._unplaced = unplaced
+        self._ask_declarations = declarations
+        self._declarations: dict[str, Declaration] = {}
+        self._declared_at: dict[str, float] = {}
         self._entries: dict[str, ModelEntry] = {}
         self._aliases: dict[str, dict[str, float]] = {}
         self._described_at: dict[str, tuple[float, bool]] = {}
@@ -133,9 +141,12 @@ class Catalog:
         status: ServeStatus = await asyncio.to_thread(serve.status)
         steps: dict[str, str] | None = None
         unplaced = await self._waiting_for_room(status)
+        await self._refresh_declarations(status)
         for name in list(self._entries):
             application = status.applications.get(name)
             entry = _with_state(self._entries[name], application)
+            if name in self._declarations:
+                entry = replace(entry, declared_tasks=self._declarations[name].tasks)
             if name in unplaced:
                 entry = _without_room(entry, unplaced[name])
             if entry.state == "loading" and entry.reason == STARTING:
@@ -152,13 +163,25 @@ class Catalog:
         for name in set(self._entries) - set(status.applications):
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
 
+    async def _refresh_declarations(self, status: ServeStatus) -> None:
+        """Asked again after each deploy, as long as there are models that no replica has described."""
+        deployed_at = {name: application.last_deployed_time_s for name, application in status.applications.items()}
+        if deployed_at == self._declared_at or all(entry.description for entry in self._entries.values()):
+            return
+        try:
+            async with asyncio.timeout(CLUSTER_TIMEOUT_S):
+                self._declarations = await asyncio.to_thread(self._ask_declarations)
+        except Exception:  # noqa: BLE001 -- whatever keeps Ray Serve from telling, replicas tell when they are up
+            return
+        self._declared_at = deployed_at
+
     async def _waiting_for_room(self, status: ServeStatus) -> dict[str, str]:
         """Why replicas wait to be placed, asked only while some replica of these models starts."""
         known = (status.applications.get(name) for name in self._entries)
         if not any(application and _replica_counts(application).get("STARTING") for application in known):
             return {}
         try:
-            async with asyncio.timeout(UNPLACED_TIMEOUT_S):
+            async with asyncio.timeout(CLUSTER_TIMEOUT_S):
                 return await asyncio.to_thread(self._unplaced)
         except Exception:  # noqa: BLE001 -- whatever keeps the cluster from telling, the states are told without
             return {}
@@ -184,19 +207,27 @@ class Catalog:
         return entry.reason or "its replica is about to start"
 
     def _base_of(self, adapter: str) -> ModelEntry | None:
+        """As replicas tell; of a model that was never awake, as its args say."""
         for entry in self._entries.values():
-            if entry.description is not None and entry.name != adapter and adapter in entry.description.adapters:
+            if entry.name != adapter and adapter in self._adapters_of(entry):
                 return entry
         return None
+
+    def _adapters_of(self, entry: ModelEntry) -> tuple[str, ...]:
+        if entry.description is not None:
+            return entry.description.adapters
+        declared = self._declarations.get(entry.name)
+        return declared.adapters if declared else ()
 
     def _adapter_entry(self, name: str) -> ModelEntry | None:
         """An adapter is as ready as its base, and can do what its base can."""
         base = self._base_of(name)
-        if base is None or base.description is None:
+        if base is None:
             return None
         if base.name in self._has_served:
             self._has_served.add(name)
-        return replace(base, name=name, description=replace(base.description, adapters=()), base=base.name)
+        description = replace(base.description, adapters=()) if base.description else None
+        return replace(base, name=name, description=description, base=base.name)
 
     async def _described(self, entry: ModelEntry, application: ApplicationStatusOverview) -> ModelEntry:
         """Asked once while an update may still have replicas of the version before, and once after it."""
@@ -221,7 +252,7 @@ class Catalog:
 def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:
     if application is None:
         absent = (
-            f"no Serve application is named '{entry.name}', and no ready model has an adapter of that name: "
+            f"no Serve application is named '{entry.name}', and no model has an adapter of that name: "
             "deploy it or take it out of the ingress's models"
         )
         return replace(entry, state="pending", reason=absent, num_replicas=0)

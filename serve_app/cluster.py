@@ -1,4 +1,4 @@
-"""What the live Ray cluster has, and which Serve replicas wait in vain for a part of it.
+"""What the live Ray cluster has, what was deployed on it, and which Serve replicas wait in vain for room.
 
 The calls block for milliseconds to seconds: make them in a thread. Needs a process that is connected to Ray.
 """
@@ -34,6 +34,14 @@ class _Replica:
     started_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """What a model's args say that clients must know; empty where they leave it to the defaults."""
+
+    tasks: tuple[str, ...] = ()
+    adapters: tuple[str, ...] = ()
+
+
 def unplaced() -> dict[str, str]:
     """By application: why one of its replicas isn't placed yet, «needs 4 GPU on one node: node 'a' has …».
 
@@ -67,10 +75,28 @@ def live_nodes(own_applications: Collection[str]) -> list[Node]:
     return _nodes(_status(), held)
 
 
-def _replicas() -> list[_Replica]:
-    """Every replica that Serve starts or runs."""
+def declarations() -> dict[str, Declaration]:
+    """By application: what the args it was deployed with say of it, whether or not a replica ever ran."""
+    deployed = {name: app.get("deployed_app_config") or {} for name, app in _applications().items()}
+    args = {name: config.get("args") or {} for name, config in deployed.items()}
+    return {
+        name: Declaration(_tuple(given.get("tasks")), _tuple(given.get("adapters"))) for name, given in args.items()
+    }
+
+
+def _tuple(values: Any) -> tuple[str, ...]:
+    return tuple(map(str, values)) if isinstance(values, list | tuple | dict) else ()
+
+
+def _applications() -> dict[str, Any]:
     client = _get_global_client(raise_if_no_controller_running=False)
     applications: dict[str, Any] = client.get_serve_details()["applications"] if client else {}
+    return applications
+
+
+def _replicas() -> list[_Replica]:
+    """Every replica that Serve starts or runs."""
+    applications = _applications()
     groups = {group["name"]: group for group in placement_group_table().values() if group["state"] != "REMOVED"}
     return [
         _replica(name, deployment["deployment_config"], replica, groups.get(replica["actor_name"]))

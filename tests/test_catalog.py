@@ -18,6 +18,7 @@ from ray.serve.schema import (
 
 from serve_app.api.lane import ModelEntry, State
 from serve_app.catalog import STARTING, Catalog, last_line, model_state
+from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription
@@ -162,9 +163,12 @@ STARTS = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING)
 FAILED_ONCE = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING, 0, f"A replica failed.\n{TRACEBACK}")
 
 
-async def reasons_of(monkeypatch: pytest.MonkeyPatch, catalog: Catalog, **given: ApplicationStatusOverview) -> Any:
-    """The models' reasons after a look at applications like these."""
-    monkeypatch.setattr(serve, "status", lambda: ServeStatus(applications=given))
+async def reasons_of(
+    monkeypatch: pytest.MonkeyPatch, catalog: Catalog, **given: ApplicationStatusOverview | None
+) -> Any:
+    """The models' reasons after a look at applications like these; None is a model without one."""
+    applications = {name: application for name, application in given.items() if application}
+    monkeypatch.setattr(serve, "status", lambda: ServeStatus(applications=applications))
     catalog.configure(RoutingConfig(models=tuple(given)))
     await catalog.refresh()
     return {entry.name: entry.reason for entry in catalog.entries()}
@@ -260,6 +264,39 @@ async def test_the_cluster_is_asked_only_while_a_replica_starts(monkeypatch: pyt
     assert asked == []
     await reasons_of(monkeypatch, catalog, m=WAITS)
     assert asked == ["cluster"]
+
+
+ASLEEP = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY)
+
+
+async def test_what_a_sleeping_model_can_do_is_known_from_its_args(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else nobody could wake it by its adapter's name, and it might be woken for a task that it doesn't do."""
+    told = {"talk": Declaration(("chat",), ("tuned",)), "see": Declaration()}
+    catalog = Catalog(describe, nothing_loads, declarations=lambda: told)
+    await reasons_of(monkeypatch, catalog, talk=ASLEEP, tuned=None, see=ASLEEP)
+    tuned = catalog.find("tuned")
+    assert (tuned.state, tuned.base, catalog.application_of("tuned")) == ("scaled_to_zero", "talk", "talk")
+    assert catalog.choose("tuned", "chat").name == "tuned"
+    assert catalog.choose(None, "caption").name == "see"
+    with pytest.raises(UnsupportedTask):
+        catalog.choose("tuned", "caption")
+
+
+async def test_args_are_read_again_only_after_a_deploy(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def ask() -> dict[str, Declaration]:
+        asked.append("Ray Serve")
+        if len(asked) == 1:
+            raise RuntimeError("the controller is away")
+        return {}
+
+    catalog = Catalog(describe, nothing_loads, declarations=ask)
+    for _ in range(4):
+        await reasons_of(monkeypatch, catalog, talk=ASLEEP)
+    assert len(asked) == 2, "once more after the failure"
+    await reasons_of(monkeypatch, catalog, talk=replace(ASLEEP, last_deployed_time_s=2.0))
+    assert len(asked) == 3
 
 
 def test_a_refusal_names_the_model_once() -> None:

@@ -19,7 +19,10 @@ READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model as the lane knows it. `description` is None until a replica has told it once."""
+    """A model as the lane knows it. `description` is None until a replica has told it once.
+
+    Until then `declared_tasks` are known, where the model's args name any.
+    """
 
     name: str
     state: State
@@ -29,13 +32,15 @@ class ModelEntry:
     base: str | None = None  # of an adapter: the model that it changes
     num_replicas: int = 0  # that can answer now
     weights: Mapping[str, float] | None = None  # of an alias: the share of requests that each model gets
+    declared_tasks: tuple[str, ...] = ()
 
     @property
     def is_ready(self) -> bool:
         return self.state in READY_STATES
 
     def may_serve(self, task: Task) -> bool:
-        return self.description is None or task in self.description.tasks
+        tasks = self.description.tasks if self.description else self.declared_tasks
+        return not tasks or task in tasks
 
     def require_pictures(self, param: str) -> None:
         """Raise `UnsupportedTask` if this model is known to read text only."""
@@ -51,7 +56,7 @@ class ModelEntry:
             "created": self.created_s,
             "owned_by": "serve_app",
             "state": self.state,
-            "tasks": list(known.tasks) if known else None,
+            "tasks": list(known.tasks if known else self.declared_tasks) or None,
             "engine": known.engine if known else None,
             "context_length": known.context_length if known else None,
             "picture_limit": known.picture_limit if known else None,
