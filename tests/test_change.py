@@ -156,12 +156,23 @@ async def test_an_edited_model_is_redeployed_alone(cluster: Cluster, client: htt
     assert (await says(client, "b", "!cache")).split()[0] == process, "nobody touched it"
 
 
-async def test_an_edit_replaces_replica_by_replica(cluster: Cluster, client: httpx.AsyncClient) -> None:
-    def pair(context_length: int) -> dict[str, Any]:
-        one = model("pair", context_length=context_length, start_s=2)
-        one["args"]["autoscaling"] = {"min_replicas": 2, "max_replicas": 2}
-        return one
+def pair(context_length: int) -> dict[str, Any]:
+    one = model("pair", context_length=context_length, start_s=2)
+    one["args"]["autoscaling"] = {"min_replicas": 2, "max_replicas": 2}
+    return one
 
+
+async def test_a_conversation_goes_back_to_its_replica(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    await cluster.deploy(file([*BASE, pair(100)]))
+    await wait_for_entry(client, "pair", "replicas", 2)
+    asked = [f"!cache {number}" for number in range(30)]
+    first = [(await says(client, "pair", text)).split() for text in asked]
+    again = [(await says(client, "pair", text)).split() for text in asked]
+    assert len({process for process, _ in first}) == 2, "new conversations are shared among the replicas"
+    assert again == [[process, "hit"] for process, _ in first]
+
+
+async def test_an_edit_replaces_replica_by_replica(cluster: Cluster, client: httpx.AsyncClient) -> None:
     await cluster.deploy(file([*BASE, pair(100)]))
     await wait_for_entry(client, "pair", "replicas", 2)
     await cluster.deploy(file([*BASE, pair(50)]))
