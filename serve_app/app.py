@@ -44,7 +44,6 @@ logger = logging.getLogger("serve_app")
 # A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 10.0
-MAX_START_TRIES = 3
 
 
 def build_model(config: ModelConfig) -> Application:
@@ -66,7 +65,7 @@ def build_model(config: ModelConfig) -> Application:
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
-        max_constructor_retry_count=MAX_START_TRIES,
+        max_constructor_retry_count=config.start_attempts,
     )
     return deployment.bind(config)
 

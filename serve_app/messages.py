@@ -161,7 +161,8 @@ class Chunk:
     `num_tokens` counts the tokens generated for this piece (special tokens too), so that their sum is the
     answer's usage. The last chunk of each complete answer, and only that one, has a `finish_reason`. Every
     chunk repeats `num_prompt_tokens` (pictures' tokens included). The first chunk, and only that one, has
-    `queue_s`: seconds that the request waited in the engine before the engine worked on it.
+    `queue_s`: seconds that the request waited in the engine before the engine worked on it. Where an engine keeps a
+    cache of prompts, the first chunk also has `num_cached_tokens`: how many of the prompt's it found there.
     """
 
     text: str
@@ -173,6 +174,7 @@ class Chunk:
     reasoning: str = ""
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
+    num_cached_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,11 @@ import pytest
 
 from serve_app.app import build_model
 from tests.checkpoint_folders import BROKEN, broken
+from tests.matrix.remote_code import build_remote_vlm
 from tests.service import RunningService, serving
+from tests.tiny_models import build_llama
 
-pytestmark = pytest.mark.timeout(600)  # five models fail three times each before the first test
+pytestmark = pytest.mark.timeout(600)  # eight models fail before the first test
 
 __all__ = ["build_model"]  # for an application that `serve-app up` doesn't check, as `serve deploy` doesn't
 
@@ -23,7 +25,10 @@ __all__ = ["build_model"]  # for an application that `serve-app up` doesn't chec
 SENTENCES = {
     "missing": "source '/no/such/folder': there is no folder /no/such/folder; correct the path or name a hub id",
     "cut": BROKEN["cut data"][2],
-    "shard": BROKEN["lacks a shard"][2],
+    "empty": BROKEN["no weights"][2],
+    "unserved": "has an architecture that this engine doesn't know",
+    "untrusted": "trust_remote_code: true",
+    "unheard-of": "source 'nobody/no-such-model'.*HF_HUB_OFFLINE",
     "warm-up": "its warm-up request failed .* context is 3: .*, or set warm_up: false",
     "typo": "dtype: .*'float32', 'bfloat16' or 'float16' .it is 'flaot32'.",
 }
@@ -31,16 +36,28 @@ SENTENCES = {
 
 def application(name: str, **args: Any) -> dict[str, Any]:
     builder = "tests.test_load_failures:build_model" if name == "typo" else "serve_app.app:build_model"
-    return {"name": name, "import_path": builder, "route_prefix": None, "args": {"num_cpus": 0.1, **args}}
+    args = {"num_cpus": 0.1, "start_attempts": 1, **args}
+    return {"name": name, "import_path": builder, "route_prefix": None, "args": args}
+
+
+def _unserved(folder: Path) -> Path:
+    build_llama(folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"architectures": ["NobodyForCausalLM"], "model_type": "nobody"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
 
 
 def config(folder: Path) -> dict[str, Any]:
     script = {"source": "none", "engine": "scripted"}
     models = [
-        application("demo", source="demo"),
-        application("missing", source="/no/such/folder"),
+        application("demo", source="demo", engine="transformers"),
+        application("missing", source="/no/such/folder", start_attempts=3),
         application("cut", source=str(broken("cut data", folder / "cut"))),
-        application("shard", source=str(broken("lacks a shard", folder / "shard"))),
+        application("empty", source=str(broken("no weights", folder / "empty"))),
+        application("unserved", source=str(_unserved(folder / "unserved"))),
+        application("untrusted", source=str(build_remote_vlm(folder / "untrusted"))),
+        application("unheard-of", source="nobody/no-such-model", env={"HF_HUB_OFFLINE": "1"}),
         application("warm-up", **script, warm_up=True, engine_args={"context_length": 3}),
         application("typo", source="demo", dtype="flaot32"),
         application(
@@ -89,7 +106,8 @@ def settled(service: RunningService, model: str) -> dict[str, Any]:
 
 
 def test_the_good_model_answers(mixed: RunningService) -> None:
-    assert settled(mixed, "demo")["state"] == "ready"
+    told = settled(mixed, "demo")
+    assert told["state"] == "ready", told["reason"]
     assert "demo model of serve_app" in chat(mixed, "demo").json()["choices"][0]["message"]["content"]
 
 

@@ -94,6 +94,17 @@ def test_engine_args_reach_vllm_unchanged_beside_the_models_own_fields(tmp_path:
 
 
 @needs_vllm
+def test_mappings_become_the_config_objects_that_vllm_works_with() -> None:
+    formats = {"backend": "xgrammar", "disable_any_whitespace": True}
+    given = config(engine_args={"structured_outputs_config": formats, "reasoning_parser": "deepseek_r1"})
+    made = vllm_args.engine_args(given, CHECKPOINT, []).create_structured_outputs_config()
+    assert (made.backend, made.disable_any_whitespace, made.reasoning_parser) == ("xgrammar", True, "deepseek_r1")
+    wrong = config(engine_args={"structured_outputs_config": {"bakend": "xgrammar"}})
+    with pytest.raises(ConfigError, match=r"engine_args: vLLM refuses them: .*bakend"):
+        vllm_args.engine_args(wrong, CHECKPOINT, [])
+
+
+@needs_vllm
 def test_a_chat_template_is_a_text_or_a_file(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     file.write_text("{{ messages }}")

@@ -12,7 +12,7 @@ from serve_app.demo import CHECKPOINT
 from serve_app.engines import vllm_args
 from serve_app.errors import ConfigError
 from tests import tiny_models
-from tests.vllm_models import ENVIRONMENT, needs_vllm
+from tests.vllm_models import ENVIRONMENT, build_endless, needs_vllm
 
 pytestmark = [needs_vllm, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
@@ -59,11 +59,7 @@ async def test_an_architecture_that_vllm_does_not_serve(tmp_path: Path) -> None:
 
 async def test_why_the_engine_core_failed_is_told_by_the_core(tmp_path: Path) -> None:
     """A cache too small for one request of the context's length is found out only after the weights are loaded."""
-    folder = tiny_models.build_llama(tmp_path)
-    config = folder / "config.json"
-    limit = f'"max_position_embeddings": {tiny_models.CONTEXT_LENGTH}'
-    assert limit in config.read_text()
-    config.write_text(config.read_text().replace(limit, '"max_position_embeddings": 4000000'))
+    folder = build_endless(tmp_path)
     with pytest.raises(ConfigError, match=r"source .*KV cache is needed.*`max_model_len`") as raised:
         await start(folder, dtype="bfloat16", engine_args={"enforce_eager": True})
     assert "Traceback" not in str(raised.value)

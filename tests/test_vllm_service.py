@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,7 +16,15 @@ import pytest
 from tests.mixed_load import mixed_request
 from tests.pictures import data_uri, png
 from tests.service import RunningService, serving
-from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_adapter, needs_vllm
+from tests.vllm_models import (
+    ENGINE_ARGS,
+    ENVIRONMENT,
+    RECITER_WIDTH,
+    build_adapter,
+    build_endless,
+    build_reciter,
+    needs_vllm,
+)
 
 pytestmark = [needs_vllm, pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -36,6 +45,13 @@ WEATHER = {
 }
 
 
+NAMES = ("on-vllm", "on-transformers", "thinker", "misfit", "endless", "uneven")
+RECITED = (
+    "<think>", "Is it Rome?", " Yes.", "</think>", "Let me look.",
+    "<tool_call>", '\n{"name": "weather", "arguments": {"city": "Rome"}}\n', "</tool_call>",
+)  # fmt: skip
+
+
 def model(name: str, args: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "import_path": "serve_app.app:build_model", "route_prefix": None, "args": args}
 
@@ -44,12 +60,24 @@ def model(name: str, args: dict[str, Any]) -> dict[str, Any]:
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     adapter = build_adapter(tmp_path_factory.mktemp("adapter"))
     foreign = build_adapter(tmp_path_factory.mktemp("foreign"), width=64)
+    reciter = build_reciter(tmp_path_factory.mktemp("reciter"), RECITED)
+    endless = build_endless(tmp_path_factory.mktemp("endless"))
     on_vllm = {"source": "demo", "engine": "vllm", "num_cpus": 0.2, "env": ENVIRONMENT, "engine_args": ENGINE_ARGS}
+    dreaming = build_adapter(tmp_path_factory.mktemp("dreaming"), model="model", num_layers=1, width=RECITER_WIDTH)
+    thinking = {
+        "source": str(reciter),
+        "engine_args": {**ENGINE_ARGS, "reasoning_parser": "deepseek_r1"},
+        "adapters": {"dreamer": str(dreaming)},
+        "autoscaling": {"min_replicas": 0},
+    }
     config = {
         "applications": [
             model("on-vllm", {**on_vllm, "adapters": {"tuned": str(adapter)}}),
             model("on-transformers", {"source": "demo", "engine": "transformers", "num_cpus": 0.2}),
+            model("thinker", {**on_vllm, **thinking}),
             model("misfit", {**on_vllm, "adapters": {"foreign": str(foreign)}}),
+            model("endless", {**on_vllm, "source": str(endless), "start_attempts": 1}),
+            model("uneven", {**on_vllm, "source": str(endless), "tensor_parallel_size": 3}),
             {
                 "name": "ingress",
                 "import_path": "serve_app.app:build_ingress",
@@ -58,7 +86,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
                 "deployments": [
                     {
                         "name": "Ingress",
-                        "user_config": {"models": ["on-vllm", "on-transformers", "tuned", "misfit", "nobody"]},
+                        "user_config": {"models": [*NAMES, "tuned", "dreamer", "nobody"]},
                     }
                 ],
             },
@@ -82,15 +110,76 @@ def test_the_models_say_what_they_run_on(service: RunningService) -> None:
     assert models["on-transformers"]["engine"] == "transformers"
     assert models["on-vllm"]["context_length"] == models["on-transformers"]["context_length"] == 2048
     assert (models["tuned"]["state"], models["tuned"]["parent"]) == ("ready", "on-vllm")
+    assert (models["dreamer"]["state"], models["dreamer"]["parent"]) == ("scaled_to_zero", "thinker")
     assert models["nobody"]["state"] == "pending"
     assert "adapter of that name" in models["nobody"]["reason"]
 
 
-def test_an_adapter_for_another_base_fails_its_model_alone(service: RunningService) -> None:
-    misfit = models_of(service)["misfit"]
-    assert misfit["state"] == "failed"
-    assert "adapter 'foreign'" in misfit["reason"]
-    assert "trained on this base" in misfit["reason"]
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("misfit", "adapter 'foreign'.*trained on this base"),
+        ("endless", "KV cache is needed.*`max_model_len`"),
+        ("uneven", "2 attention heads, which 3 ranks can't share"),
+    ],
+)
+def test_what_vllm_can_not_start_fails_alone_and_says_why(service: RunningService, name: str, sentence: str) -> None:
+    deadline = time.monotonic() + RECOVERY_S
+    while (told := models_of(service)[name])["state"] in ("loading", "pending") and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert told["state"] == "failed"
+    assert re.search(f"^model '{name}': .*{sentence}", told["reason"]), told["reason"]
+
+
+def test_a_sleeping_model_is_woken_by_its_adapters_name(openai_client: openai.OpenAI) -> None:
+    answer = openai_client.chat.completions.create(
+        model="dreamer", messages=[{"role": "user", "content": "Rome?"}], temperature=0, timeout=RECOVERY_S
+    )
+    assert answer.model == "dreamer"
+    assert (answer.choices[0].message.content or "").startswith("Let me look.")
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_thinking_and_a_call_of_its_own_accord_come_apart(openai_client: openai.OpenAI, is_streamed: bool) -> None:
+    asked: Any = {"model": "thinker", "messages": [{"role": "user", "content": "Rome?"}], "temperature": 0}
+    asked |= {"tools": [WEATHER], "tool_choice": "auto"}
+    if is_streamed:
+        events = list(openai_client.chat.completions.create(**asked, stream=True))
+        deltas = [event.choices[0].delta for event in events]
+        thought = "".join((delta.model_extra or {}).get("reasoning", "") for delta in deltas)
+        text = "".join(delta.content or "" for delta in deltas)
+        calls = [call.function for delta in deltas for call in delta.tool_calls or ()]
+        called = "".join(call.name or "" for call in calls), "".join(call.arguments or "" for call in calls)
+        finish_reason = events[-1].choices[0].finish_reason
+    else:
+        (choice,) = openai_client.chat.completions.create(**asked).choices
+        thought, text = (choice.message.model_extra or {})["reasoning"], choice.message.content
+        assert choice.message.tool_calls is not None
+        (call,) = choice.message.tool_calls
+        assert call.type == "function"
+        called, finish_reason = (call.function.name, call.function.arguments), choice.finish_reason
+    assert (thought, text, finish_reason) == ("Is it Rome? Yes.", "Let me look.", "tool_calls")
+    assert (called[0], json.loads(called[1])) == ("weather", {"city": "Rome"})
+
+
+def test_what_was_asked_before_is_read_from_the_cache(openai_client: openai.OpenAI) -> None:
+    """Blocks of the prompt, and those of a picture only where the picture is the same."""
+
+    def num_cached(color: str) -> int:
+        picture = {"type": "image_url", "image_url": {"url": data_uri(png(color, "square"))}}
+        question = {"type": "text", "text": "How many squares are there? " * 60}
+        usage = openai_client.chat.completions.create(
+            model="on-vllm", messages=[{"role": "user", "content": [picture, question]}], max_tokens=5
+        ).usage
+        assert usage is not None
+        assert usage.prompt_tokens_details is not None
+        assert (usage.prompt_tokens_details.cached_tokens or 0) < usage.prompt_tokens
+        return usage.prompt_tokens_details.cached_tokens or 0
+
+    first, again, other = num_cached("yellow"), num_cached("yellow"), num_cached("green")
+    assert first == 0
+    assert again > 100
+    assert other < 32, "no more than what stands before the picture"
 
 
 def test_an_adapter_changes_answers_and_only_its_own(openai_client: openai.OpenAI) -> None:
@@ -236,11 +325,13 @@ def test_what_dies_is_replaced_and_leaves_nothing(service: RunningService, kille
 
 
 def cores_of(service: RunningService) -> list[psutil.Process]:
-    """The vLLM engine cores below the service's Ray cluster, told by their environment."""
+    """The engine cores of 'on-vllm', told from others by their environment and by the replica that started them."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-            is_ours = process.environ().get("RAY_TMPDIR") == str(service.temp_dir)
-            if "EngineCore" in process.name() and is_ours and process.status() != psutil.STATUS_ZOMBIE:
+            if "EngineCore" not in process.name() or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            parent, is_ours = process.parent(), process.environ().get("RAY_TMPDIR") == str(service.temp_dir)
+            if is_ours and parent is not None and ":on-vllm:" in " ".join(parent.cmdline()):
                 found.append(process)
     return found

@@ -14,10 +14,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from starlette.datastructures import UploadFile
 
 from serve_app.api.body import Body, parse_json, validate
-from serve_app.api.chat_answer import usage_json
 from serve_app.api.chat_body import SamplingBody
 from serve_app.api.exchange import DONE_EVENT, Exchange, error_json, event_bytes
 from serve_app.api.lane import Lane, ModelEntry
+from serve_app.api.usage import Usage
 from serve_app.errors import InvalidRequest, ServeAppError, TooManyImages
 from serve_app.families import Style, caption_prompt
 from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
@@ -101,8 +101,7 @@ class Caption:
     text: str
     prompt: str
     finish_reason: FinishReason | None
-    num_prompt_tokens: int
-    num_tokens: int
+    usage: Usage
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -111,7 +110,7 @@ class Caption:
             "caption": self.text.strip(),
             "prompt": self.prompt,
             "finish_reason": self.finish_reason,
-            "usage": usage_json(self.num_prompt_tokens, self.num_tokens),
+            "usage": self.usage.as_json(),
         }
 
 
@@ -258,9 +257,8 @@ async def _caption_one(
             chunks.append(chunk)
             if wanted.stream and chunk.text:
                 put(Delta(index, chunk.text))
-    text, last = "".join(chunk.text for chunk in chunks), chunks[-1]
-    num_tokens = sum(chunk.num_tokens for chunk in chunks)
-    put(Caption(index, text, prompt, last.finish_reason, last.num_prompt_tokens, num_tokens))
+    text = "".join(chunk.text for chunk in chunks)
+    put(Caption(index, text, prompt, chunks[-1].finish_reason, Usage.of(chunks)))
 
 
 async def _until_one_succeeds(outcomes: AsyncIterator[Outcome], num_pictures: int) -> list[Outcome]:
@@ -288,12 +286,12 @@ async def _caption_events(begun: list[Outcome], rest: AsyncIterator[Outcome]) ->
 
 def _answer(exchange: Exchange, model: str, outcomes: list[Outcome]) -> dict[str, Any]:
     data = sorted((o for o in outcomes if not isinstance(o, Delta)), key=lambda outcome: outcome.index)
-    captions = [outcome for outcome in data if isinstance(outcome, Caption)]
+    usages = [outcome.usage for outcome in data if isinstance(outcome, Caption)]
     return {
         "id": f"cap-{exchange.id}",
         "object": "list",
         "created": exchange.created_s,
         "model": model,
         "data": [outcome.as_json() for outcome in data],
-        "usage": usage_json(sum(c.num_prompt_tokens for c in captions), sum(c.num_tokens for c in captions)),
+        "usage": Usage.total(usages).as_json(),
     }

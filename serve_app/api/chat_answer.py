@@ -7,16 +7,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
+from serve_app.api.usage import Usage
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
-
-
-def usage_json(num_prompt_tokens: int, num_tokens: int) -> dict[str, int]:
-    """OpenAI's usage object."""
-    return {
-        "prompt_tokens": num_prompt_tokens,
-        "completion_tokens": num_tokens,
-        "total_tokens": num_prompt_tokens + num_tokens,
-    }
 
 
 def completion_json(exchange: Exchange, model: str, chunks: Sequence[Chunk]) -> dict[str, Any]:
@@ -28,7 +20,7 @@ def completion_json(exchange: Exchange, model: str, chunks: Sequence[Chunk]) -> 
         "created": exchange.created_s,
         "model": model,
         "choices": [_choice(index, [chunk for chunk in chunks if chunk.index == index]) for index in indices],
-        "usage": usage_json(chunks[-1].num_prompt_tokens, sum(chunk.num_tokens for chunk in chunks)),
+        "usage": Usage.of(chunks).as_json(),
     }
 
 
@@ -101,9 +93,9 @@ async def chat_events(
             yield event(chunk.index, delta, logprobs)
         if chunk.finish_reason is not None:
             yield event(chunk.index, {}, None, chunk.finish_reason)
-        num_prompt_tokens = chunk.num_prompt_tokens
     if include_usage:
-        yield event_bytes(frame | {"choices": [], "usage": usage_json(num_prompt_tokens, num_tokens)})
+        usage = Usage(first.num_prompt_tokens, num_tokens, first.num_cached_tokens)
+        yield event_bytes(frame | {"choices": [], "usage": usage.as_json()})
     yield DONE_EVENT
 
 

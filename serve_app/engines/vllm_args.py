@@ -10,7 +10,7 @@ import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from serve_app.config import ModelConfig
 from serve_app.errors import ConfigError
@@ -163,9 +163,20 @@ def engine_args(config: ModelConfig, folder: Path, adapter_ranks: list[int]) -> 
     if config.adapters:
         own |= {"enable_lora": True, "max_lora_rank": _rank_limit(adapter_ranks), "max_loras": len(config.adapters)}
     try:
-        return AsyncEngineArgs(**{**own, **given})
+        arguments = AsyncEngineArgs(**{**own, **given})
+        _make_configs(arguments)
+        return arguments
     except (TypeError, ValueError) as exc:
         raise ConfigError(f"engine_args: vLLM refuses them: {first_line(exc)}") from exc
+
+
+def _make_configs(arguments: Any) -> None:
+    """Make config objects of the mappings that vLLM leaves as they are, as its own command line does with JSON."""
+    for field in dataclasses.fields(arguments):
+        value = getattr(arguments, field.name)
+        kinds = [kind for kind in (field.type, *get_args(field.type)) if dataclasses.is_dataclass(kind)]
+        if isinstance(value, dict) and kinds:
+            setattr(arguments, field.name, kinds[0](**value))
 
 
 def _rank_limit(ranks: list[int]) -> int:

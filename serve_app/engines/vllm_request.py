@@ -143,18 +143,18 @@ class Answers:
 
     def _chunk(self, one: CompletionOutput, output: RequestOutput) -> Chunk:
         text, reasoning, calls = self._parsed(one, output)
-        queue_s = _queue_s(output) if self._is_first else None
-        self._is_first = False
+        is_first, self._is_first = self._is_first, False
         return Chunk(
             text=text,
             num_tokens=len(one.token_ids),
             num_prompt_tokens=self._num_prompt_tokens,
             finish_reason=self._finish_reason(one),
-            queue_s=queue_s,
+            queue_s=_queue_s(output) if is_first else None,
             index=one.index,
             reasoning=reasoning,
             tool_calls=calls,
             logprobs=_logprobs(one, self._request.top_logprobs or 0),
+            num_cached_tokens=output.num_cached_tokens if is_first else None,
         )
 
     def _parsed(self, one: CompletionOutput, output: RequestOutput) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
