@@ -15,7 +15,7 @@ from serve_app.demo.packing import Packer
 from serve_app.demo.pictures import decode_scene
 
 _NUM_PICTURES = 200
-_PICTURES_AT_ONCE = 25
+_PICTURES_AT_ONCE = 10
 _TOKENS_PER_KIND = 320  # of a request and its answer, at most
 
 

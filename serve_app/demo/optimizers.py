@@ -20,6 +20,8 @@ def make_optimizers(modules: Iterable[nn.Module]) -> list[torch.optim.Optimizer]
     others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
             is_matrix = parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
             (matrices if is_matrix else others).append(parameter)
     return [

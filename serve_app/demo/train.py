@@ -1,8 +1,9 @@
 """Trains the demo model on this machine's CPU: `python -m serve_app.demo.train --help`.
 
-Draws the pictures, trains the tokenizer, lets the vision tower see (patch labels alone), then the whole model
-speak. Progress goes to stdout; an interrupted run goes on where it stopped when started again with the same
-folder. The checkpoint is written anew now and then, so there is a usable model before the end.
+Draws the pictures, trains the tokenizer, lets the vision tower see (patch labels alone), then the language model read
+what the resting tower shows it, in steps that cost half as much, and at last the whole model speak. Progress goes to
+stdout; an interrupted run goes on where it stopped when started again with the same folder. The checkpoint is written
+anew now and then, so there is a usable model before the end.
 """
 
 import argparse
@@ -22,9 +23,18 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 from serve_app.demo import CHECKPOINT
 from serve_app.demo.architecture import VISION_WIDTH, model_config, new_model
 from serve_app.demo.exact_match import exact_match
-from serve_app.demo.learning import answer_logits, mixed_precision, patch_features, patch_loss, word_loss
+from serve_app.demo.learning import (
+    answer_logits,
+    mixed_precision,
+    normalized,
+    patch_features,
+    patch_loss,
+    prepare,
+    word_loss,
+)
 from serve_app.demo.optimizers import make_optimizers, rate_factor, set_rates
-from serve_app.demo.packing import Packer, Row
+from serve_app.demo.packing import Batch, Packer, Row
+from serve_app.demo.patch_embedding import NUM_PICTURES, whiten
 from serve_app.demo.perception import PatchHeads
 from serve_app.demo.pictures import HELD_OUT, decode_scene, draw_shards, load_shards
 from serve_app.demo.scenes import Scene
@@ -36,13 +46,13 @@ _LONG_EVERY = 3  # every third step has fewer, longer rows, so that long texts a
 _LONG_ROW_LENGTH, _LONG_ROWS_PER_STEP, _LONG_TEXT_SHARE = 600, 10, 0.8
 _DIALOGUE_SHARE = 0.24  # rows of other conversations than one picture and its questions
 _PICTURES_PER_STEP = 128  # while only the vision tower learns
-_SEEING_SHARE = 0.2  # of the time
-_ONLY_SEEN_PER_STEP = 160  # pictures without words in each later step: kinds are the hardest thing to learn
+_STAGES = (("seeing", 0.0), ("reading", 0.22), ("speaking", 0.65))  # each from this share of the time
+_ONLY_SEEN_PER_STEP = 96  # pictures without words in each later step: kinds are the hardest thing to learn
 _PATCH_LOSS_WEIGHT = 1.0
 _CONTINUE_AT = 0.75  # where in a run one that starts from a checkpoint begins: at half the rate
 _HEAD_STEPS = 100
 _SAVE_EVERY_S = 60
-_EXPORT_EVERY_S = 240
+_EXPORT_EVERY_S = 480
 _PRINT_EVERY = 25
 
 
@@ -78,6 +88,7 @@ class Training:
         self.packer = Packer(tokenizer, _ROW_LENGTH)
         self.processor = make_processor(tokenizer)
         self.model: Idefics3ForConditionalGeneration = new_model(model_config(token_ids(tokenizer)))
+        prepare(self.model)
         self.heads = PatchHeads(VISION_WIDTH)
         self.stage = "seeing"
         self.optimizers = self._stage_optimizers()
@@ -85,8 +96,12 @@ class Training:
         self._state_file = plan.folder / "state.pt"
 
     def _stage_optimizers(self) -> list[torch.optim.Optimizer]:
-        trained = self.model.model.vision_model if self.stage == "seeing" else self.model
-        return make_optimizers([trained, self.heads])
+        """Optimizers of what the stage trains; the rest has no gradient in it."""
+        tower = self.model.model.vision_model
+        self.model.requires_grad_(self.stage != "seeing")
+        tower.requires_grad_(self.stage != "reading")
+        modules = [self.model] if self.stage == "reading" else [self.model, self.heads]
+        return make_optimizers(modules)
 
     @property
     def progress(self) -> float:
@@ -98,8 +113,6 @@ class Training:
         return self._state_file.exists()
 
     def resume(self) -> None:
-        if not self.has_state:
-            return
         state = torch.load(self._state_file, weights_only=True)
         self.stage = state["stage"]
         self.model.load_state_dict(state["model"])
@@ -109,6 +122,10 @@ class Training:
             optimizer.load_state_dict(saved)
         self.step, self.stage_step, self.seconds = state["step"], state["stage_step"], state["seconds"]
         print(f"goes on at step {self.step}, {self.seconds / 60:.1f} minutes into {self.plan.minutes:g}", flush=True)
+
+    def start_anew(self, pictures: Pictures) -> None:
+        chosen = np.random.default_rng(self.plan.seed).choice(len(pictures), NUM_PICTURES, replace=False)
+        whiten(self.model.model.vision_model.embeddings.patch_embedding, normalized(pictures.pixels[chosen]))
 
     def start_from(self, checkpoint: Path, pictures: Pictures) -> None:
         """Go on from a checkpoint's weights, in the part of the run in which the rate falls."""
@@ -145,9 +162,11 @@ class Training:
         totals: dict[str, float] = defaultdict(float)
         while self.progress < 1:
             started_s = _core_seconds()
-            if self.stage == "seeing" and self.progress >= _SEEING_SHARE:
-                self.stage, self.stage_step = "speaking", 0
+            stage = next(name for name, begin in reversed(_STAGES) if self.progress >= begin)
+            if stage != self.stage:
+                self.stage, self.stage_step = stage, 0
                 self.optimizers = self._stage_optimizers()
+                totals.clear()
             for name, value in self._one_step(trained_on).items():
                 totals[name] += value / _PRINT_EVERY
             self.seconds += _core_seconds() - started_s
@@ -159,7 +178,7 @@ class Training:
             if self.seconds - saved > _SAVE_EVERY_S:
                 self.save()
                 saved = self.seconds
-            if self.stage == "speaking" and self.seconds - exported > _EXPORT_EVERY_S:
+            if self.stage != "seeing" and self.seconds - exported > _EXPORT_EVERY_S:
                 self._print_accuracy(held_out)
                 self.export()
                 exported = self.seconds
@@ -175,10 +194,10 @@ class Training:
     def _one_step(self, pictures: Pictures) -> dict[str, float]:
         rng = random.Random(f"{self.plan.seed}/step/{self.step}")
         with mixed_precision():
-            losses = self._seeing(pictures, rng) if self.stage == "seeing" else self._speaking(pictures, rng)
+            losses = self._seeing(pictures, rng) if self.stage == "seeing" else self._conversing(pictures, rng)
         losses["loss"].backward()  # type: ignore[no-untyped-call]  # torch's
         modules = [self.model, self.heads]
-        torch.nn.utils.clip_grad_norm_([p for module in modules for p in module.parameters()], 1.0)
+        torch.nn.utils.clip_grad_norm_([p for module in modules for p in module.parameters() if p.requires_grad], 1.0)
         set_rates(self.optimizers, rate_factor(self.stage_step, self.progress))
         for optimizer in self.optimizers:
             optimizer.step()
@@ -197,7 +216,7 @@ class Training:
     def _chosen(self, pictures: Pictures, rng: random.Random) -> np.ndarray:
         return np.array([rng.randrange(len(pictures)) for _ in range(_PICTURES_PER_STEP)])
 
-    def _speaking(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
+    def _conversing(self, pictures: Pictures, rng: random.Random) -> dict[str, torch.Tensor]:
         is_long = self.step % _LONG_EVERY == 0
         self.packer.length = _LONG_ROW_LENGTH if is_long else _ROW_LENGTH
         rows: list[Row] = []
@@ -211,15 +230,23 @@ class Training:
                 index, scene = pictures.draw(rng)
                 rows.append(self.packer.one_picture_row(index, scene, rng))
         batch = self.packer.batch(rows)
+        if self.stage == "reading":
+            with torch.no_grad():
+                features = patch_features(self.model, pictures.pixels[batch.pictures])
+            words, right = self._words(features, batch)
+            return {"loss": words, "right": right}
         only_seen = [rng.randrange(len(pictures)) for _ in range(_ONLY_SEEN_PER_STEP)]
         chosen = np.concatenate([batch.pictures.numpy(), np.array(only_seen)])
         features = patch_features(self.model, pictures.pixels[chosen])
-        logits, labels = answer_logits(self.model, features[: len(batch.pictures)], batch, self.packer.image)
-        words = word_loss(logits, labels)
+        words, right = self._words(features[: len(batch.pictures)], batch)
         patches, _ = patch_loss(self.heads, features, pictures.scenes[chosen], pictures.covering[chosen])
-        right = (logits.argmax(-1) == labels).float().mean().detach()
         loss = words + _PATCH_LOSS_WEIGHT * patches
         return {"loss": loss, "words": words.detach(), "patches": patches.detach(), "right": right}
+
+    def _words(self, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the answers' tokens, and the share of right ones."""
+        logits, labels = answer_logits(self.model, features, batch, self.packer.image)
+        return word_loss(logits, labels), (logits.argmax(-1) == labels).float().mean().detach()
 
     def _print_accuracy(self, held_out: Pictures) -> None:
         shares = exact_match(self.model, self.processor.tokenizer, held_out.pixels, held_out.scenes)
@@ -269,15 +296,18 @@ def train(plan: Plan) -> None:
         print(f"drew {done + 1} of {len(names)} shards", flush=True)
     training = Training(plan, _tokenizer(plan))
     trained_on, held_out = Pictures(pictures_folder, names[:-1]), Pictures(pictures_folder, names[-1:])
-    if plan.start_from and not training.has_state:
+    if training.has_state:
+        training.resume()
+    elif plan.start_from:
         training.start_from(plan.start_from, trained_on)
-    training.resume()
+    else:
+        training.start_anew(trained_on)
     training.run(trained_on, held_out)
 
 
 def _parsed() -> Plan:
     parser = argparse.ArgumentParser(prog="python -m serve_app.demo.train", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=55, help="time for training on all cores, after drawing")
+    parser.add_argument("--minutes", type=float, default=52, help="time for training on all cores, after drawing")
     parser.add_argument("--seed", type=int, default=1, help="fixes pictures, words and first weights")
     parser.add_argument("--shards", type=int, default=40, help="number of files of 2,000 pictures")
     parser.add_argument("--folder", type=Path, default=Path("build/demo-model"), help="pictures and resumable state")

@@ -1,0 +1,117 @@
+"""What the training computes by shorter ways: for each conversation the logits that transformers' forward gives."""
+
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
+
+from serve_app.demo import CHECKPOINT
+from serve_app.demo.dialogues import Dialogue, about_one_picture, random_dialogue
+from serve_app.demo.drawing import render
+from serve_app.demo.learning import answer_logits, normalized, patch_features, prepare, right_branches
+from serve_app.demo.packing import Batch, Packer
+from serve_app.demo.patch_embedding import PatchProduct, whiten
+from serve_app.demo.pictures import processed_pixels
+from serve_app.demo.scenes import Scene, random_scene
+
+SCENES = 6
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(CHECKPOINT)
+    return tokenizer
+
+
+@pytest.fixture(scope="module")
+def scenes() -> list[Scene]:
+    rng = random.Random(1)
+    return [random_scene(rng) for _ in range(SCENES)]
+
+
+@pytest.fixture(scope="module")
+def pixels(scenes: list[Scene]) -> torch.Tensor:
+    rng = random.Random(2)
+    return torch.from_numpy(np.stack([processed_pixels(render(scene, rng)) for scene in scenes]))
+
+
+def conversations(scenes: list[Scene]) -> Iterator[list[Dialogue]]:
+    """The dialogues of each row: about one picture, and of any kind."""
+    rng = random.Random(3)
+    for index, scene in enumerate(scenes):
+        yield [about_one_picture(index, scene, rng) for _ in range(3)]
+        yield [random_dialogue(lambda: (rng.randrange(SCENES), rng.choice(scenes)), rng)]
+
+
+def test_packed_conversations_have_the_logits_that_each_has_alone(
+    tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], pixels: torch.Tensor
+) -> None:
+    packer = Packer(tokenizer, 2000)
+    rows = [packer.about_picture(dialogues) for dialogues in list(conversations(scenes))[::2]]
+    packed, alone = (AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32) for _ in range(2))
+    prepare(packed)
+    batch = packer.batch(rows)
+    with torch.no_grad():
+        logits, _ = answer_logits(packed, patch_features(packed, pixels[batch.pictures]), batch, packer.image)
+        wanted = torch.cat(
+            [_logits_alone(alone, packer, row, pixels) for row in conversations(scenes) if len(row) > 1]
+        )
+    assert logits.shape == wanted.shape
+    assert torch.allclose(logits, wanted, atol=2e-3), (logits - wanted).abs().max()
+
+
+def _logits_alone(model: nn.Module, packer: Packer, dialogues: list[Dialogue], pixels: torch.Tensor) -> torch.Tensor:
+    found = []
+    for dialogue in dialogues:
+        batch = packer.batch([packer.about_picture([dialogue])])
+        pictures = normalized(pixels[batch.pictures])[None]
+        logits = model(input_ids=batch.tokens, pixel_values=pictures).logits
+        found.append(logits[batch.labels >= 0])
+    return torch.cat(found)
+
+
+def test_a_right_answer_is_one_that_greedy_decoding_gives(
+    tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], pixels: torch.Tensor
+) -> None:
+    packer = Packer(tokenizer, 2000)
+    batch: Batch = packer.batch([packer.about_picture(row) for row in conversations(scenes) if len(row) > 1])
+    model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32)
+    with torch.no_grad():
+        logits, labels = answer_logits(model, patch_features(model, pixels[batch.pictures]), batch, packer.image)
+    branches = right_branches(logits, labels, batch)
+    assert len(branches) == 3 * SCENES
+    assert sum(branches.values()) > 2 * SCENES, "the shipped model knows most of these"
+    wrong = torch.roll(logits, 1, dims=-1)
+    assert not any(right_branches(wrong, labels, batch).values())
+
+
+def test_a_patch_product_is_the_convolution_backward_too() -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(3, 8, kernel_size=16, stride=16)
+    pictures = torch.rand(4, 3, 64, 48)
+    results = []
+    for kind in (nn.Conv2d, PatchProduct):
+        layer.__class__ = kind
+        layer.zero_grad()
+        embedded = layer(pictures)
+        embedded.square().sum().backward()
+        assert layer.weight.grad is not None
+        results.append((embedded.detach(), layer.weight.grad.clone()))
+    for convolved, product in zip(*results, strict=True):
+        assert torch.allclose(convolved, product, atol=1e-4)
+
+
+def test_whitened_patches_are_uncorrelated(pixels: torch.Tensor) -> None:
+    layer = nn.Conv2d(3, 8, kernel_size=16, stride=16)
+    whiten(layer, normalized(pixels))
+    with torch.no_grad():
+        embedded = layer(normalized(pixels)).permute(0, 2, 3, 1).flatten(0, 2)
+    covariance = embedded.T @ embedded / len(embedded)
+    assert torch.allclose(embedded.mean(0), torch.zeros(8), atol=1e-4)
+    strengths = covariance.diagonal()
+    assert strengths.max() < 2 * strengths.min(), "all directions are seen alike"
+    assert torch.allclose(covariance, torch.diag(strengths), atol=1e-4)
