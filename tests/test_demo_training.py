@@ -1,7 +1,6 @@
 """What the training computes by shorter ways: for each conversation the logits that transformers' forward gives."""
 
 import random
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,10 +9,10 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from serve_app.demo import CHECKPOINT
-from serve_app.demo.dialogues import Dialogue, about_one_picture, random_dialogue
+from serve_app.demo.dialogues import Dialogue, about_one_picture
 from serve_app.demo.drawing import render
 from serve_app.demo.learning import answer_logits, normalized, patch_features, prepare, right_branches
-from serve_app.demo.packing import Batch, Packer
+from serve_app.demo.packing import Packer
 from serve_app.demo.patch_embedding import PatchProduct, whiten
 from serve_app.demo.pictures import processed_pixels
 from serve_app.demo.scenes import Scene, random_scene
@@ -39,27 +38,24 @@ def pixels(scenes: list[Scene]) -> torch.Tensor:
     return torch.from_numpy(np.stack([processed_pixels(render(scene, rng)) for scene in scenes]))
 
 
-def conversations(scenes: list[Scene]) -> Iterator[list[Dialogue]]:
-    """The dialogues of each row: about one picture, and of any kind."""
+@pytest.fixture(scope="module")
+def conversations(scenes: list[Scene]) -> list[list[Dialogue]]:
+    """Three dialogues about each picture, which share a row."""
     rng = random.Random(3)
-    for index, scene in enumerate(scenes):
-        yield [about_one_picture(index, scene, rng) for _ in range(3)]
-        yield [random_dialogue(lambda: (rng.randrange(SCENES), rng.choice(scenes)), rng)]
+    return [[about_one_picture(index, scene, rng) for _ in range(3)] for index, scene in enumerate(scenes)]
 
 
 def test_packed_conversations_have_the_logits_that_each_has_alone(
-    tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], pixels: torch.Tensor
+    tokenizer: PreTrainedTokenizerFast, conversations: list[list[Dialogue]], pixels: torch.Tensor
 ) -> None:
     packer = Packer(tokenizer, 2000)
-    rows = [packer.about_picture(dialogues) for dialogues in list(conversations(scenes))[::2]]
+    rows = [packer.about_picture(dialogues) for dialogues in conversations]
     packed, alone = (AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32) for _ in range(2))
     prepare(packed)
     batch = packer.batch(rows)
     with torch.no_grad():
         logits, _ = answer_logits(packed, patch_features(packed, pixels[batch.pictures]), batch, packer.image)
-        wanted = torch.cat(
-            [_logits_alone(alone, packer, row, pixels) for row in conversations(scenes) if len(row) > 1]
-        )
+        wanted = torch.cat([_logits_alone(alone, packer, dialogues, pixels) for dialogues in conversations])
     assert logits.shape == wanted.shape
     assert torch.allclose(logits, wanted, atol=2e-3), (logits - wanted).abs().max()
 
@@ -75,10 +71,10 @@ def _logits_alone(model: nn.Module, packer: Packer, dialogues: list[Dialogue], p
 
 
 def test_a_right_answer_is_one_that_greedy_decoding_gives(
-    tokenizer: PreTrainedTokenizerFast, scenes: list[Scene], pixels: torch.Tensor
+    tokenizer: PreTrainedTokenizerFast, conversations: list[list[Dialogue]], pixels: torch.Tensor
 ) -> None:
     packer = Packer(tokenizer, 2000)
-    batch: Batch = packer.batch([packer.about_picture(row) for row in conversations(scenes) if len(row) > 1])
+    batch = packer.batch([packer.about_picture(dialogues) for dialogues in conversations])
     model = AutoModelForImageTextToText.from_pretrained(CHECKPOINT, dtype=torch.float32)
     with torch.no_grad():
         logits, labels = answer_logits(model, patch_features(model, pixels[batch.pictures]), batch, packer.image)

@@ -174,7 +174,7 @@ def _make_configs(arguments: Any) -> None:
     """Make config objects of the mappings that vLLM leaves as they are, as its own command line does with JSON."""
     for field in dataclasses.fields(arguments):
         value = getattr(arguments, field.name)
-        kinds = [kind for kind in (field.type, *get_args(field.type)) if dataclasses.is_dataclass(kind)]
+        kinds: list[Any] = [kind for kind in (field.type, *get_args(field.type)) if dataclasses.is_dataclass(kind)]
         if isinstance(value, dict) and kinds:
             setattr(arguments, field.name, kinds[0](**value))
 

@@ -160,7 +160,7 @@ def _kept_tokens(config: ModelConfig, values: dict[str, Any], text: dict[str, An
     if not window or not share:
         return context
     step = 0 if config.engine == "transformers" else config.engine_args.get("max_num_batched_tokens") or _STEP_TOKENS
-    return (1 - share) * context + share * min(context, window + step)
+    return (1 - share) * context + share * min(context, int(window) + int(step))
 
 
 def _sliding_share(values: dict[str, Any], text: dict[str, Any]) -> float:
