@@ -14,6 +14,8 @@ ENGINE ?=
 # EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
 EXTRA_INDEX ?=
 PYTEST_ARGS ?=
+# SLOW: any value runs those tests too that take a minute or more each.
+SLOW ?=
 
 BIN := $(VENV)/bin
 PIP_INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
@@ -34,11 +36,11 @@ up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) ##
 	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS)) \
 		$(if $(ENGINE),--engine $(ENGINE))
 
-test: $(VENV)/.installed-test lint ## Check and test everything (PYTEST_ARGS=)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-test lint ## Check and test everything that is quick; SLOW=1: the rest too (PYTEST_ARGS=)
+	$(BIN)/python -m pytest $(if $(SLOW),-m 'not models') $(PYTEST_ARGS)
 
 test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvision is (6.5 GB, once)
-	$(MODELS_VENV)/bin/python -m pytest tests/matrix $(PYTEST_ARGS)
+	$(MODELS_VENV)/bin/python -m pytest -m '' tests/matrix $(PYTEST_ARGS)
 
 simulate: $(VENV)/.installed-bench ## Ten minutes on three simulated nodes: one is killed, one model changed
 	@mkdir -p build

@@ -19,6 +19,8 @@ import pytest
 
 from tests.service import RunningService, serve_deploy, serving
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_S = 120.0  # generous: how long it takes isn't what is tested
 
 

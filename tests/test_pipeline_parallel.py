@@ -22,7 +22,7 @@ from tests.test_tensor_parallel import (
 )
 from tests.vllm_models import build_text_part, needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 # On CPUs vLLM makes a later stage's buffers only while it warms up, and it does so only to compile: here in name.
 WARMED_UP = {

@@ -20,6 +20,7 @@ from tests.service import free_port
 from tests.test_plan import planned, run
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(900),  # a dozen processes start one after the other
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray leaves the sockets that it tries ports with
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

@@ -15,7 +15,7 @@ from tests.ray_nodes import Group, RayNodes, ray_nodes
 from tests.service import RunningService, serving
 from tests.vllm_models import needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 START_TIMEOUT_S = 1200.0  # some twenty processes import vLLM; a minute or two on two quiet cores
 RECOVERY_S = 1200.0

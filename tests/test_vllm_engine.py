@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 import pytest_asyncio
+import torch
 
 from serve_app.config import ModelConfig
 from serve_app.demo import STYLE_PROMPTS
@@ -230,11 +231,13 @@ async def test_speculation_changes_no_word(engine: "VllmEngine") -> None:
 
 async def test_int8_weights_answer_as_the_whole_ones_do(engine: "VllmEngine", tmp_path: Path) -> None:
     """The quantization that most CPUs run as well: compressed-tensors' W8A8."""
+    has_amx = bool(torch.cpu.get_capabilities().get("amx_int8"))
+    dtype: Literal["float32", "bfloat16"] = "bfloat16" if has_amx else "float32"  # vLLM's kernel with AMX wants it
     asked = [
         a_request(f"int8-{index}", picture, STYLE_PROMPTS["short"]) for index, picture in enumerate(drawn(20, seed=2))
     ]
     whole = await texts_of(engine, asked)
-    async with another(str(build_int8_demo(tmp_path / "int8"))) as quantized:
+    async with another(str(build_int8_demo(tmp_path / "int8")), dtype) as quantized:
         assert quantized._model is not None
         assert quantized._model.llm.model_config.quantization == "compressed-tensors"
         found = await texts_of(quantized, asked)
@@ -243,11 +246,13 @@ async def test_int8_weights_answer_as_the_whole_ones_do(engine: "VllmEngine", tm
 
 
 @asynccontextmanager
-async def another(source: str, **engine_args: Any) -> AsyncIterator["VllmEngine"]:
+async def another(
+    source: str, dtype: Literal["float32", "bfloat16"] = "float32", **engine_args: Any
+) -> AsyncIterator["VllmEngine"]:
     from serve_app.engines.vllm_engine import VllmEngine
 
     arguments = {"enforce_eager": True, "max_num_seqs": 8, **engine_args}
-    started = VllmEngine(ModelConfig(source=source, engine="vllm", dtype="float32", engine_args=arguments))
+    started = VllmEngine(ModelConfig(source=source, engine="vllm", dtype=dtype, engine_args=arguments))
     await started.start()
     try:
         yield started

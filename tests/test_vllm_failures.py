@@ -14,7 +14,7 @@ from serve_app.errors import ConfigError
 from tests import tiny_models
 from tests.vllm_models import ENVIRONMENT, build_endless, needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.slow, needs_vllm, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")

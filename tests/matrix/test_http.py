@@ -49,6 +49,7 @@ def _png(seed: int) -> bytes:
 _PICTURES = {seed: _png(seed) for seed in (1, 2)}
 
 
+@pytest.mark.models
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("rows", _GROUPS, ids=lambda rows: f"{rows[0].name}-to-{rows[-1].name}")
 def test_they_caption_and_chat(rows: tuple[Row, ...], checkpoints: Checkpoints, subtests: pytest.Subtests) -> None:

@@ -17,7 +17,7 @@ from tests.matrix.test_engine import mixed_requests
 from tests.tiny_engine import chunks_of, started
 from tests.vllm_models import ENVIRONMENT, needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.models, needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
 CONTEXT_LENGTH = 256
 
