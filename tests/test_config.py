@@ -81,7 +81,7 @@ def test_pressure_targets_choose_the_policy() -> None:
 
 def test_configs_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        ModelConfig(source="demo").source = "other"  # type: ignore[misc]
+        ModelConfig(source="demo").source = "other"  # type: ignore[misc]  # what must be refused
 
 
 def test_one_gpu_stands_on_the_replica_itself() -> None:

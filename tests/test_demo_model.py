@@ -8,9 +8,6 @@ from collections.abc import Callable
 import pytest
 from PIL import Image, ImageDraw
 
-pytest.importorskip("torch")
-pytest.importorskip("transformers")
-
 from serve_app.demo import CHECKPOINT, STYLE_PROMPTS, answers
 from serve_app.demo.dialogues import Message
 from serve_app.demo.evaluate import GOALS

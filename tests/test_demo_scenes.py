@@ -160,7 +160,8 @@ def test_no_request_has_an_open_blank() -> None:
 
 
 def test_training_sees_the_pixels_that_the_processor_makes() -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     from serve_app.demo.architecture import image_processor
     from serve_app.demo.learning import normalized
     from serve_app.demo.pictures import processed_pixels
@@ -173,7 +174,6 @@ def test_training_sees_the_pixels_that_the_processor_makes() -> None:
 
 
 def test_training_sees_the_text_that_the_template_makes() -> None:
-    pytest.importorskip("torch")
     from transformers import AutoProcessor
 
     from serve_app.demo import CHECKPOINT

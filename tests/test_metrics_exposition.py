@@ -64,7 +64,7 @@ async def test_the_text_has_each_metric_once_and_parses(clock: Clock) -> None:
 async def test_openmetrics_where_it_is_asked_for(clock: Clock) -> None:
     response = await get(full(clock), accept="application/openmetrics-text; version=1.0.0")
     assert response.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
-    families = parse_openmetrics(response.text)  # type: ignore[no-untyped-call]
+    families = parse_openmetrics(response.text)  # type: ignore[no-untyped-call]  # prometheus_client's
     assert {family.name for family in families} > {"serve_app_tokens"}
 
 

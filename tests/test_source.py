@@ -185,7 +185,7 @@ def test_a_hub_that_gives_nothing(
 # Object stores
 
 
-class Store(MemoryFileSystem):  # type: ignore[misc]
+class Store(MemoryFileSystem):  # type: ignore[misc]  # untyped
     """A store that counts what is read, can break off, and can hold its readers up."""
 
     protocol = "counted"

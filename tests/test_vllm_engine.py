@@ -169,7 +169,7 @@ async def test_logprobs_come_with_every_token(engine: "VllmEngine") -> None:
 async def test_an_output_format_binds(engine: "VllmEngine", output_format: OutputFormat, is_right: object) -> None:
     sampling = Sampling(temperature=1.0, seed=1, output_format=output_format, max_tokens=200)
     chunks = await chunks_of(engine, a_request(f"format-{output_format.kind}", "Hello", sampling=sampling))
-    assert is_right(text_of(chunks)), text_of(chunks)  # type: ignore[operator]
+    assert is_right(text_of(chunks)), text_of(chunks)  # type: ignore[operator]  # a lambda among the parameters
 
 
 async def test_a_named_tool_is_called(engine: "VllmEngine") -> None:

@@ -242,7 +242,7 @@ def test_openais_fields_reach_vllm(openai_client: openai.OpenAI) -> None:
 
 
 def test_formats_bind_through_http(openai_client: openai.OpenAI) -> None:
-    schema = WEATHER["function"]["parameters"]  # type: ignore[index]
+    schema = WEATHER["function"]["parameters"]  # type: ignore[index]  # a value of many kinds
     answer = openai_client.chat.completions.create(
         model="on-vllm", messages=[{"role": "user", "content": "Hi"}], max_tokens=200,
         response_format={"type": "json_schema", "json_schema": {"name": "weather", "schema": schema}},

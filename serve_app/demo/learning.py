@@ -28,9 +28,9 @@ def normalized(pixels: Tensor) -> Tensor:
 
 
 def prepare(model: Idefics3ForConditionalGeneration) -> None:
-    """Makes a step half as long, with the same result: see `benchmarks/LOG.md`.
+    """Makes steps shorter, with the same result: figures in `benchmarks/LOG.md`.
 
-    torch's fused attention spends half of a step in its backward pass on CPUs, so the plain one is faster, though it
+    torch's fused attention spends 47 % of a step in its backward pass on CPUs, so the plain one is faster, though it
     keeps all scores.
     """
     model.set_attn_implementation("eager")

@@ -2,7 +2,7 @@
 
 Neighboring pixels say almost the same, so random first weights show the tower a picture's brightness above all.
 Weights that whiten the patches (Page, "How to train your ResNet", 2018; Jordan, arXiv:2404.00498) show it every
-detail at the same strength: shapes' kinds are learned in four fifths of the steps.
+detail at the same strength, and shapes' kinds are learned sooner (figures in `benchmarks/LOG.md`).
 """
 
 import torch
@@ -15,7 +15,7 @@ _SCALE = 0.3  # of the whitened patch: beside a larger one the tower doesn't see
 
 
 class PatchProduct(nn.Conv2d):
-    """A convolution whose stride is its kernel, as the matrix product that it is: 5 times faster backward on CPUs."""
+    """A convolution whose stride is its kernel, as the matrix product that it is: CPUs compute it faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(pictures, 3, height, width) → (pictures, width of the tower, rows, columns)."""

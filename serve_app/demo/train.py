@@ -1,7 +1,7 @@
 """Trains the demo model on this machine's CPU: `python -m serve_app.demo.train --help`.
 
 Draws the pictures, trains the tokenizer, lets the vision tower see (patch labels alone), then the language model read
-what the resting tower shows it, in steps that cost half as much, and at last the whole model speak. Progress goes to
+what the resting tower shows it, in cheaper steps, and at last the whole model speak. Progress goes to
 stdout; an interrupted run goes on where it stopped when started again with the same folder. The checkpoint is written
 anew now and then, so there is a usable model before the end.
 """
