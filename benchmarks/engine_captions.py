@@ -18,7 +18,7 @@ from typing import Any
 from serve_app.config import ModelConfig
 from serve_app.engines.transformers_engine import TransformersEngine
 from serve_app.families import caption_prompt
-from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
+from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
 from tests import pictures
 
 NUM_AT_ONCE = (1, 8, 16)
@@ -36,11 +36,16 @@ async def _client(engine: TransformersEngine, waiting: list[GenerationRequest], 
     while waiting:
         request = waiting.pop()
         begun_s = time.perf_counter()
-        first_s, num_tokens = None, 0
-        async for chunk in engine.generate(request):
-            first_s = first_s or time.perf_counter() - begun_s
-            num_tokens += chunk.num_tokens
-        seen.append({"first_s": first_s or 0.0, "all_s": time.perf_counter() - begun_s, "num_tokens": num_tokens})
+        came: list[tuple[float, int]] = []
+
+        def put(chunk: Chunk, came: list[tuple[float, int]] = came) -> None:
+            came.append((time.perf_counter(), chunk.num_tokens))
+
+        await engine.generate(request, put)
+        num_tokens = sum(tokens for _, tokens in came)
+        seen.append(
+            {"first_s": came[0][0] - begun_s, "all_s": time.perf_counter() - begun_s, "num_tokens": num_tokens}
+        )
 
 
 async def _measure(engine: TransformersEngine, num_at_once: int, num_requests: int) -> dict[str, float]:

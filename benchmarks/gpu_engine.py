@@ -70,7 +70,9 @@ def text_request(number: int, *parts: Picture | Text, max_tokens: int) -> Genera
 
 
 async def chunks_of(engine: TransformersEngine, request: GenerationRequest) -> list[Chunk]:
-    return [chunk async for chunk in engine.generate(request)]
+    chunks: list[Chunk] = []
+    await engine.generate(request, chunks.append)
+    return chunks
 
 
 async def compare(device: str, name: str, source: str) -> dict[str, Any]:

@@ -8,10 +8,11 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
+import ray
 from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from ray import serve
@@ -29,14 +30,16 @@ from serve_app.errors import EngineFailed
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.load_progress import LoadProgress
-from serve_app.messages import Chunk, GenerationRequest, ModelDescription
+from serve_app.messages import Chunk, EventEncoder, GenerationRequest, ModelDescription, StreamTotal, Write
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
 from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
-from serve_app.replica import start_replica
+from serve_app.replica import Replica, start_replica
 from serve_app.request_router import AffinityRouter
 from serve_app.router import Router
+from serve_app.side_stream import Address, Inbox, Outlets
+from serve_app.single_model import SingleModelCatalog
 from serve_app.strict import first_sentence
 
 logger = logging.getLogger("serve_app")
@@ -53,7 +56,7 @@ def build_model(config: ModelConfig) -> Application:
     if config.needs_vllm and vllm_args.is_installed():  # else only the replicas' nodes can tell
         vllm_args.check_engine_args(config)
     deployment = serve.deployment(
-        ModelDeployment,
+        serve.ingress()(ModelDeployment),
         name="Model",
         ray_actor_options=config.actor_options,
         placement_group_bundles=config.placement_bundles,
@@ -71,9 +74,16 @@ def build_model(config: ModelConfig) -> Application:
 
 
 def _request_router(config: ModelConfig) -> RequestRouterConfig:
-    if config.balancing == "affinity":
+    if config.balancing == "affinity" and not haproxy_is_on():
         return RequestRouterConfig(request_router_class=AffinityRouter)
-    return RequestRouterConfig()  # Ray Serve's own: power of two choices
+    # Ray Serve's own: power of two choices. Beside HAProxy, Ray Serve lets no deployment that can be reached by HTTP
+    # have a router of its own.
+    return RequestRouterConfig()
+
+
+def haproxy_is_on() -> bool:
+    """Whether this cluster's HTTP goes through HAProxy, as told by Ray Serve's own variable."""
+    return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
 
 
 def build_ingress(config: IngressConfig) -> Application:
@@ -106,7 +116,11 @@ def build_metrics(config: MetricsConfig) -> Application:
 
 
 class ModelDeployment:
-    """A replica and its reporter, as Ray Serve runs them."""
+    """A replica and its reporter, as Ray Serve runs them.
+
+    Reached by the ingress with `answer` and `stream`, and where the application has a route prefix by HTTP too: its
+    direct lane, the same HTTP app as the ingress's, for this model alone.
+    """
 
     async def __init__(self, config: ModelConfig) -> None:  # type: ignore[misc] # Ray Serve awaits it
         _log_to_stderr()
@@ -120,30 +134,24 @@ class ModelDeployment:
         except BaseException:  # a cancelled start too: else its task outlives it
             await reporter.stop()
             raise
+        self._name, self._config, self._metrics = name, config, metrics
+        self._model = _WatchedReplica(name, self._replica)
+        self._outlets = Outlets()
         self._reporter = reporter
-        self._is_ending = False
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        try:
-            async with aclosing(self._replica.generate(request)) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-        except EngineFailed:
-            await self._end_if_engine_is_dead()
-            raise
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        """The whole answer."""
+        return await self._model.answer(request)
 
-    async def _end_if_engine_is_dead(self) -> None:
-        """End this process where its engine is dead, which tells Ray at once.
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, address: Address) -> StreamTotal:
+        """Sends the answer's events to the ingress's address; the work stops if they can't get there."""
+        outlet = await self._outlets.open(address)
+        return await _until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
 
-        Requests without output are then tried elsewhere; they would fail until Ray's health checks had noticed.
-        """
-        try:
-            await self._replica.check_health()
-        except EngineFailed as exc:
-            if not self._is_ending:
-                name = serve.get_replica_context().app_name
-                logger.error("model=%s: %s; this process ends, and Ray Serve starts another", name, exc.message)
-                os._exit(1)
+    def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
+        http = self._config.http
+        catalog = SingleModelCatalog(self._name, self._replica.describe())
+        return create_app(Lane(http, catalog, self._model, ImageGate(http.images), self._metrics))
 
     def describe(self) -> ModelDescription:
         return self._replica.describe()
@@ -156,9 +164,64 @@ class ModelDeployment:
 
     async def __del__(self) -> None:
         if hasattr(self, "_reporter"):  # absent where the start failed
-            self._is_ending = True
+            self._model.is_ending = True
+            self._outlets.close()
             await self._replica.stop()
             await self._reporter.stop()
+
+
+class _WatchedReplica:
+    """The replica, whose process ends when its engine is dead, which tells Ray at once.
+
+    Requests without output are then tried elsewhere; they would fail until Ray's health checks had noticed.
+    """
+
+    def __init__(self, name: str, replica: Replica) -> None:
+        self._name = name
+        self._replica = replica
+        self.is_ending = False
+
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        async with self._watching():
+            return await self._replica.answer(request)
+
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
+        async with self._watching():
+            return await self._replica.stream(request, encoder, write)
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except EngineFailed:
+            await self._end_if_engine_is_dead()
+            raise
+
+    async def _end_if_engine_is_dead(self) -> None:
+        try:
+            await self._replica.check_health()
+        except EngineFailed as exc:
+            if not self.is_ending:
+                logger.error("model=%s: %s; this process ends, Ray Serve starts another", self._name, exc.message)
+                os._exit(1)
+
+
+async def _until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Future[None]") -> StreamTotal:
+    """What `work` returns; it is cancelled, and the error of `lost` raised, once that is done."""
+    task = asyncio.create_task(work)
+
+    def stop(_: object) -> None:
+        task.cancel()
+
+    lost.add_done_callback(stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if lost.done() and (error := lost.exception()):
+            raise error from None
+        raise
+    finally:
+        lost.remove_done_callback(stop)
 
 
 class IngressDeployment:
@@ -173,7 +236,7 @@ class IngressDeployment:
         self._catalog = Catalog(
             lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced, cluster.declarations
         )
-        self._router = Router(self._catalog)
+        self._router = Router(self._catalog, Inbox(ray.util.get_node_ip_address()))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -65,6 +65,53 @@ class AutoscalingConfig(Strict):
         return self
 
 
+class ImageConfig(Strict):
+    """What pictures are accepted, in bytes, pixels and seconds, and from where.
+
+    `allowed_hosts` (`host`, `host:port`, `*.example.com`) and `allowed_networks` (CIDR) may be fetched from even
+    where their addresses aren't public; public addresses always may.
+    """
+
+    max_image_bytes: int = Field(20_000_000, ge=1)
+    max_image_pixels: int = Field(50_000_000, ge=1)
+    max_edge_px: int = Field(2048, ge=16)
+    fetch_timeout_s: float = Field(10.0, gt=0)
+    max_redirects: int = Field(3, ge=0)
+    allowed_hosts: tuple[str, ...] = ()
+    allowed_networks: tuple[str, ...] = ()
+    background: tuple[ColorValue, ColorValue, ColorValue] = (255, 255, 255)
+    user_agent: str = Field("serve_app (+image fetcher)", pattern=r"^[ -~]+$")
+    num_threads: int = Field(2, ge=1)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _hosts_are_bare(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not re.fullmatch(r"((\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", host):
+                raise ValueError(f"'{host}' is no host: write example.com, example.com:8080 or *.example.com")
+        return tuple(host.lower() for host in hosts)
+
+    @field_validator("allowed_networks")
+    @classmethod
+    def _networks_parse(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network)
+        return networks
+
+
+class HttpConfig(Strict):
+    """What whoever serves HTTP, the ingress or a model's own lane, takes and keeps for one request.
+
+    `max_unsent_bytes` bounds what is kept of a streamed answer for a client that reads slower than it is made.
+    """
+
+    request_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
+    max_body_bytes: int = Field(32_000_000, ge=1)
+    max_images_per_request: int = Field(16, ge=1)
+    max_unsent_bytes: int = Field(4_000_000, ge=1)
+    images: ImageConfig = ImageConfig()
+
+
 class ModelConfig(Strict):
     """One model application: where its weights are, which engine runs it, on what.
 
@@ -97,6 +144,7 @@ class ModelConfig(Strict):
     start_attempts: int = Field(3, ge=1, le=20)  # replicas' starts that may fail before the deploy has failed
     drain_timeout_s: float = Field(30.0, ge=0)
     metrics_application: str | None = "metrics"
+    http: HttpConfig = HttpConfig()  # of its direct lane, where the application has a route_prefix
     engine_args: dict[str, Any] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
 
@@ -209,40 +257,6 @@ class ModelConfig(Strict):
         return options
 
 
-class ImageConfig(Strict):
-    """What pictures are accepted, in bytes, pixels and seconds, and from where.
-
-    `allowed_hosts` (`host`, `host:port`, `*.example.com`) and `allowed_networks` (CIDR) may be fetched from even
-    where their addresses aren't public; public addresses always may.
-    """
-
-    max_image_bytes: int = Field(20_000_000, ge=1)
-    max_image_pixels: int = Field(50_000_000, ge=1)
-    max_edge_px: int = Field(2048, ge=16)
-    fetch_timeout_s: float = Field(10.0, gt=0)
-    max_redirects: int = Field(3, ge=0)
-    allowed_hosts: tuple[str, ...] = ()
-    allowed_networks: tuple[str, ...] = ()
-    background: tuple[ColorValue, ColorValue, ColorValue] = (255, 255, 255)
-    user_agent: str = Field("serve_app (+image fetcher)", pattern=r"^[ -~]+$")
-    num_threads: int = Field(2, ge=1)
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _hosts_are_bare(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not re.fullmatch(r"((\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", host):
-                raise ValueError(f"'{host}' is no host: write example.com, example.com:8080 or *.example.com")
-        return tuple(host.lower() for host in hosts)
-
-    @field_validator("allowed_networks")
-    @classmethod
-    def _networks_parse(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        for network in networks:
-            ipaddress.ip_network(network)
-        return networks
-
-
 class RoutingConfig(Strict):
     """The ingress's `user_config`: changes without a restart. The first model of a task is its default.
 
@@ -277,13 +291,9 @@ class RoutingConfig(Strict):
         return models
 
 
-class IngressConfig(Strict):
-    """The HTTP front: limits that hold for every model."""
+class IngressConfig(HttpConfig):
+    """The HTTP front of every model."""
 
-    request_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
-    max_body_bytes: int = Field(32_000_000, ge=1)
-    max_images_per_request: int = Field(16, ge=1)
-    images: ImageConfig = ImageConfig()
     metrics_application: str | None = "metrics"
     num_cpus: float = Field(1.0, ge=0)
     num_replicas: int = Field(1, ge=1)

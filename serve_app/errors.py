@@ -12,6 +12,7 @@ ServeAppError                    status  code
 │   ├── ImageUrlRefused           400    image_url_refused
 │   ├── ImageFetchFailed          400    image_fetch_failed
 │   ├── TooManyImages             400    too_many_images
+│   ├── ClientTooSlow             408    client_too_slow
 │   ├── RouteNotFound             404    route_not_found
 │   └── MethodNotAllowed          405    method_not_allowed
 └── ServiceError                         the same request may work later
@@ -91,6 +92,10 @@ class ImageFetchFailed(RequestError):
 
 class TooManyImages(RequestError):
     status, code = 400, "too_many_images"
+
+
+class ClientTooSlow(RequestError):
+    status, code = 408, "client_too_slow"
 
 
 class RouteNotFound(RequestError):

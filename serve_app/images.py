@@ -22,7 +22,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
 from serve_app.config import ImageConfig
 from serve_app.errors import ImageTooLarge, InvalidImage, ServeAppError
 from serve_app.image_fetch import ImageFetcher
-from serve_app.messages import Picture
+from serve_app.messages import Picture, PictureEdge
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +115,10 @@ class ImageGate:
         self._fetcher = ImageFetcher(config)
         self._threads = ThreadPoolExecutor(config.num_threads, thread_name_prefix="image")
 
-    async def load(self, source: ImageSource, param: str) -> Picture:
+    async def load(self, source: ImageSource, param: str, edge: PictureEdge | None = None) -> Picture:
         """The picture, upright, opaque, sRGB, its longest edge at most `max_edge_px`; of an animation, frame one.
+
+        With `edge`, to which its reader will shrink it anyway, it comes at twice that size at most.
 
         `param` names the request's field in errors: `InvalidImage`, `ImageTooLarge`, and for URLs
         `ImageUrlRefused` and `ImageFetchFailed`. Cancelling ends a fetch, and lets a decode that runs finish
@@ -125,20 +127,20 @@ class ImageGate:
         if isinstance(source, ImageUrl) and not _is_data_uri(source.url):
             source = ImageBytes(await self._fetcher.fetch(source.url.strip(), param))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _picture, source, self._config, param)
+        return await loop.run_in_executor(self._threads, _picture, source, self._config, param, edge)
 
     async def close(self) -> None:
         """Drop what waits; a running decode ends by itself."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _picture(source: ImageSource, config: ImageConfig, param: str) -> Picture:
+def _picture(source: ImageSource, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
     data = _read(source, config, param)
     if len(data) > config.max_image_bytes:
         raise _too_many_bytes(len(data), config, param)
     if not data:
         raise InvalidImage(f"{param}: the picture is empty (0 bytes): send a file; {_ACCEPTED}", param)
-    return _decode(data, config, param)
+    return _decode(data, config, param, edge)
 
 
 def _read(source: ImageSource, config: ImageConfig, param: str) -> bytes:
@@ -191,11 +193,11 @@ def _too_many_bytes(num_bytes: int, config: ImageConfig, param: str) -> ServeApp
     )
 
 
-def _decode(data: bytes, config: ImageConfig, param: str) -> Picture:
+def _decode(data: bytes, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image, config, param)
-            return _plain(image, config)
+            return _plain(image, config, edge)
     except UnidentifiedImageError as exc:
         raise InvalidImage(f"{param}: this looks like {_looks_like(data)}: {_ACCEPTED}", param) from exc
     except _PILLOW_ERRORS as exc:
@@ -220,10 +222,11 @@ def _looks_like(data: bytes) -> str:
     return next(matches, "no picture")
 
 
-def _plain(image: Image.Image, config: ImageConfig) -> Picture:
+def _plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> Picture:
     """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small picture."""
-    size = _fitting(image.size, config.max_edge_px)
-    image.draft(None, (size[0] * 2, size[1] * 2))  # twice, so that the last step is a good filter's
+    size = _fitting(image.size, config.max_edge_px, edge)
+    # Twice the size, so that the last step is a good filter's; where `edge` is given, the last step is the model's.
+    image.draft(None, size if edge else (size[0] * 2, size[1] * 2))
     image.load()
     orientation, profile = _orientation(image), image.info.get("icc_profile")
     small = _eight_bit(image)
@@ -235,8 +238,10 @@ def _plain(image: Image.Image, config: ImageConfig) -> Picture:
     return Picture(rgb.width, rgb.height, rgb.tobytes())
 
 
-def _fitting(size: tuple[int, int], max_edge_px: int) -> tuple[int, int]:
+def _fitting(size: tuple[int, int], max_edge_px: int, edge: PictureEdge | None) -> tuple[int, int]:
     scale = min(1.0, max_edge_px / max(size))
+    if edge is not None:
+        scale = min(scale, 2 * edge.px / (min(size) if edge.which == "shortest" else max(size)))
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 

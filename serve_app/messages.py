@@ -4,7 +4,7 @@ A dialect makes a `GenerationRequest`, an engine answers with `Chunk`s; neither 
 travel decoded, so that no replica ever parses bytes from a stranger.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -178,10 +178,19 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureEdge:
+    """The edge to which a model's own processor resizes every picture, in pixels."""
+
+    which: Literal["shortest", "longest"]
+    px: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDescription:
     """What a loaded model can do, told by its replica. `context_length` is in tokens.
 
-    `picture_limit` is the most pictures a conversation may have; None where only the context limits them.
+    `picture_limit` is the most pictures a conversation may have; None where only the context limits them. With
+    `picture_edge` a picture may be sent smaller; None where the model may look at all of it.
     """
 
     tasks: tuple[Task, ...]
@@ -190,15 +199,80 @@ class ModelDescription:
     context_length: int | None
     takes_pictures: bool
     picture_limit: int | None = None
+    picture_edge: PictureEdge | None = None
     adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
 
 
+Put = Callable[[Chunk], None]  # takes an answer's next chunk; called on the event loop, never blocks
+Write = Callable[[bytes], None]  # takes an answer's next events, ready to be sent; as `Put`
+
+
 class Generator(Protocol):
-    """Something that answers requests: an engine, or the router in front of many of them."""
+    """Something that generates answers: an engine, or the replica that owns it."""
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The answer's chunks as they come. Closing the generator stops the work within one step.
+    async def generate(self, request: GenerationRequest, put: Put) -> None:
+        """Hands every chunk to `put` as soon as it is there, and returns after the last.
 
-        Raises a `ServeAppError`: before the first chunk where the request itself is at fault.
+        Cancelling stops the work within one step. Raises a `ServeAppError`, before the first chunk where the request
+        itself is at fault; what `put` raises ends this request alone.
         """
         ...
+
+
+class EventEncoder(Protocol):
+    """Turns one answer's chunks into a dialect's events. Made in the HTTP process, used where the chunks are made."""
+
+    def encode(self, chunk: Chunk) -> bytes:
+        """The events that say this chunk; empty where it says nothing."""
+        ...
+
+    def end(self) -> bytes:
+        """What follows the last chunk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTotal:
+    """What a whole streamed answer came to. `num_writes` counts pieces of events, so that none is lost unnoticed."""
+
+    num_tokens: int
+    num_writes: int
+
+
+class ModelHandle(Protocol):
+    """How a dialect reaches a model: by way of the router, or in this very process.
+
+    Both raise a `ServeAppError`; cancelling either stops the engine's work within one step.
+    """
+
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        """The whole answer: one chunk for each of the request's answers."""
+        ...
+
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
+        """The answer's events, each to `write` as soon as it is there."""
+        ...
+
+
+def merged(chunks: Iterable[Chunk]) -> tuple[Chunk, ...]:
+    """One chunk for each answer, in the answers' order, that says what all of its chunks say."""
+    answers: dict[int, list[Chunk]] = {}
+    for chunk in chunks:
+        answers.setdefault(chunk.index, []).append(chunk)
+    return tuple(_joined(answers[index]) for index in sorted(answers))
+
+
+def _joined(chunks: list[Chunk]) -> Chunk:
+    first, last = chunks[0], chunks[-1]
+    return Chunk(
+        text="".join(chunk.text for chunk in chunks),
+        num_tokens=sum(chunk.num_tokens for chunk in chunks),
+        num_prompt_tokens=first.num_prompt_tokens,
+        finish_reason=last.finish_reason,
+        queue_s=first.queue_s,
+        index=first.index,
+        reasoning="".join(chunk.reasoning for chunk in chunks),
+        tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
+        logprobs=tuple(one for chunk in chunks for one in chunk.logprobs),
+        num_cached_tokens=first.num_cached_tokens,
+    )

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
 from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
 from serve_app.config import ModelConfig
@@ -14,13 +12,18 @@ from serve_app.errors import ConfigError, ServeAppError
 from serve_app.load_progress import LoadProgress, Report, to_nobody
 from serve_app.messages import (
     Chunk,
+    EventEncoder,
     GenerationRequest,
     Message,
     ModelDescription,
     Picture,
+    Put,
     Sampling,
+    StreamTotal,
     Task,
     Text,
+    Write,
+    merged,
 )
 from serve_app.metrics.registry import Metrics
 from serve_app.pressure import FirstTokenClock
@@ -56,16 +59,39 @@ class Replica:
                 f"its warm-up request failed ({exc.message}): correct that, or set warm_up: false"
             ) from exc
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The engine's chunks, counted. Closing the generator stops the engine's work within a step."""
+    async def generate(self, request: GenerationRequest, put: Put) -> None:
+        """The engine's chunks, counted, to `put`. Cancelling stops the engine's work within a step."""
         with self._metrics.generation(request.model) as generation, self._first_tokens.waiting() as has_token:
-            async with aclosing(self._engine.generate(request)) as chunks:
-                async for chunk in chunks:
+
+            def counted(chunk: Chunk) -> None:
+                if chunk.queue_s is not None:
                     has_token()
-                    if chunk.queue_s is not None:
-                        generation.started(chunk.queue_s)
-                    generation.chunk(chunk)
-                    yield chunk
+                    generation.started(chunk.queue_s)
+                generation.chunk(chunk)
+                put(chunk)
+
+            await self._engine.generate(request, counted)
+
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        chunks: list[Chunk] = []
+        await self.generate(request, chunks.append)
+        return merged(chunks)
+
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
+        num_tokens = num_writes = 0
+
+        def put(chunk: Chunk) -> None:
+            nonlocal num_tokens, num_writes
+            num_tokens += chunk.num_tokens
+            if events := encoder.encode(chunk):
+                num_writes += 1
+                write(events)
+
+        await self.generate(request, put)
+        if events := encoder.end():
+            num_writes += 1
+            write(events)
+        return StreamTotal(num_tokens, num_writes)
 
     async def _warm_up(self) -> None:
         """A few tokens from the engine itself, so that no metric counts them."""
@@ -81,9 +107,7 @@ class Replica:
     async def _try_out(self, parts: tuple[Text | Picture, ...]) -> None:
         sampling = Sampling(max_tokens=2, temperature=0.0)
         request = GenerationRequest("warm-up", self._name, (Message("user", parts),), sampling, WARM_UP_TIMEOUT_S)
-        async with aclosing(self._engine.generate(request)) as chunks:
-            async for _ in chunks:
-                pass
+        await self._engine.generate(request, lambda chunk: None)
 
     def describe(self) -> ModelDescription:
         return ModelDescription(
@@ -94,6 +118,7 @@ class Replica:
             takes_pictures=self._engine.takes_pictures,
             adapters=tuple(self._config.adapters),
             picture_limit=self._engine.picture_limit,
+            picture_edge=self._engine.picture_edge,
         )
 
     def pressure(self) -> dict[str, float]:

@@ -5,9 +5,8 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from typing import Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol, TypeVar
 
 from ray import serve
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
@@ -17,7 +16,7 @@ from ray.serve.exceptions import (
     RayServeException,
     RequestCancelledError,
 )
-from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+from ray.serve.handle import DeploymentHandle, DeploymentResponse
 
 from serve_app.errors import (
     DeadlineExceeded,
@@ -27,7 +26,10 @@ from serve_app.errors import (
     ReplicaDied,
     ServeAppError,
 )
-from serve_app.messages import Chunk, GenerationRequest, ModelDescription
+from serve_app.messages import Chunk, EventEncoder, GenerationRequest, ModelDescription, StreamTotal, Write
+from serve_app.side_stream import Inbox
+
+T = TypeVar("T")
 
 logger = logging.getLogger("serve_app")
 
@@ -48,34 +50,57 @@ class Models(Protocol):
 
 
 class Router:
-    """Turns a request into chunks by way of one of its model's replicas.
+    """Answers requests by way of one of their model's replicas; a `ModelHandle` for every model at once.
 
     A model that has no replica yet, because it scaled to zero or its replica is being replaced, is waited for
-    until the request's deadline.
+    until the request's deadline. A replica that dies before it has answered anything costs one retry elsewhere.
     """
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, inbox: Inbox) -> None:
         self._models = models
+        self._inbox = inbox
         self._handles: dict[str, DeploymentHandle] = {}
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The replica's chunks. A replica that dies before its first chunk costs one retry elsewhere.
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        """The whole answer, in one message.
 
         Raises `ReplicaDied`, `DeadlineExceeded`, `Overloaded`, `ModelNotReady`, or what the engine raised.
         """
-        deadline = asyncio.get_running_loop().time() + request.timeout_s
+        deadline = _deadline(request)
+
+        async def attempt() -> tuple[Chunk, ...]:
+            call = _Call((await self._handle(request.model)).answer.remote(request), deadline)
+            chunks: tuple[Chunk, ...] = await self._result(call, request)
+            return chunks
+
+        return await _with_one_retry(attempt, lambda: True, request)
+
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
+        """The answer's events, which come past Ray by the side stream. Raises as `answer` does."""
+        deadline = _deadline(request)
         has_output = False
-        for is_last_try in (False, True):
-            try:
-                async with aclosing(self._attempt(request, deadline + ENGINE_GRACE_S)) as chunks:
-                    async for chunk in chunks:
-                        has_output = True
-                        yield chunk
-                return
-            except ReplicaDied:
-                if has_output or is_last_try:
+
+        def write_on(events: bytes) -> None:
+            nonlocal has_output
+            has_output = True
+            write(events)
+
+        async def attempt() -> StreamTotal:
+            handle = await self._handle(request.model)
+            await self._inbox.start()
+            with self._inbox.open(write_on) as incoming:
+                call = _Call(handle.stream.remote(request, encoder, incoming.address), deadline)
+                incoming.on_broken = call.cancel
+                try:
+                    total: StreamTotal = await self._result(call, request)
+                except (ServeAppError, asyncio.CancelledError):
+                    if incoming.error is not None:  # why the call was cancelled
+                        raise incoming.error from None
                     raise
-                logger.warning("request id=%s: its replica died before the first token, trying again", request.id)
+                await incoming.completed(total.num_writes)
+            return total
+
+        return await _with_one_retry(attempt, lambda: not has_output, request)
 
     async def describe(self, model: str) -> ModelDescription:
         """What a model's replica says about itself."""
@@ -85,32 +110,16 @@ class Router:
             raise self._translate(exc, model) from exc
         return description
 
-    async def _attempt(self, request: GenerationRequest, deadline: float) -> AsyncGenerator[Chunk, None]:
-        """One replica's chunks; whatever ends this generator ends the replica's work."""
-        handle = await self._handle(request.model)
-        stream: DeploymentResponseGenerator[Chunk] = handle.options(stream=True).generate.remote(request)
-        is_late = is_complete = False
-
-        def give_up() -> None:
-            nonlocal is_late
-            is_late = True
-            stream.cancel()
-
-        timer = asyncio.get_running_loop().call_at(deadline, give_up)
+    async def _result(self, call: "_Call", request: GenerationRequest) -> Any:
+        """What the call returns; whatever ends this ends the replica's work."""
         try:
-            async for chunk in stream:
-                yield chunk
-            is_complete = True
+            return await call.result()
         except (RayError, RayServeException, asyncio.CancelledError) as exc:
-            if is_late:
+            if call.is_late:
                 raise self._too_late(request) from exc
             if isinstance(exc, asyncio.CancelledError):
                 raise
             raise self._translate(exc, request.model) from exc
-        finally:
-            timer.cancel()
-            if not is_complete:
-                stream.cancel()
 
     def _too_late(self, request: GenerationRequest) -> ServeAppError:
         if why := self._models.why_not_running(request.model):
@@ -147,3 +156,48 @@ class Router:
             return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
         logger.error("model %s: an error that no class names: %s", model, cause)
         return EngineFailed(f"model '{model}' failed on this request: its log says why")
+
+
+class _Call:
+    """A call to a replica that is cancelled at its deadline, and when whoever waits for it is."""
+
+    def __init__(self, response: DeploymentResponse[Any], deadline: float) -> None:
+        self._response = response
+        self._deadline = deadline
+        self.is_late = False
+
+    def cancel(self) -> None:
+        self._response.cancel()
+
+    async def result(self) -> Any:
+        timer = asyncio.get_running_loop().call_at(self._deadline, self._give_up)
+        is_complete = False
+        try:
+            result = await self._response
+            is_complete = True
+        finally:
+            timer.cancel()
+            if not is_complete:
+                self._response.cancel()
+        return result
+
+    def _give_up(self) -> None:
+        self.is_late = True
+        self._response.cancel()
+
+
+def _deadline(request: GenerationRequest) -> float:
+    return asyncio.get_running_loop().time() + request.timeout_s + ENGINE_GRACE_S
+
+
+async def _with_one_retry(
+    attempt: Callable[[], Awaitable[T]], may_retry: Callable[[], bool], request: GenerationRequest
+) -> T:
+    """Once more where the replica died and `may_retry`."""
+    try:
+        return await attempt()
+    except ReplicaDied:
+        if not may_retry():
+            raise
+        logger.warning("request id=%s: its replica died before it had answered, trying again", request.id)
+    return await attempt()

@@ -21,13 +21,18 @@ CONFIG: dict[str, Any] = {
         {
             "name": "demo",
             "import_path": "serve_app.app:build_model",
-            "route_prefix": None,
-            "args": {"source": "demo", "engine": "transformers", "num_cpus": 0.3},
+            "route_prefix": "/models/demo",
+            "args": {
+                "source": "demo",
+                "engine": "transformers",
+                "num_cpus": 0.3,
+                "http": {"images": {"allowed_networks": ["127.0.0.0/8"]}},
+            },
         },
         {
             "name": "script",
             "import_path": "serve_app.app:build_model",
-            "route_prefix": None,
+            "route_prefix": "/models/script",
             "args": {
                 "source": "none",
                 "engine": "scripted",

@@ -18,6 +18,7 @@ from serve_app.engines.output_grammar import GrammarCompiler
 from serve_app.errors import InvalidRequest
 from serve_app.messages import OutputFormat
 from tests import tiny_models
+from tests.streaming import stream
 from tests.tiny_engine import answer, request, started, together
 
 COLORS = {"enum": ["red", "blü", 'a "quote"\n', 3, None]}
@@ -192,7 +193,7 @@ async def test_several_answers_share_a_format(checkpoints: dict[str, Path]) -> N
     asked = request("n", output_format=spec("choice", CHOICES), num_answers=4, temperature=1.0, seed=2, max_tokens=50)
     texts: dict[int, str] = {}
     async with started(checkpoints["llama"]) as engine:
-        async for chunk in engine.generate(asked):
+        async for chunk in stream(engine, asked):
             texts[chunk.index] = texts.get(chunk.index, "") + chunk.text
     assert set(texts.values()) <= set(CHOICES)
     assert len(texts) == 4

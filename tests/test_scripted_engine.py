@@ -11,6 +11,7 @@ from serve_app.config import ModelConfig
 from serve_app.engines.scripted_engine import ScriptedEngine
 from serve_app.errors import ConfigError, ContextTooLong, DeadlineExceeded, EngineFailed
 from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from tests.streaming import stream
 
 
 @asynccontextmanager
@@ -29,7 +30,7 @@ def request(*parts: str | Picture, timeout_s: float = 60, **sampling: Any) -> Ge
 
 
 async def chunks_of(engine: ScriptedEngine, asked: GenerationRequest) -> list[Chunk]:
-    return [chunk async for chunk in engine.generate(asked)]
+    return [chunk async for chunk in stream(engine, asked)]
 
 
 async def test_echo_is_a_token_a_word() -> None:
@@ -58,7 +59,7 @@ async def test_a_picture_is_named_by_size_and_colour() -> None:
 @pytest.mark.parametrize(("text", "num_before"), [("!oom", 0), ("!fail-after 3", 3)])
 async def test_failures_on_command(text: str, num_before: int) -> None:
     async with started() as engine:
-        answer = engine.generate(request(text))
+        answer = stream(engine, request(text))
         for _ in range(num_before):
             await anext(answer)
         with pytest.raises(EngineFailed):
@@ -83,7 +84,7 @@ async def test_unhealthy_stays_unhealthy() -> None:
 
 async def test_closing_stops_the_work() -> None:
     async with started() as engine:
-        async with aclosing(engine.generate(request("!tokens 100000"))) as chunks:
+        async with aclosing(stream(engine, request("!tokens 100000"))) as chunks:
             for _ in range(3):
                 await anext(chunks)
         made = engine.num_generated
@@ -103,7 +104,7 @@ async def test_beyond_its_capacity_requests_wait() -> None:
 
 
 async def test_a_waiting_request_leaves_at_its_deadline() -> None:
-    async with started(capacity=1) as engine, aclosing(engine.generate(request("!tokens 100000"))) as running:
+    async with started(capacity=1) as engine, aclosing(stream(engine, request("!tokens 100000"))) as running:
         await anext(running)
         with pytest.raises(DeadlineExceeded):
             async with asyncio.timeout(10):
@@ -120,7 +121,7 @@ async def test_context_errors_name_both_numbers() -> None:
 
 async def test_stop_ends_running_work() -> None:
     async with started() as engine:
-        running = engine.generate(request("!tokens 100000"))
+        running = stream(engine, request("!tokens 100000"))
         await anext(running)
         await engine.stop()
         with pytest.raises(EngineFailed):

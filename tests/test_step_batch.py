@@ -14,6 +14,7 @@ from serve_app.engines.step_batch import can_join
 from serve_app.engines.transformers_engine import TransformersEngine
 from serve_app.errors import EngineFailed
 from serve_app.messages import GenerationRequest
+from tests.streaming import stream
 from tests.tiny_engine import StepGate, answer, model_of, picture, request, started, together
 
 
@@ -95,7 +96,7 @@ async def test_answers_to_one_prompt_share_its_prefill(checkpoints: dict[str, Pa
             lambda module, args, kwargs: widths.append(len(kwargs["input_ids"])), with_kwargs=True
         )
         asked = request("several", num_answers=4, temperature=1.0, seed=1, max_tokens=6, ignores_eos=True)
-        async with aclosing(engine.generate(asked)) as chunks:
+        async with aclosing(stream(engine, asked)) as chunks:
             assert {chunk.index async for chunk in chunks} == {0, 1, 2, 3}
         assert gate.num_steps == 6
         assert widths == [1, 4, 4, 4, 4, 4]
@@ -150,7 +151,7 @@ async def test_out_of_memory_in_a_whole_batch(checkpoints: dict[str, Path], monk
 async def test_a_client_that_leaves_frees_its_place_within_a_step(checkpoints: dict[str, Path]) -> None:
     async with started(checkpoints["llama"], max_batch_size=1) as engine:
         gate = StepGate(engine, 4)
-        async with aclosing(engine.generate(request("leaves", max_tokens=200, ignores_eos=True))) as leaving:
+        async with aclosing(stream(engine, request("leaves", max_tokens=200, ignores_eos=True))) as leaving:
             await anext(leaving)
             await gate.is_held()
             waiting = await gate.arrive(request("waits", max_tokens=5, ignores_eos=True))

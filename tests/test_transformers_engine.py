@@ -26,6 +26,7 @@ from serve_app.errors import (
 from serve_app.messages import GenerationRequest, Tool, ToolUse
 from serve_app.metrics.registry import Metrics
 from serve_app.replica import Replica
+from tests.streaming import stream
 from tests.tiny_engine import answer, chunks_of, model_of, picture, request, started, together
 
 
@@ -148,7 +149,7 @@ async def test_closing_frees_the_row_and_spares_the_others(checkpoints: dict[str
 
         model.forward = counted
         other = asyncio.create_task(answer(engine, request("other", max_tokens=30)))
-        async with aclosing(engine.generate(request("leaves", max_tokens=200))) as leaving:
+        async with aclosing(stream(engine, request("leaves", max_tokens=200))) as leaving:
             await anext(leaving)
         assert (await other)[1] <= 30
         assert steps < 60  # the row that left would have gone on to 200
@@ -190,7 +191,7 @@ async def test_functions_need_the_other_engine(checkpoints: dict[str, Path], cho
 
 async def test_stop_ends_running_work(checkpoints: dict[str, Path]) -> None:
     async with started(checkpoints["llama"]) as engine:
-        answers = engine.generate(request("long", max_tokens=200))
+        answers = stream(engine, request("long", max_tokens=200))
         await anext(answers)
         await engine.stop()
         with pytest.raises(EngineFailed):

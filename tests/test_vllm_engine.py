@@ -31,6 +31,7 @@ from serve_app.messages import (
     Tool,
     ToolUse,
 )
+from tests.streaming import stream
 from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_int8_demo, needs_vllm
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def in_format(kind: Literal["regex", "json_schema"], spec: str) -> Sampling:
 
 
 async def chunks_of(engine: Generator, request: GenerationRequest) -> list[Chunk]:
-    async with aclosing(engine.generate(request)) as chunks:
+    async with aclosing(stream(engine, request)) as chunks:
         return [chunk async for chunk in chunks]
 
 
@@ -210,7 +211,7 @@ async def test_a_deadline_ends_the_work(engine: "VllmEngine") -> None:
 
 async def test_leaving_aborts_the_request(engine: "VllmEngine") -> None:
     endless = Sampling(ignores_eos=True, max_tokens=1900)
-    async with aclosing(engine.generate(a_request("left", "Hi", sampling=endless))) as chunks:
+    async with aclosing(stream(engine, a_request("left", "Hi", sampling=endless))) as chunks:
         await anext(chunks)
     await until_idle(engine)
 

@@ -12,6 +12,7 @@ import torch
 from serve_app.config import ModelConfig
 from serve_app.engines.transformers_engine import TransformersEngine
 from serve_app.messages import Chunk, GenerationRequest, Generator, Message, Picture, Sampling, Text, ToolUse
+from tests.streaming import stream
 
 Answer = tuple[str, int, str | None]
 
@@ -40,7 +41,7 @@ def request(
 
 
 async def chunks_of(engine: Generator, asked: GenerationRequest) -> list[Chunk]:
-    return [chunk async for chunk in engine.generate(asked)]
+    return [chunk async for chunk in stream(engine, asked)]
 
 
 async def answer(engine: TransformersEngine, asked: GenerationRequest) -> Answer:

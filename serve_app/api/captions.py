@@ -5,10 +5,9 @@ generation, all at once; a bad picture has its own error and never shifts anothe
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, model_validator
 from starlette.datastructures import UploadFile
@@ -18,10 +17,12 @@ from serve_app.api.chat_body import SamplingBody
 from serve_app.api.exchange import DONE_EVENT, Exchange, error_json, event_bytes
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.usage import Usage
-from serve_app.errors import InvalidRequest, ServeAppError, TooManyImages
+from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooManyImages
 from serve_app.families import Style, caption_prompt
 from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Message, Sampling, Text
+from serve_app.messages import Chunk, FinishReason, GenerationRequest, Message, Sampling, Text, Write, merged
+
+T = TypeVar("T")
 
 
 class ImageObject(Body):
@@ -103,6 +104,11 @@ class Caption:
     finish_reason: FinishReason | None
     usage: Usage
 
+    @classmethod
+    def of(cls, index: int, prompt: str, whole: Chunk) -> "Caption":
+        """From the one chunk that says a whole answer."""
+        return cls(index, whole.text, prompt, whole.finish_reason, Usage.of([whole]))
+
     def as_json(self) -> dict[str, Any]:
         return {
             "object": "caption",
@@ -112,17 +118,6 @@ class Caption:
             "finish_reason": self.finish_reason,
             "usage": self.usage.as_json(),
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Delta:
-    """A piece of the caption of the picture at `index`."""
-
-    index: int
-    text: str
-
-    def as_json(self) -> dict[str, Any]:
-        return {"object": "caption.chunk", "index": self.index, "delta": self.text}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +131,25 @@ class Failure:
         return {"object": "error", "index": self.index} | error_json(self.error)
 
 
-Outcome = Caption | Delta | Failure
+Outcome = Caption | Failure
+
+
+class CaptionEvents:
+    """The events of one picture's streamed caption, as `EventEncoder` wants them: its pieces, then the whole."""
+
+    def __init__(self, index: int, prompt: str) -> None:
+        self._index = index
+        self._prompt = prompt
+        self._chunks: list[Chunk] = []
+
+    def encode(self, chunk: Chunk) -> bytes:
+        self._chunks.append(chunk)
+        if not chunk.text:
+            return b""
+        return event_bytes({"object": "caption.chunk", "index": self._index, "delta": chunk.text})
+
+    def end(self) -> bytes:
+        return event_bytes(Caption.of(self._index, self._prompt, merged(self._chunks)[0]).as_json())
 
 
 async def create_captions(exchange: Exchange, lane: Lane) -> None:
@@ -150,13 +163,11 @@ async def create_captions(exchange: Exchange, lane: Lane) -> None:
             "send several requests", "images",
         )  # fmt: skip
     model.require_pictures(wanted.params[0])
-    async with aclosing(_caption_all(exchange, lane, model, wanted)) as outcomes:
-        begun = await _until_one_succeeds(outcomes, len(wanted.sources))
-        if wanted.stream:
-            await exchange.send_events(_caption_events(begun, outcomes))
-        else:
-            rest = [outcome async for outcome in outcomes]
-            await exchange.send_json(_answer(exchange, model.name, [*begun, *rest]))
+    task = CaptionTask(exchange, lane, model, wanted)
+    if wanted.stream:
+        await exchange.send_events(task.stream)
+    else:
+        await exchange.send_json(_answer(exchange, model.name, await task.outcomes()))
 
 
 async def _read(exchange: Exchange, lane: Lane) -> CaptionRequest:
@@ -198,100 +209,107 @@ def _request(body: CaptionBody | CaptionForm, sources: list[ImageSource], params
     return CaptionRequest(body.model, sources, params, body.style, body.prompt, sampling, body.stream)
 
 
-async def _caption_all(
-    exchange: Exchange, lane: Lane, model: ModelEntry, wanted: CaptionRequest
-) -> AsyncGenerator[Outcome, None]:
-    """The outcomes of all pictures as they come; closing it ends the work on every picture."""
-    family = model.description.family if model.description else "generic"
-    prompt = wanted.prompt or caption_prompt(family, wanted.style)
-    outcomes: asyncio.Queue[Outcome | asyncio.Task[None]] = asyncio.Queue()
+class CaptionTask:
+    """The pictures of one request, each captioned apart from the others, all at once."""
 
-    async def caption(index: int) -> None:
-        try:
-            await _caption_one(exchange, lane, model, wanted, prompt, index, outcomes.put_nowait)
-        except ServeAppError as error:
-            outcomes.put_nowait(Failure(index, error))
+    def __init__(self, exchange: Exchange, lane: Lane, model: ModelEntry, wanted: CaptionRequest) -> None:
+        self._exchange = exchange
+        self._lane = lane
+        self._model = model
+        self._wanted = wanted
+        family = model.description.family if model.description else "generic"
+        self._prompt = wanted.prompt or caption_prompt(family, wanted.style)
 
-    def surface_bug(task: "asyncio.Task[None]") -> None:
-        if not task.cancelled() and task.exception() is not None:
-            outcomes.put_nowait(task)
+    async def outcomes(self) -> list[Outcome]:
+        """Every picture's caption or failure, in order. Raises where no picture has a caption."""
 
-    tasks = [asyncio.create_task(caption(index)) for index in range(len(wanted.sources))]
-    for task in tasks:
-        task.add_done_callback(surface_bug)
+        async def outcome(index: int) -> Outcome:
+            try:
+                chunks = await self._lane.handle.answer(await self._request(index))
+            except ServeAppError as error:
+                return Failure(index, error)
+            self._exchange.count_tokens(chunks[0].num_tokens)
+            return Caption.of(index, self._prompt, chunks[0])
+
+        found = await _all_at_once(outcome, len(self._wanted.sources))
+        failures = [one for one in found if isinstance(one, Failure)]
+        if len(failures) == len(found):
+            raise _no_caption(failures)
+        return found
+
+    async def stream(self, write: Write) -> None:
+        """Every picture's events as they come, and `[DONE]`. Raises where no picture has a caption.
+
+        Failures before the first caption has begun wait for it: until then the answer may still be an error.
+        """
+        early: list[Failure] = []
+        has_begun = False
+
+        def begin(data: bytes) -> None:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                for failure in early:
+                    write(event_bytes(failure.as_json()))
+            write(data)
+
+        async def caption(index: int) -> None:
+            try:
+                encoder = CaptionEvents(index, self._prompt)
+                total = await self._lane.handle.stream(await self._request(index), encoder, begin)
+                self._exchange.count_tokens(total.num_tokens)
+            except ClientTooSlow:
+                raise
+            except ServeAppError as error:
+                failure = Failure(index, error)
+                if has_begun:
+                    write(event_bytes(failure.as_json()))
+                else:
+                    early.append(failure)
+
+        await _all_at_once(caption, len(self._wanted.sources))
+        if not has_begun:
+            raise _no_caption(sorted(early, key=lambda failure: failure.index))
+        write(DONE_EVENT)
+
+    async def _request(self, index: int) -> GenerationRequest:
+        source, param = self._wanted.sources[index], self._wanted.params[index]
+        picture = await self._lane.load_picture(self._model, source, param)
+        return GenerationRequest(
+            id=f"{self._exchange.id}-{index}",
+            model=self._model.name,
+            messages=(Message("user", (picture, Text(self._prompt))),),
+            sampling=self._wanted.sampling,
+            timeout_s=self._exchange.remaining_s(self._lane.config.request_timeout_s),
+        )
+
+
+async def _all_at_once(do: Callable[[int], Coroutine[Any, Any, T]], count: int) -> list[T]:
+    """What `do` gives for 0 to count - 1. The first that raises ends the others."""
     try:
-        num_open = len(tasks)
-        while num_open:
-            outcome = await outcomes.get()
-            if isinstance(outcome, asyncio.Task):
-                await outcome  # raises what it raised
-                continue
-            num_open -= not isinstance(outcome, Delta)
-            yield outcome
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(do(index)) for index in range(count)]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from errors
+    return [task.result() for task in tasks]
 
 
-async def _caption_one(
-    exchange: Exchange,
-    lane: Lane,
-    model: ModelEntry,
-    wanted: CaptionRequest,
-    prompt: str,
-    index: int,
-    put: Callable[[Outcome], None],
-) -> None:
-    picture = await lane.load_picture(model.name, wanted.sources[index], wanted.params[index])
-    request = GenerationRequest(
-        id=f"{exchange.id}-{index}",
-        model=model.name,
-        messages=(Message("user", (picture, Text(prompt))),),
-        sampling=wanted.sampling,
-        timeout_s=exchange.remaining_s(lane.config.request_timeout_s),
-    )
-    chunks: list[Chunk] = []
-    async with aclosing(exchange.counted(lane.generator.generate(request))) as stream:
-        async for chunk in stream:
-            chunks.append(chunk)
-            if wanted.stream and chunk.text:
-                put(Delta(index, chunk.text))
-    text = "".join(chunk.text for chunk in chunks)
-    put(Caption(index, text, prompt, chunks[-1].finish_reason, Usage.of(chunks)))
-
-
-async def _until_one_succeeds(outcomes: AsyncIterator[Outcome], num_pictures: int) -> list[Outcome]:
-    """What comes up to the first success. Raises the first picture's error where every picture failed."""
-    begun: list[Outcome] = []
-    async for outcome in outcomes:
-        begun.append(outcome)
-        if not isinstance(outcome, Failure):
-            return begun
-    failures = sorted((o for o in begun if isinstance(o, Failure)), key=lambda failure: failure.index)
+def _no_caption(failures: Sequence[Failure]) -> ServeAppError:
+    """The first picture's error; it says so where there were several pictures."""
     first = failures[0].error
-    if num_pictures == 1:
-        raise first
-    message = f"none of the {num_pictures} pictures could be captioned; the first error: {first.message}"
-    raise type(first)(message, first.param, first.retry_after_s)
-
-
-async def _caption_events(begun: list[Outcome], rest: AsyncIterator[Outcome]) -> AsyncIterator[bytes]:
-    for outcome in begun:
-        yield event_bytes(outcome.as_json())
-    async for outcome in rest:
-        yield event_bytes(outcome.as_json())
-    yield DONE_EVENT
+    if len(failures) == 1:
+        return first
+    message = f"none of the {len(failures)} pictures could be captioned; the first error: {first.message}"
+    return type(first)(message, first.param, first.retry_after_s)
 
 
 def _answer(exchange: Exchange, model: str, outcomes: list[Outcome]) -> dict[str, Any]:
-    data = sorted((o for o in outcomes if not isinstance(o, Delta)), key=lambda outcome: outcome.index)
-    usages = [outcome.usage for outcome in data if isinstance(outcome, Caption)]
+    usages = [outcome.usage for outcome in outcomes if isinstance(outcome, Caption)]
     return {
         "id": f"cap-{exchange.id}",
         "object": "list",
         "created": exchange.created_s,
         "model": model,
-        "data": [outcome.as_json() for outcome in data],
+        "data": [outcome.as_json() for outcome in outcomes],
         "usage": Usage.total(usages).as_json(),
     }

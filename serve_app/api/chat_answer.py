@@ -1,9 +1,12 @@
 """Chunks as OpenAI's chat answers: one `chat.completion`, or `chat.completion.chunk` events as they come.
 
+Events are encoded where the chunks are made, once; whatever stands between there and the client passes bytes on.
+
 Shapes follow https://platform.openai.com/docs/api-reference/chat; `reasoning` beside `content` is vLLM's.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import json
+from collections.abc import Sequence
 from typing import Any
 
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
@@ -12,33 +15,30 @@ from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
 
 
 def completion_json(exchange: Exchange, model: str, chunks: Sequence[Chunk]) -> dict[str, Any]:
-    """The whole answer, every choice of it."""
-    indices = sorted({chunk.index for chunk in chunks})
+    """The whole answer; each chunk is one choice of it, complete."""
     return {
         "id": f"chatcmpl-{exchange.id}",
         "object": "chat.completion",
         "created": exchange.created_s,
         "model": model,
-        "choices": [_choice(index, [chunk for chunk in chunks if chunk.index == index]) for index in indices],
+        "choices": [_choice(chunk) for chunk in chunks],
         "usage": Usage.of(chunks).as_json(),
     }
 
 
-def _choice(index: int, chunks: Sequence[Chunk]) -> dict[str, Any]:
-    calls = _whole_calls([delta for chunk in chunks for delta in chunk.tool_calls])
-    text = "".join(chunk.text for chunk in chunks)
-    reasoning = "".join(chunk.reasoning for chunk in chunks)
-    message: dict[str, Any] = {"role": "assistant", "content": text or (None if calls else ""), "refusal": None}
-    if reasoning:
-        message["reasoning"] = reasoning
+def _choice(chunk: Chunk) -> dict[str, Any]:
+    calls = _whole_calls(chunk.tool_calls)
+    content = chunk.text or (None if calls else "")
+    message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
+    if chunk.reasoning:
+        message["reasoning"] = chunk.reasoning
     if calls:
         message["tool_calls"] = calls
-    logprobs = [one for chunk in chunks for one in chunk.logprobs]
     return {
-        "index": index,
+        "index": chunk.index,
         "message": message,
-        "logprobs": _logprobs_json(logprobs) if logprobs else None,
-        "finish_reason": chunks[-1].finish_reason,
+        "logprobs": _logprobs_json(chunk.logprobs) if chunk.logprobs else None,
+        "finish_reason": chunk.finish_reason,
     }
 
 
@@ -64,39 +64,59 @@ def _logprob_json(one: TokenLogprob) -> dict[str, Any]:
     return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode("utf-8", "replace"))}
 
 
-async def chat_events(
-    exchange: Exchange, model: str, first: Chunk, rest: AsyncGenerator[Chunk, None], include_usage: bool
-) -> AsyncIterator[bytes]:
-    """The answer as server-sent events, `[DONE]` at its end."""
-    frame = {
-        "id": f"chatcmpl-{exchange.id}",
-        "object": "chat.completion.chunk",
-        "created": exchange.created_s,
-        "model": model,
-    }
-    no_usage: dict[str, Any] = {"usage": None} if include_usage else {}
+class ChatEvents:
+    """The events of one streamed chat answer, as `EventEncoder` wants them."""
 
-    def event(index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return event_bytes(frame | {"choices": [choice]} | no_usage)
+    def __init__(self, answer_id: str, created_s: int, model: str, include_usage: bool) -> None:
+        self._frame = {
+            "id": answer_id,
+            "object": "chat.completion.chunk",
+            "created": created_s,
+            "model": model,
+        }
+        self._include_usage = include_usage
+        self._no_usage: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: what stands before and after a piece of text
+        self._num_tokens = 0
+        self._first: Chunk | None = None
 
-    num_tokens = 0
-    begun: set[int] = set()
-    async for chunk in _chain(first, rest):
-        num_tokens += chunk.num_tokens
-        if chunk.index not in begun:
-            begun.add(chunk.index)
-            yield event(chunk.index, {"role": "assistant", "content": ""})
-        delta = _delta(chunk)
-        logprobs = _logprobs_json(chunk.logprobs) if chunk.logprobs else None
-        if delta or logprobs:
-            yield event(chunk.index, delta, logprobs)
+    def encode(self, chunk: Chunk) -> bytes:
+        """An answer's first chunk is preceded by its role, its last one followed by how it finished."""
+        self._num_tokens += chunk.num_tokens
+        head = b""
+        if chunk.index not in self._around:
+            head = self._begin(chunk)
+        before, after = self._around[chunk.index]
+        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs):
+            text = chunk.text
+            events = before + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + after if text else b""
+        else:
+            logprobs = _logprobs_json(chunk.logprobs) if chunk.logprobs else None
+            events = self._event(chunk.index, _delta(chunk), logprobs)
         if chunk.finish_reason is not None:
-            yield event(chunk.index, {}, None, chunk.finish_reason)
-    if include_usage:
-        usage = Usage(first.num_prompt_tokens, num_tokens, first.num_cached_tokens)
-        yield event_bytes(frame | {"choices": [], "usage": usage.as_json()})
-    yield DONE_EVENT
+            return head + events + self._event(chunk.index, {}, None, chunk.finish_reason)
+        return head + events
+
+    def end(self) -> bytes:
+        """The usage where it was asked for, and `[DONE]`."""
+        if not (self._include_usage and self._first):
+            return DONE_EVENT
+        usage = Usage(self._first.num_prompt_tokens, self._num_tokens, self._first.num_cached_tokens)
+        return event_bytes(self._frame | {"choices": [], "usage": usage.as_json()}) + DONE_EVENT
+
+    def _begin(self, chunk: Chunk) -> bytes:
+        self._first = self._first or chunk
+        event = self._event(chunk.index, {"role": "assistant", "content": ""})
+        text_event = self._event(chunk.index, {"content": ""})
+        before, after = text_event.split(b'{"content":""}')
+        self._around[chunk.index] = before + b'{"content":', b"}" + after
+        return event
+
+    def _event(
+        self, index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
+    ) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+        return event_bytes(self._frame | {"choices": [choice]} | self._no_usage)
 
 
 def _delta(chunk: Chunk) -> dict[str, Any]:
@@ -114,9 +134,3 @@ def _call_delta(call: ToolCallDelta) -> dict[str, Any]:
     function = {"name": call.name} if call.name is not None else {}
     head = {"id": call.id, "type": "function"} if call.id is not None else {}
     return {"index": call.index, **head, "function": {**function, "arguments": call.arguments}}
-
-
-async def _chain(first: Chunk, rest: AsyncGenerator[Chunk, None]) -> AsyncIterator[Chunk]:
-    yield first
-    async for chunk in rest:
-        yield chunk

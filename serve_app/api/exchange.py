@@ -11,8 +11,8 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing, nullcontext, suppress
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from python_multipart.exceptions import FormParserError
@@ -23,8 +23,10 @@ from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.lane import Lane
+from serve_app.api.outbox import Outbox
+from serve_app.config import HttpConfig
 from serve_app.errors import BodyTooLarge, InternalError, InvalidRequest, ServeAppError
-from serve_app.messages import Chunk
+from serve_app.messages import Write
 from serve_app.metrics.registry import RequestTracker
 from serve_app.metrics.specs import CLIENT_LEFT, OK
 
@@ -50,7 +52,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config.max_body_bytes, tracker)
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker)
         with tracker if self._is_counted else nullcontext():
             exchange.outcome = await self._run(exchange)
             tracker.outcome(exchange.outcome)
@@ -83,7 +85,7 @@ class Exchange:
     """What a handler sees of one request and its answer."""
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int, tracker: RequestTracker
+        self, scope: Scope, receive: Receive, send: Send, config: HttpConfig, tracker: RequestTracker
     ) -> None:
         self.id = uuid.uuid4().hex
         self.created_s = int(time.time())
@@ -93,7 +95,7 @@ class Exchange:
         self._tracker = tracker
         self.request = Request(scope, self._receive_bounded)
         self._receive, self._send = receive, send
-        self._max_body_bytes = max_body_bytes
+        self._config = config
         self._num_body_bytes = 0
         self._begun_s = time.monotonic()
         self._status: int | None = None
@@ -105,13 +107,10 @@ class Exchange:
         """Seconds of `timeout_s` left for this request; at least a moment, so that the engine says 504 itself."""
         return max(0.001, timeout_s - (time.monotonic() - self._begun_s))
 
-    async def counted(self, chunks: AsyncGenerator[Chunk, None]) -> AsyncGenerator[Chunk, None]:
-        """The same chunks, timed and counted for this request's metrics and log line."""
-        async with aclosing(chunks):
-            async for chunk in chunks:
-                self._tracker.first_token()
-                self.num_tokens += chunk.num_tokens
-                yield chunk
+    def count_tokens(self, num_tokens: int) -> None:
+        """Tokens of an answer, for the log line; of one that wasn't streamed, the first token is here too."""
+        self._tracker.first_token()
+        self.num_tokens += num_tokens
 
     def set_model(self, model: str) -> None:
         """The model that answers, once it is chosen: the metrics' label and the log line's field."""
@@ -143,13 +142,30 @@ class Exchange:
         await self._start(status, JSON_HEADERS + length + extra)
         await self._finish(data)
 
-    async def send_events(self, events: AsyncIterator[bytes]) -> None:
-        """Answer with a stream of server-sent events; each item is one or more whole events."""
-        self._is_stream = True
-        await self._start(200, EVENT_HEADERS)
-        async for event in events:
-            await self._send({"type": "http.response.body", "body": event, "more_body": True})
-        await self._finish(b"")
+    async def send_events(self, produce: Callable[[Write], Awaitable[None]]) -> None:
+        """Answer with server-sent events: what `produce` writes until it returns, each write whole events.
+
+        Headers go out with the first event, so that a failure before it still has a status of its own. What is
+        written while the client is behind is sent as one.
+        """
+        outbox = Outbox(self._config.max_unsent_bytes)
+        producer = asyncio.ensure_future(produce(outbox.write))
+        producer.add_done_callback(lambda _: outbox.end())
+        try:
+            is_last = False
+            while not is_last:
+                events, is_last = await outbox.read()
+                if self._status is None and events:
+                    self._tracker.first_token()
+                    self._is_stream = True
+                    await self._start(200, EVENT_HEADERS)
+                if is_last and producer.exception() is None:
+                    await self._finish(events)
+                elif events:
+                    await self._send({"type": "http.response.body", "body": events, "more_body": True})
+            await producer
+        finally:
+            await _end(producer)
 
     async def fail(self, error: ServeAppError) -> None:
         """Tell the client: a status and JSON, or an error event where the stream has begun."""
@@ -192,17 +208,17 @@ class Exchange:
 
     async def _receive_bounded(self) -> AsgiMessage:
         declared = self.request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._max_body_bytes:
+        if declared.isdigit() and int(declared) > self._config.max_body_bytes:
             raise self._too_large(int(declared))
         message = await self._receive()
         self._num_body_bytes += len(message.get("body", b""))
-        if self._num_body_bytes > self._max_body_bytes:
+        if self._num_body_bytes > self._config.max_body_bytes:
             raise self._too_large(self._num_body_bytes)
         return message
 
     def _too_large(self, num_bytes: int) -> BodyTooLarge:
         return BodyTooLarge(
-            f"the body has {num_bytes} bytes or more, and this service takes {self._max_body_bytes}: "
+            f"the body has {num_bytes} bytes or more, and this service takes {self._config.max_body_bytes}: "
             "send fewer or smaller pictures"
         )
 
@@ -220,6 +236,13 @@ class Exchange:
         self._watcher = asyncio.create_task(watch())
 
 
+async def _end(producer: "asyncio.Future[None]") -> None:
+    """Cancel what still runs, and wait until it has stopped its engine's work."""
+    if not producer.done():
+        producer.cancel()
+        await asyncio.wait([producer])
+
+
 def error_json(error: ServeAppError) -> dict[str, Any]:
     """OpenAI's error object."""
     fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
@@ -228,7 +251,9 @@ def error_json(error: ServeAppError) -> dict[str, Any]:
 
 def event_bytes(value: Any) -> bytes:
     """One server-sent event that carries a JSON document."""
-    return b"data: " + json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n\n"
+    return (
+        b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    )
 
 
 DONE_EVENT = b"data: [DONE]\n\n"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from serve_app.config import IngressConfig
+from serve_app.config import HttpConfig
 from serve_app.errors import UnsupportedTask
 from serve_app.images import ImageGate, ImageSource
-from serve_app.messages import Generator, ModelDescription, Picture, Task
+from serve_app.messages import ModelDescription, ModelHandle, Picture, Task
 from serve_app.metrics.registry import Metrics
 
 State = Literal["pending", "loading", "ready", "scaled_to_zero", "unhealthy", "failed"]
@@ -94,13 +94,17 @@ class Catalog(Protocol):
 class Lane:
     """Made once per process by `app.py` and handed to every dialect."""
 
-    config: IngressConfig
+    config: HttpConfig
     catalog: Catalog
-    generator: Generator
+    handle: ModelHandle
     images: ImageGate
     metrics: Metrics
 
-    async def load_picture(self, model: str, source: ImageSource, param: str) -> Picture:
-        """A picture from a stranger as safe pixels, timed and counted. Raises the image gate's errors."""
-        with self.metrics.image(model):
-            return await self.images.load(source, param)
+    async def load_picture(self, model: ModelEntry, source: ImageSource, param: str) -> Picture:
+        """A picture from a stranger as safe pixels, as many as the model uses, timed and counted.
+
+        Raises the image gate's errors.
+        """
+        edge = model.description.picture_edge if model.description else None
+        with self.metrics.image(model.name):
+            return await self.images.load(source, param, edge)

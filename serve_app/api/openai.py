@@ -2,16 +2,15 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import aclosing
 
 from serve_app.api.body import parse_json
-from serve_app.api.chat_answer import chat_events, completion_json
+from serve_app.api.chat_answer import ChatEvents, completion_json
 from serve_app.api.chat_body import ChatBody, ImagePart, TextPart
 from serve_app.api.exchange import Exchange
-from serve_app.api.lane import Lane
+from serve_app.api.lane import Lane, ModelEntry
 from serve_app.errors import InvalidRequest, TooManyImages
 from serve_app.images import ImageSource, source_from_text
-from serve_app.messages import GenerationRequest, Message, Picture, Text
+from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
 
 
 async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
@@ -30,18 +29,23 @@ async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
     request = GenerationRequest(
         id=exchange.id,
         model=model.name,
-        messages=await _load_messages(body, lane, model.name),
+        messages=await _load_messages(body, lane, model),
         sampling=body.sampling(),
         timeout_s=exchange.remaining_s(lane.config.request_timeout_s),
         tool_use=body.tool_use(),
     )
-    async with aclosing(exchange.counted(lane.generator.generate(request))) as chunks:
-        if body.stream:
-            first = await anext(chunks)  # before the headers, so that early failures have a real status
-            include_usage = body.stream_options is not None and body.stream_options.include_usage
-            await exchange.send_events(chat_events(exchange, model.name, first, chunks, include_usage))
-        else:
-            await exchange.send_json(completion_json(exchange, model.name, [chunk async for chunk in chunks]))
+    if not body.stream:
+        chunks = await lane.handle.answer(request)
+        exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
+        await exchange.send_json(completion_json(exchange, model.name, chunks))
+        return
+    include_usage = body.stream_options is not None and body.stream_options.include_usage
+    encoder = ChatEvents(f"chatcmpl-{exchange.id}", exchange.created_s, model.name, include_usage)
+
+    async def produce(write: Write) -> None:
+        exchange.count_tokens((await lane.handle.stream(request, encoder, write)).num_tokens)
+
+    await exchange.send_events(produce)
 
 
 async def list_models(exchange: Exchange, lane: Lane) -> None:
@@ -66,7 +70,7 @@ def _image_params(body: ChatBody) -> list[str]:
     ]
 
 
-async def _load_messages(body: ChatBody, lane: Lane, model: str) -> tuple[Message, ...]:
+async def _load_messages(body: ChatBody, lane: Lane, model: ModelEntry) -> tuple[Message, ...]:
     if all(not part.text for m in body.messages for part in m.content if isinstance(part, TextPart)) and not (
         _image_params(body)
     ):
@@ -84,7 +88,9 @@ async def _load_messages(body: ChatBody, lane: Lane, model: str) -> tuple[Messag
     )
 
 
-async def _load_pictures(lane: Lane, model: str, sources: list[ImageSource], params: list[str]) -> list[Picture]:
+async def _load_pictures(
+    lane: Lane, model: ModelEntry, sources: list[ImageSource], params: list[str]
+) -> list[Picture]:
     """All at once; the first that fails ends the others."""
     tasks = [asyncio.create_task(lane.load_picture(model, *pair)) for pair in zip(sources, params, strict=True)]
     try:

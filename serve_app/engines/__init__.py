@@ -4,7 +4,7 @@ from typing import Protocol
 
 from serve_app.config import Family
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Generator
+from serve_app.messages import Generator, PictureEdge
 
 
 class Engine(Generator, Protocol):
@@ -23,6 +23,11 @@ class Engine(Generator, Protocol):
     @property
     def picture_limit(self) -> int | None:
         """The most pictures a prompt may have; None where only the context limits them. Known after `start`."""
+        ...
+
+    @property
+    def picture_edge(self) -> PictureEdge | None:
+        """To which edge the model itself resizes pictures; None where it may use more. Known after `start`."""
         ...
 
     @property

@@ -6,6 +6,7 @@ Owns what is specific to Hugging Face folders; knows nothing of requests or batc
 import copy
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.architectures import Architecture, architecture_of
 from serve_app.engines.load_errors import explain, require_all_weights
+from serve_app.engines.picture_edges import picture_edge
 from serve_app.engines.processors import load_processor
 from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.remote_model import RemoteModel
@@ -24,6 +26,7 @@ from serve_app.engines.source import resolve
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
 from serve_app.load_progress import Report, to_nobody
+from serve_app.messages import PictureEdge
 
 # What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
 # (temperature, beams), look at padding (repetition penalties) or at the batch's longest answer (a forced end), so
@@ -51,6 +54,7 @@ class Checkpoint:
     architecture: Architecture
     family: Family
     takes_pictures: bool
+    picture_edge: PictureEdge | None
     is_encoder_decoder: bool
     context_length: int | None
     eos_ids: frozenset[int]
@@ -105,7 +109,7 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         processor = load_processor(source, architecture, common)
     else:
         processor = AutoTokenizer.from_pretrained(source, **common)
-    return _checkpoint(model, processor, takes_pictures, config)
+    return _checkpoint(model, processor, takes_pictures, config, Path(source))
 
 
 def _hold_to_fraction(config: ModelConfig) -> None:
@@ -133,7 +137,7 @@ def _with_new_names(architecture: Any) -> Any:
     return architecture
 
 
-def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig) -> Checkpoint:
+def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig, folder: Path) -> Checkpoint:
     tokenizer = getattr(processor, "tokenizer", processor)
     architecture = model.architecture if isinstance(model, RemoteModel) else architecture_of(model.config.model_type)
     text_config = model.config.get_text_config(decoder=True)
@@ -152,6 +156,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         architecture=architecture,
         family=family_of_config(model.config),
         takes_pictures=takes_pictures,
+        picture_edge=None if isinstance(model, RemoteModel) else picture_edge(folder),
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,

@@ -21,7 +21,6 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
 from typing import Any
 
 from pydantic import Field, ValidationError
@@ -37,7 +36,7 @@ from serve_app.errors import (
     ModelNotReady,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, Text
+from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, PictureEdge, Put, Text
 from serve_app.strict import Strict, first_sentence
 
 _COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
@@ -139,6 +138,10 @@ class ScriptedEngine:
         return self.script.picture_limit
 
     @property
+    def picture_edge(self) -> PictureEdge | None:
+        return None
+
+    @property
     def family(self) -> Family:
         return "generic"
 
@@ -163,8 +166,8 @@ class ScriptedEngine:
         for stopped in self._running:
             stopped.set()
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The scripted answer. Closing it stops the work at once."""
+    async def generate(self, request: GenerationRequest, put: Put) -> None:
+        """The scripted answer. Cancelling stops the work at once."""
         if not self._is_started:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
         received_s = time.monotonic()
@@ -189,7 +192,7 @@ class ScriptedEngine:
                     raise EngineFailed(plan.breaks)
                 self.num_generated += 1
                 is_last = index == num_tokens - 1
-                yield Chunk(plan.token(index), 1, num_prompt, finish if is_last else None, queue_s)
+                put(Chunk(plan.token(index), 1, num_prompt, finish if is_last else None, queue_s))
                 queue_s = None
                 if plan.command == "hang":
                     await pace.wait(float("inf"), 0)

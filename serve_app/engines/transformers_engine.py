@@ -7,7 +7,6 @@ Closing a request's generator frees its rows within one step. It calls no functi
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -17,6 +16,7 @@ from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.batch_worker import BatchWorker
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.context import answer_limit, deadline_error
+from serve_app.engines.delivery import Delivery
 from serve_app.engines.output_grammar import Grammar, GrammarCompiler
 from serve_app.engines.prompt import Prompt, prepare
 from serve_app.engines.row import Outcome, Row, RowSampling
@@ -27,7 +27,7 @@ from serve_app.errors import (
     UnsupportedTask,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, GenerationRequest, OutputFormat
+from serve_app.messages import Chunk, GenerationRequest, OutputFormat, PictureEdge, Put
 
 STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
 _STOP_TIMEOUT_S = 10.0
@@ -42,7 +42,7 @@ class TransformersEngine:
         self._worker: BatchWorker | None = None
         self._is_stopped = False
         self._num_preparing = 0
-        self._inboxes: dict[Row, asyncio.Queue[Outcome]] = {}
+        self._deliveries: dict[Row, Delivery] = {}
         # One thread: tokenizers and processors may not be used by two at once.
         self._preparing = ThreadPoolExecutor(1, thread_name_prefix="prompts")
         # Apart from the prompts, which a hostile grammar would hold up.
@@ -60,6 +60,10 @@ class TransformersEngine:
     @property
     def picture_limit(self) -> int | None:
         return self._checkpoint.architecture.picture_limit if self._checkpoint else None
+
+    @property
+    def picture_edge(self) -> PictureEdge | None:
+        return self._checkpoint.picture_edge if self._checkpoint else None
 
     @property
     def family(self) -> Family:
@@ -105,8 +109,8 @@ class TransformersEngine:
     async def stop(self) -> None:
         """End running work: each request raises `EngineFailed`. Frees the model. Idempotent."""
         self._is_stopped = True
-        for row, inbox in list(self._inboxes.items()):
-            inbox.put_nowait(EngineFailed(f"model '{row.request.model}' is shutting down: send the request again"))
+        for row, delivery in self._deliveries.items():
+            delivery.fail(EngineFailed(f"model '{row.request.model}' is shutting down: send the request again"))
         worker, self._worker = self._worker, None
         if worker:
             await asyncio.to_thread(worker.stop, _STOP_TIMEOUT_S)
@@ -114,8 +118,8 @@ class TransformersEngine:
         self._compiling.shutdown(wait=False, cancel_futures=True)
         self._checkpoint = None
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The answers' chunks, one for each step of each that made text. Closing it stops the work within one step.
+    async def generate(self, request: GenerationRequest, put: Put) -> None:
+        """The answers' chunks, one for each step of each that made text. Cancelling stops the work within one step.
 
         With `num_logprobs` a chunk has as many logprobs as tokens: a token whose text is still held back (a part
         of a character or of a stop string) comes with the next chunk, in both.
@@ -125,24 +129,14 @@ class TransformersEngine:
         worker = self._worker
         if worker is None:
             raise EngineFailed(f"model '{request.model}' is shutting down: send the request again")
-        inbox: asyncio.Queue[Outcome] = asyncio.Queue()
-        self._inboxes.update(dict.fromkeys(rows, inbox))
-        seconds_left = received_s + request.timeout_s - time.monotonic()
-        deadline = asyncio.get_running_loop().call_later(seconds_left, inbox.put_nowait, deadline_error(request))
+        delivery = Delivery(_queue_time_once(put) if len(rows) > 1 else put, len(rows))
+        self._deliveries.update(dict.fromkeys(rows, delivery))
         worker.submit(rows)
-        num_left, is_first = len(rows), True
         try:
-            while num_left:
-                outcome = await inbox.get()
-                if isinstance(outcome, Exception):
-                    raise outcome
-                yield outcome if is_first else replace(outcome, queue_s=None)
-                is_first = False
-                num_left -= outcome.finish_reason is not None
+            await delivery.wait(received_s + request.timeout_s - time.monotonic(), deadline_error(request))
         finally:
-            deadline.cancel()
             for row in rows:
-                del self._inboxes[row]
+                del self._deliveries[row]
             worker.cancel(rows)
 
     async def _prepared(self, request: GenerationRequest, received_s: float) -> list[Row]:
@@ -187,8 +181,23 @@ class TransformersEngine:
 
     def _hand_out(self, outcomes: list[tuple[Row, Outcome]]) -> None:
         for row, outcome in outcomes:
-            if inbox := self._inboxes.get(row):
-                inbox.put_nowait(outcome)
+            if delivery := self._deliveries.get(row):
+                if isinstance(outcome, Exception):
+                    delivery.fail(outcome)
+                else:
+                    delivery.chunk(outcome)
+
+
+def _queue_time_once(put: Put) -> Put:
+    """For several answers to one request, each of which waited: only the first chunk tells."""
+    is_first = True
+
+    def put_on(chunk: Chunk) -> None:
+        nonlocal is_first
+        put(chunk if is_first else replace(chunk, queue_s=None))
+        is_first = False
+
+    return put_on
 
 
 def _row(

@@ -5,24 +5,28 @@ own; here prompts are rendered and outputs become chunks.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from jinja2 import TemplateError
 from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.output_processor import RequestOutputCollector
 
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.context import answer_limit, deadline_error
+from serve_app.engines.delivery import Delivery
 from serve_app.engines.vllm_args import check_engine_args, first_line
 from serve_app.engines.vllm_loading import LoadedModel, load
 from serve_app.engines.vllm_request import Answers, chat_request
@@ -32,10 +36,14 @@ from serve_app.errors import (
     EngineFailed,
     InvalidRequest,
     ModelNotReady,
+    Overloaded,
+    ServeAppError,
     UnsupportedTask,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, GenerationRequest
+from serve_app.messages import GenerationRequest, PictureEdge, Put
+
+logger = logging.getLogger("serve_app")
 
 _SHUTDOWN_TIMEOUT_S = 5.0
 _GREEDY_BELOW = 1e-5  # vLLM's own bound
@@ -61,6 +69,10 @@ class VllmEngine:
     @property
     def picture_limit(self) -> int | None:
         return self._model.picture_limit if self._model else None
+
+    @property
+    def picture_edge(self) -> PictureEdge | None:
+        return self._model.picture_edge if self._model else None
 
     @property
     def family(self) -> Family:
@@ -99,8 +111,8 @@ class VllmEngine:
         if model is not None:
             await asyncio.to_thread(model.llm.shutdown, _SHUTDOWN_TIMEOUT_S)
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Chunk, None]:
-        """The answers' chunks, one for each step of each answer. Closing it aborts the request within one step."""
+    async def generate(self, request: GenerationRequest, put: Put) -> None:
+        """The answers' chunks, one for each step of each answer. Cancelling aborts the request within one step."""
         model = self._model
         if model is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
@@ -114,23 +126,38 @@ class VllmEngine:
         params = _sampling_params(request, chat, len(tokens), model)
         parsers = [_parser(model.renderer, chat) for _ in range(params.n)]
         answers = Answers(chat, parsers, len(tokens))
-        outputs = model.llm.generate(
-            prompt,
-            params,
-            request.id,
-            lora_request=model.adapters.get(request.model),
-            reasoning_ended=chat.resolve_reasoning_ended(parsers[0], tokens),  # when a format begins to bind
-        )
+        delivery = Delivery(put, params.n)
+
+        def deliver(output: RequestOutput | Exception) -> None:
+            self._waiting_tokens.pop(request.id, None)
+            if isinstance(output, Exception):
+                delivery.fail(output)
+                return
+            try:
+                for chunk in answers.chunks(output):
+                    delivery.chunk(chunk)
+            except Exception as exc:  # noqa: BLE001 -- an engine boundary: one answer's parser may not end the others
+                delivery.fail(exc)
+
         self._waiting_tokens[request.id] = len(tokens)
+        internal_id: str | None = None
         try:
-            with _aborting_at(deadline, request, model.llm):
-                async with aclosing(outputs):
-                    async for output in outputs:
-                        self._waiting_tokens.pop(request.id, None)
-                        for chunk in answers.chunks(output):
-                            yield chunk
+            with _our_errors(request):
+                collector = await model.llm.add_request(
+                    request.id,
+                    prompt,
+                    params,
+                    lora_request=model.adapters.get(request.model),
+                    reasoning_ended=chat.resolve_reasoning_ended(parsers[0], tokens),  # when a format begins to bind
+                )
+                internal_id = collector.request_id
+                _pass_on(collector, deliver)
+                await delivery.wait(deadline - time.monotonic(), deadline_error(request))
+                internal_id = None
         finally:
             self._waiting_tokens.pop(request.id, None)
+            if internal_id is not None:
+                await model.llm.abort(internal_id, internal=True)
 
     async def _add_adapter(self, llm: AsyncLLM, adapter: LoRARequest) -> None:
         try:
@@ -143,27 +170,34 @@ class VllmEngine:
             ) from exc
 
 
+def _pass_on(collector: RequestOutputCollector, deliver: Callable[[Any], None]) -> None:
+    """Give each output to `deliver` where vLLM makes it, instead of to a task that it would wake for each token."""
+    collector.put = deliver
+    try:
+        early = collector.get_nowait()
+    except Exception as exc:  # noqa: BLE001 -- an engine boundary: what vLLM would have raised to its own reader
+        deliver(exc)
+        return
+    if early is not None:
+        deliver(early)
+
+
 @contextmanager
-def _aborting_at(deadline: float, request: GenerationRequest, llm: AsyncLLM) -> Iterator[None]:
-    """Abort the request at its deadline, and make vLLM's errors inside the block ours."""
-    aborts: list[asyncio.Future[None]] = []  # kept: the loop itself holds tasks only weakly
-
-    def abort() -> None:
-        aborts.append(asyncio.ensure_future(llm.abort(request.id, internal=False)))
-
-    timer = asyncio.get_running_loop().call_later(deadline - time.monotonic(), abort)
+def _our_errors(request: GenerationRequest) -> Iterator[None]:
+    """Make vLLM's errors inside the block ours."""
     try:
         yield
-    except (EngineDeadError, EngineGenerateError, EngineFailed) as exc:
-        if aborts:
-            raise deadline_error(request) from exc
+    except ServeAppError:
+        raise
+    except (VLLMClientError, ValueError) as exc:
+        raise InvalidRequest(f"model '{request.model}' can't take this request: {first_line(exc)}") from exc
+    except GracefulHTTPError as exc:  # `max_num_queued_reqs` and its like, where engine_args set them
+        raise Overloaded(f"model '{request.model}' is full ({first_line(exc)}): retry later", None, 2.0) from exc
+    except Exception as exc:  # an engine boundary: a dead core, a parser's bug
+        logger.error("model %s: vLLM failed on request %s", request.model, request.id, exc_info=exc)
         raise EngineFailed(
             f"model '{request.model}' failed on this request: send it again; the replica's log says why"
         ) from exc
-    except (VLLMClientError, ValueError) as exc:
-        raise InvalidRequest(f"model '{request.model}' can't take this request: {first_line(exc)}") from exc
-    finally:
-        timer.cancel()
 
 
 async def _rendered(request: GenerationRequest, model: LoadedModel) -> tuple[ChatCompletionRequest, dict[str, Any]]:

@@ -22,6 +22,7 @@ from serve_app.config import Family, ModelConfig
 from serve_app.engines import source
 from serve_app.engines.architectures import architecture_of
 from serve_app.engines.checkpoint_folder import check_adapter_fits, has_chat_template
+from serve_app.engines.picture_edges import picture_edge
 from serve_app.engines.vllm_args import (
     PromptOptions,
     engine_args,
@@ -37,6 +38,7 @@ from serve_app.engines.vllm_request import PLAIN_TEMPLATE
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
 from serve_app.load_progress import Report
+from serve_app.messages import PictureEdge
 
 logger = logging.getLogger("serve_app")
 
@@ -76,6 +78,7 @@ class LoadedModel:
     is_plain: bool
     context_length: int
     num_pictures_allowed: int
+    picture_edge: PictureEdge | None
     family: Family
 
     @property
@@ -117,6 +120,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         is_plain=is_plain,
         context_length=int(llm.model_config.max_model_len),
         num_pictures_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
+        picture_edge=picture_edge(folder),
         family=family_of_config(whole),
     )
 

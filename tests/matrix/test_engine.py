@@ -23,6 +23,7 @@ from serve_app.messages import GenerationRequest
 from tests.matrix.conftest import Checkpoints
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
+from tests.streaming import stream
 from tests.tiny_engine import answer, num_bytes, picture, request, started, together
 
 WITH_CODE = [row for row in ROWS if row.needs_code]
@@ -151,7 +152,7 @@ async def test_too_many_pictures_are_refused_by_name_and_number(row: Row, checkp
 async def test_a_client_that_leaves_frees_it(row: Row, checkpoints: Checkpoints) -> None:
     pictures = [picture(40, 24, 1)] if row.takes_pictures else []
     async with serving(row, checkpoints, batch_wait_s=0.0) as engine:
-        async with aclosing(engine.generate(request(*pictures, "long", max_tokens=100))) as leaving:
+        async with aclosing(stream(engine, request(*pictures, "long", max_tokens=100))) as leaving:
             await anext(leaving)
         async with asyncio.timeout(30):
             while engine.num_running:  # noqa: ASYNC110 - the worker is a thread, with no event to wait for

@@ -1,0 +1,49 @@
+"""Events on their way to one client: made in one place, sent in another, and joined where the client is behind."""
+
+import asyncio
+
+from serve_app.errors import ClientTooSlow
+
+
+class Outbox:
+    """Bytes that wait to be sent, at most about `max_bytes`. One reader; writing never waits."""
+
+    __slots__ = ("_is_ended", "_max_bytes", "_num_bytes", "_reader", "_waiting")
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._waiting: list[bytes] = []
+        self._num_bytes = 0
+        self._reader: asyncio.Future[None] | None = None
+        self._is_ended = False
+
+    def write(self, data: bytes) -> None:
+        """Raises `ClientTooSlow` where what waits has grown beyond the bound: memory is everybody's."""
+        self._num_bytes += len(data)
+        if self._num_bytes > self._max_bytes:
+            raise ClientTooSlow(
+                f"the client left {self._num_bytes} bytes of its answer unread, and {self._max_bytes} are kept: "
+                "read faster, or ask without stream"
+            )
+        self._waiting.append(data)
+        self._wake()
+
+    def end(self) -> None:
+        """No more will be written."""
+        self._is_ended = True
+        self._wake()
+
+    async def read(self) -> tuple[bytes, bool]:
+        """All that waits, or what comes next, and whether it is the last. Empty only at the end."""
+        if not self._waiting and not self._is_ended:
+            self._reader = asyncio.get_running_loop().create_future()
+            await self._reader
+            self._reader = None
+        data = b"".join(self._waiting) if len(self._waiting) != 1 else self._waiting[0]
+        self._waiting.clear()
+        self._num_bytes = 0
+        return data, self._is_ended
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)

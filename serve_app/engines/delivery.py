@@ -1,0 +1,48 @@
+"""One request's chunks on their way out of an engine, and its end: the last chunk, an error, or the deadline."""
+
+import asyncio
+
+from serve_app.errors import ServeAppError
+from serve_app.messages import Chunk, Put
+
+
+class Delivery:
+    """Hands chunks to `put` until each of `num_answers` has ended. Used on the event loop alone.
+
+    Called by the engine for a whole step's requests, so that nothing that one of them does may reach another: what
+    `put` raises is this request's end.
+    """
+
+    __slots__ = ("_end", "_num_open", "_put")
+
+    def __init__(self, put: Put, num_answers: int) -> None:
+        self._put = put
+        self._num_open = num_answers
+        self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def chunk(self, chunk: Chunk) -> None:
+        """The next chunk; ignored after the end."""
+        if self._end.done():
+            return
+        try:
+            self._put(chunk)
+        except Exception as exc:  # noqa: BLE001 -- whatever it is, it belongs to the request and is raised there
+            self._end.set_exception(exc)
+            return
+        if chunk.finish_reason is not None:
+            self._num_open -= 1
+            if not self._num_open:
+                self._end.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        """End with this error, unless it has ended."""
+        if not self._end.done():
+            self._end.set_exception(error)
+
+    async def wait(self, seconds_left: float, too_late: ServeAppError) -> None:
+        """Return after the last chunk. Raises what it failed with, or `too_late`."""
+        timer = asyncio.get_running_loop().call_later(seconds_left, self.fail, too_late)
+        try:
+            await self._end
+        finally:
+            timer.cancel()

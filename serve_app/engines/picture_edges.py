@@ -1,0 +1,48 @@
+"""How much of a picture a model's own processor keeps, read from its checkpoint, so that no more has to travel.
+
+Only where the processor does nothing before it resizes to one fixed size. Those that cut pictures into tiles, or take
+as many patches as a picture has (LLaVA-NeXT, InternVL, Qwen-VL, MiniCPM-V, Idefics with splitting), keep all of it.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from serve_app.messages import PictureEdge
+
+_FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
+_FIXED_SIZE = ("CLIP", "Siglip", "Blip", "ViT", "Bit", "DeiT", "ConvNext", "Gemma3", "Kosmos2", "Florence2")
+_SPLITTING = ("Idefics3", "Idefics2", "SmolVLM")
+_SPLITS = ("do_image_splitting", "do_pan_and_scan")
+
+
+def picture_edge(folder: Path) -> PictureEdge | None:
+    """The edge that the checkpoint's image processor resizes to; None where it isn't known to resize only."""
+    for name in _FILES:
+        if (folder / name).is_file():
+            settings = json.loads((folder / name).read_text(encoding="utf-8"))
+            return _edge(settings.get("image_processor", settings))
+    return None
+
+
+def _edge(settings: Any) -> PictureEdge | None:
+    if not isinstance(settings, dict) or not settings.get("do_resize", True):
+        return None
+    kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
+    # Idefics' classes split by default, the others never.
+    if any(settings.get(split, kind.startswith(_SPLITTING) and split == _SPLITS[0]) for split in _SPLITS):
+        return None
+    if not kind.startswith((*_FIXED_SIZE, *_SPLITTING)):
+        return None
+    size = settings.get("size")
+    if isinstance(size, int):
+        return PictureEdge("shortest", size)
+    if not isinstance(size, dict):
+        return None
+    if set(size) == {"longest_edge"}:
+        return PictureEdge("longest", int(size["longest_edge"]))
+    if set(size) == {"shortest_edge"}:
+        return PictureEdge("shortest", int(size["shortest_edge"]))
+    if set(size) == {"height", "width"}:
+        return PictureEdge("shortest", max(int(size["height"]), int(size["width"])))
+    return None

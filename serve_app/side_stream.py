@@ -1,0 +1,307 @@
+"""The side stream: events from replicas to an ingress, past Ray, whose price per message is many times a token's.
+
+The request itself is an ordinary Ray Serve call, which chooses the replica, counts, queues and cancels. It carries
+an `Address`, and the replica sends the answer's events there: all that one engine step made for the requests of one
+ingress in one message over one TCP connection. The call's result says how many writes there were, so that an answer
+is complete or an error.
+
+Each ingress makes a key and a certificate of its own when it starts; both ends prove with them that they are who
+was meant (mutual TLS), and only Ray carries them. So the port takes nothing from anyone who wasn't given a request.
+Knows nothing of models, chunks or HTTP.
+"""
+
+import asyncio
+import datetime
+import ssl
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from struct import Struct
+from typing import cast
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from serve_app.errors import ReplicaDied
+from serve_app.messages import Write
+
+_HEADER = Struct("!QI")  # which stream, how many bytes of events follow
+_CONNECT_TIMEOUT_S = 5.0
+_LAST_EVENTS_TIMEOUT_S = 1.0  # between a call's result, which Ray carries, and its last events, which we do
+_MAX_UNSENT_BYTES = 32_000_000  # to an ingress that doesn't read: it hangs, or its network does
+_LOST = "the connection between this request's replica and the ingress was lost: send it again"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a stream's events go. `credentials` is PEM: the key and certificate that both ends use."""
+
+    host: str
+    port: int
+    credentials: str
+    stream: int
+
+
+class Inbox:
+    """The ingress's end: listens, and gives each stream's events to its writer. Used on one event loop."""
+
+    def __init__(self, host: str) -> None:
+        """`host` is the address of the cluster's interface, on which replicas reach this process."""
+        self._host = host
+        self._credentials = _new_credentials()
+        self._server: asyncio.Server | None = None
+        self._starting = asyncio.Lock()
+        self._streams: dict[int, IncomingStream] = {}
+        self._receivers: set[_Receiver] = set()
+        self._next_stream = 0
+
+    @property
+    def num_open(self) -> int:
+        return len(self._streams)
+
+    async def start(self) -> None:
+        """Listen on a free port. Idempotent."""
+        async with self._starting:
+            if self._server is None:
+                self._server = await asyncio.get_running_loop().create_server(
+                    lambda: _Receiver(self._streams, self._receivers),
+                    self._host,
+                    0,
+                    ssl=_tls(ssl.PROTOCOL_TLS_SERVER, self._credentials),
+                    ssl_handshake_timeout=_CONNECT_TIMEOUT_S,
+                )
+
+    @contextmanager
+    def open(self, write: Write) -> Iterator["IncomingStream"]:
+        """A stream whose events go to `write`, until the block ends."""
+        assert self._server is not None, "start() comes first"
+        port = self._server.sockets[0].getsockname()[1]
+        self._next_stream += 1
+        address = Address(self._host, port, self._credentials, self._next_stream)
+        stream = IncomingStream(address, write)
+        self._streams[address.stream] = stream
+        try:
+            yield stream
+        finally:
+            del self._streams[address.stream]
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            for receiver in list(self._receivers):
+                receiver.transport.abort()
+
+
+class IncomingStream:
+    """One answer's events, as they arrive.
+
+    `on_broken` is called once if it can't go on, because its connection was lost or the writer raised `error`.
+    """
+
+    def __init__(self, address: Address, write: Write) -> None:
+        self.address = address
+        self.error: Exception | None = None
+        self.connection: object = None  # that brings it, known from the first event on
+        self.on_broken: Callable[[], None] = lambda: None
+        self._write = write
+        self._num_writes = 0
+        self._progress: asyncio.Event | None = None
+
+    def receive(self, events: bytes) -> None:
+        if self.error is not None:
+            return
+        self._num_writes += 1
+        try:
+            self._write(events)
+        except Exception as exc:  # noqa: BLE001 -- whatever the reader's fault is, it ends this stream alone
+            self.fail(exc)
+        if self._progress:
+            self._progress.set()
+
+    def fail(self, error: Exception) -> None:
+        """It can't go on. The first error stands."""
+        if self.error is None:
+            self.error = error
+            self.on_broken()
+            if self._progress:
+                self._progress.set()
+
+    async def completed(self, num_writes: int) -> None:
+        """Return when all of them have arrived. Raises what broke the stream, or `ReplicaDied`."""
+        try:
+            async with asyncio.timeout(_LAST_EVENTS_TIMEOUT_S):
+                while self._num_writes < num_writes and self.error is None:
+                    self._progress = asyncio.Event()
+                    await self._progress.wait()
+        except TimeoutError:
+            self.error = ReplicaDied(_LOST, None, 1.0)
+        if self.error is not None:
+            raise self.error
+        assert self._num_writes == num_writes, f"{self._num_writes} writes came of {num_writes}"
+
+
+class _Receiver(asyncio.Protocol):
+    """A replica's connection: cuts its bytes into events and hands them out."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, streams: dict[int, IncomingStream], connected: "set[_Receiver]") -> None:
+        self._streams = streams
+        self._connected = connected
+        self._rest = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's isn't derived from it
+        self._connected.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._rest:
+            data = self._rest + data
+        position, end = 0, len(data)
+        while end - position >= _HEADER.size:
+            identity, size = _HEADER.unpack_from(data, position)
+            start = position + _HEADER.size
+            if start + size > end:
+                break
+            position = start + size
+            if stream := self._streams.get(identity):  # absent: its client has left
+                stream.connection = self
+                stream.receive(data[start:position])
+        self._rest = data[position:]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._connected.discard(self)
+        for stream in list(self._streams.values()):
+            if stream.connection is self:
+                stream.fail(ReplicaDied(_LOST, None, 1.0))
+
+
+class Outlets:
+    """The replica's end: one connection to each ingress that has sent it a request. Used on one event loop."""
+
+    def __init__(self) -> None:
+        self._connections: dict[tuple[str, int, str], asyncio.Task[_Sender]] = {}
+
+    async def open(self, address: Address) -> "Outlet":
+        """An outlet for this stream. Raises `ReplicaDied` where the ingress can't be reached."""
+        key = (address.host, address.port, address.credentials)
+        connecting = self._connections.get(key)
+        if connecting is None or (connecting.done() and not _is_usable(connecting)):
+            connecting = self._connections[key] = asyncio.create_task(_connected(address))
+        try:
+            sender = await asyncio.shield(connecting)
+        except (OSError, TimeoutError) as exc:
+            raise ReplicaDied(_LOST, None, 1.0) from exc
+        for other in [k for k, task in self._connections.items() if task.done() and not _is_usable(task)]:
+            del self._connections[other]  # ingresses that are gone
+        return Outlet(sender, address.stream)
+
+    def close(self) -> None:
+        for connecting in self._connections.values():
+            if connecting.done() and _is_usable(connecting):
+                connecting.result().close()
+
+
+class Outlet:
+    """One answer's way out. `lost` is done, with an error, when its connection is lost."""
+
+    __slots__ = ("_sender", "_stream", "lost")
+
+    def __init__(self, sender: "_Sender", stream: int) -> None:
+        self._sender = sender
+        self._stream = stream
+        self.lost = sender.lost
+
+    def write(self, events: bytes) -> None:
+        self._sender.write(self._stream, events)
+
+
+class _Sender(asyncio.Protocol):
+    """A connection to one ingress. What is written in one turn of the event loop, an engine's step, goes as one."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_exception(ReplicaDied(_LOST, None, 1.0))
+            self.lost.exception()  # seen: nobody may be waiting
+
+    def write(self, stream: int, events: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._flush)
+        self._pieces += (_HEADER.pack(stream, len(events)), events)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        data = b"".join(self._pieces)
+        self._pieces.clear()
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(data)
+        if self._transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self._transport.abort()
+
+
+def _is_usable(connecting: "asyncio.Task[_Sender]") -> bool:
+    if connecting.cancelled() or connecting.exception() is not None:
+        return False
+    return not connecting.result().lost.done()
+
+
+async def _connected(address: Address) -> _Sender:
+    async with asyncio.timeout(_CONNECT_TIMEOUT_S):
+        _, sender = await asyncio.get_running_loop().create_connection(
+            _Sender,
+            address.host,
+            address.port,
+            ssl=_tls(ssl.PROTOCOL_TLS_CLIENT, address.credentials),
+            server_hostname="",
+        )
+    return sender
+
+
+def _tls(protocol: int, credentials: str) -> ssl.SSLContext:
+    """Trusts the one certificate alone, and shows it."""
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the certificate itself is what was agreed on
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.load_verify_locations(cadata=credentials[credentials.index("-----BEGIN CERTIFICATE") :])
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # mode 0600; `ssl` reads keys from files alone
+        file.write(credentials)
+        file.flush()
+        context.load_cert_chain(file.name)
+    return context
+
+
+def _new_credentials() -> str:
+    """A key and a certificate for it, as PEM. It outlives any process, which is all that ends it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "serve_app side stream")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=365))  # clocks differ between nodes
+        .not_valid_after(now + datetime.timedelta(days=3650))
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    return (private + certificate.public_bytes(serialization.Encoding.PEM)).decode()

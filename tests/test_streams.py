@@ -1,0 +1,160 @@
+"""Many streams at once, slow readers and leaving ones among them, and a replica killed in the middle.
+
+Every answer's tokens are its own and numbered, so that one that is lost, doubled, out of order or another request's
+is seen. Once with Ray Serve's own proxy and once with HAProxy.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from tests.service import RunningService, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+NUM_STREAMS = 256
+SLOW_EVERY, LEAVING_EVERY = 8, 9
+MAX_UNSENT_BYTES = 500_000
+NUM_STUCK = 8
+DEADLINE_S = 120.0
+PROXIES = {
+    "ray": {},
+    "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+}
+
+
+def model(name: str, **engine_args: Any) -> dict[str, Any]:
+    args = {
+        "source": "none", "engine": "scripted", "num_cpus": 0.1, "max_batch_size": NUM_STREAMS,
+        "autoscaling": {"min_replicas": 2, "max_replicas": 2}, "engine_args": engine_args,
+        "http": {"max_unsent_bytes": MAX_UNSENT_BYTES},
+    }  # fmt: skip
+    return {"name": name, "import_path": "serve_app.app:build_model", "route_prefix": f"/models/{name}", "args": args}
+
+
+CONFIG = {
+    "proxy_location": "HeadOnly",
+    "applications": [
+        model("paced", tokens_per_s=40),
+        model("rapid", tokens_per_s=0),
+        {
+            "name": "ingress", "import_path": "serve_app.app:build_ingress", "route_prefix": "/",
+            "args": {"num_cpus": 0.1, "max_unsent_bytes": MAX_UNSENT_BYTES},
+            "deployments": [{"name": "Ingress", "user_config": {"models": ["paced", "rapid"]}}],
+        },
+        {"name": "metrics", "import_path": "serve_app.app:build_metrics", "route_prefix": "/metrics", "args": {}},
+    ],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=list(PROXIES))
+def streams(request: pytest.FixtureRequest) -> Iterator[tuple[str, RunningService]]:
+    with serving(CONFIG, env=PROXIES[request.param]) as service:
+        yield request.param, service
+
+
+def client_of(service: RunningService) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=service.url, timeout=DEADLINE_S, trust_env=False, limits=limits)
+
+
+async def read(client: httpx.AsyncClient, number: int, lane: str) -> tuple[list[str], str]:
+    """The tokens of stream `number`, and how it ended: `done`, `left`, or an error's code."""
+    wanted = words(number)
+    body = {"model": "paced", "stream": True, "messages": [{"role": "user", "content": f"!echo {' '.join(wanted)}"}]}
+    got: list[str] = []
+    async with client.stream("POST", f"{lane}/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200, await response.aread()
+        async for line in response.aiter_lines():
+            if line == "data: [DONE]":
+                return got, "done"
+            if not line:
+                continue
+            event = json.loads(line.removeprefix("data: "))
+            if "error" in event:
+                return got, event["error"]["code"]
+            got += event["choices"][0]["delta"].get("content", "").split()
+            if number % LEAVING_EVERY == 1 and len(got) > 10:
+                return got, "left"
+            if number % SLOW_EVERY == 2:
+                await asyncio.sleep(0.1)
+    return got, "cut short"
+
+
+def words(number: int) -> list[str]:
+    return [f"r{number}w{index}" for index in range(30 + number % 50)]
+
+
+def replicas(service: RunningService, name: str) -> list[psutil.Process]:
+    found = psutil.Process(service.process.pid).children(recursive=True)
+    return [process for process in found if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
+
+
+@pytest.mark.parametrize("lane", ["", "/models/paced"])
+async def test_no_token_is_lost_doubled_or_swapped(streams: tuple[str, RunningService], lane: str) -> None:
+    _, service = streams
+    async with client_of(service) as client:
+        ended = await asyncio.gather(*(read(client, number, lane) for number in range(NUM_STREAMS)))
+        for number, (got, how) in enumerate(ended):
+            is_leaving = number % LEAVING_EVERY == 1
+            assert how == ("left" if is_leaving else "done"), (number, how, got[-3:])
+            assert got == words(number)[: len(got)] if is_leaving else got == words(number), number
+        await expect_idle(client)
+
+
+async def test_a_killed_replica_ends_only_its_own_streams(streams: tuple[str, RunningService]) -> None:
+    _, service = streams
+    async with client_of(service) as client:
+        reading = asyncio.gather(*(read(client, number, "") for number in range(NUM_STREAMS)))
+        await asyncio.sleep(1.5)
+        os.kill(replicas(service, "paced")[0].pid, signal.SIGKILL)
+        ended = await reading
+        hows = [how for _, how in ended]
+        for number, (got, how) in enumerate(ended):
+            assert how in ("done", "left", "replica_died"), (number, how)
+            assert got == words(number)[: len(got)], (number, how)
+            assert how != "done" or got == words(number), number
+        assert 0 < hows.count("replica_died") < NUM_STREAMS * 3 // 4, hows
+        assert (await read(client, 0, ""))[1] == "done"
+        await expect_idle(client)
+
+
+async def test_a_client_that_never_reads_costs_bounded_memory(streams: tuple[str, RunningService]) -> None:
+    proxy, service = streams
+    ingress = replicas(service, "ingress")[0]
+    before = ingress.memory_info().rss
+    body = {"model": "rapid", "stream": True, "messages": [{"role": "user", "content": "!tokens 100000"}]}
+    async with client_of(service) as client:
+        stuck = [client.stream("POST", "/v1/chat/completions", json=body) for _ in range(NUM_STUCK)]
+        responses = [await one.__aenter__() for one in stuck]
+        quick = body | {"messages": [{"role": "user", "content": "!echo still here"}]}
+        assert (await client.post("/v1/chat/completions", json=quick)).status_code == 200
+        await asyncio.sleep(8)
+        grown = ingress.memory_info().rss - before
+        assert grown < NUM_STUCK * (MAX_UNSENT_BYTES + 10_000_000) + 100_000_000, grown
+        for response in responses:
+            end = (await response.aread()).decode()[-1000:]
+            # Ray Serve's own proxy reads on by itself, so there the client's slowness is the proxy's to bear.
+            assert "client_too_slow" in end or (proxy == "ray" and end.endswith("data: [DONE]\n\n")), end
+        for one in stuck:
+            await one.__aexit__(None, None, None)
+        await expect_idle(client)
+
+
+async def expect_idle(client: httpx.AsyncClient) -> None:
+    """No request is held any more."""
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        models = (await client.get("/metrics/summary")).json()["models"]
+        if not any(told["in_flight"] or told["queued"] for told in models.values()):
+            return
+        await asyncio.sleep(0.3)
+    raise AssertionError(f"requests are still in flight: {models}")
