@@ -6,43 +6,36 @@ Refreshed in the background, so that choosing a model for a request costs a look
 import asyncio
 import logging
 import random
-import re
+import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
 
 from ray import serve
 from ray.serve.schema import ApplicationStatusOverview, ServeStatus
 
-from serve_app.api.lane import ModelEntry, State
+from serve_app.api.lane import READY_STATES, ModelEntry, State
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription, Task
+from serve_app.serve_states import STARTING, model_state, num_serving, replica_counts
 from serve_app.strict import nearest_hint
 
 logger = logging.getLogger("serve_app")
 
-REFRESH_PERIOD_S = 1.0
+REFRESH_PERIOD_S = 1.0  # while something changes
+RESTING_PERIOD_S = 4.0  # while all is ready: asking takes Ray Serve's controller and this process some 40 ms each
+REST_AFTER_S = 15.0
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
 LOADING_TIMEOUT_S = 1.0
 CLUSTER_TIMEOUT_S = 10.0
-MAX_REASON_CHARACTERS = 800
-STARTING = "its replica is starting"
 
 Describe = Callable[[str], Awaitable[ModelDescription]]
 Loading = Callable[[], Awaitable[dict[str, str]]]
 Unplaced = Callable[[], dict[str, str]]
 Declarations = Callable[[], dict[str, Declaration]]
-
-
-_OUR_ERROR = "serve_app.errors.ConfigError: "
-# The text of pydantic's error, all that Ray Serve passes on of an application's args that don't validate.
-_REFUSED_ARGS = re.compile(
-    r"validation errors? for \w+\n(?:(?P<place>\S.*)\n)?[ ]+(?P<wrong>.*) "
-    r"\[type=\w+, input_value=(?P<value>.*), input_type"
-)
-_ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 
 
 class Catalog:
@@ -67,10 +60,12 @@ class Catalog:
         self._described_at: dict[str, tuple[float, bool]] = {}
         self._has_served: set[str] = set()
         self.refused_config: str | None = None
+        self._doubted = asyncio.Event()
 
     def configure(self, routing: RoutingConfig) -> None:
         """Serve these models from now on, in this order, and under these aliases."""
         models = routing.models
+        self._doubted.set()
         self._aliases = dict(routing.aliases)
         waiting: State = "pending"
         self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, "not looked up yet") for m in models}
@@ -124,10 +119,26 @@ class Catalog:
         return replace(best, name=alias, base=None, weights=weights)
 
     async def keep_fresh(self) -> None:
-        """Refresh for ever."""
+        """Refresh for ever, less often while nothing changes."""
+        changed_at = time.monotonic()
         while True:
-            await asyncio.sleep(REFRESH_PERIOD_S)
+            is_resting = time.monotonic() > changed_at + REST_AFTER_S
+            with suppress(TimeoutError):
+                async with asyncio.timeout(RESTING_PERIOD_S if is_resting else REFRESH_PERIOD_S):
+                    await self._doubted.wait()
+            self._doubted.clear()
+            before = self._states()
             await self.try_refresh()
+            states = self._states()
+            if states != before or any(state not in READY_STATES for state, _ in states.values()):
+                changed_at = time.monotonic()
+
+    def doubt(self) -> None:
+        """Something went wrong that the states don't tell: look at them now."""
+        self._doubted.set()
+
+    def _states(self) -> dict[str, tuple[State, int]]:
+        return {name: (entry.state, entry.num_replicas) for name, entry in self._entries.items()}
 
     async def try_refresh(self) -> None:
         """Refresh once; a Serve controller that doesn't answer leaves the last known states."""
@@ -178,7 +189,7 @@ class Catalog:
     async def _waiting_for_room(self, status: ServeStatus) -> dict[str, str]:
         """Why replicas wait to be placed, asked only while some replica of these models starts."""
         known = (status.applications.get(name) for name in self._entries)
-        if not any(application and _replica_counts(application).get("STARTING") for application in known):
+        if not any(application and replica_counts(application).get("STARTING") for application in known):
             return {}
         try:
             async with asyncio.timeout(CLUSTER_TIMEOUT_S):
@@ -262,19 +273,7 @@ def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None
     own = f"model '{entry.name}': "
     if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
         reason = own + reason
-    return replace(entry, state=state, reason=reason, num_replicas=_num_serving(application))
-
-
-def _replica_counts(application: ApplicationStatusOverview) -> dict[str, int]:
-    """Replicas by Ray Serve's name of their state."""
-    deployment = next(iter(application.deployments.values()), None)
-    return {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
-
-
-def _num_serving(application: ApplicationStatusOverview) -> int:
-    """Replicas that answer: those on a node that drains do until their successors run."""
-    counts = _replica_counts(application)
-    return counts.get("RUNNING", 0) + counts.get("PENDING_MIGRATION", 0)
+    return replace(entry, state=state, reason=reason, num_replicas=num_serving(application))
 
 
 def _without_room(entry: ModelEntry, why: str) -> ModelEntry:
@@ -284,39 +283,3 @@ def _without_room(entry: ModelEntry, why: str) -> ModelEntry:
     if entry.state in ("loading", "pending", "unhealthy"):
         return replace(entry, state="pending", reason=f"model '{entry.name}': {why}")
     return entry
-
-
-def model_state(application: ApplicationStatusOverview) -> tuple[State, str | None]:
-    """Our state for Ray Serve's, with the reason where it isn't ready."""
-    deployment = next(iter(application.deployments.values()), None)
-    num_serving = _num_serving(application)
-    status = str(application.status.value)
-    if status == "DEPLOY_FAILED":
-        why = last_line(deployment.message if deployment and deployment.message else application.message)
-        if num_serving:  # of the version before, which Ray Serve keeps
-            return "ready", f"the last deploy failed, and the one before serves: {why}"
-        return "failed", why
-    if num_serving:
-        return "ready", None
-    if status == "UNHEALTHY":
-        return "unhealthy", last_line(deployment.message if deployment else application.message)
-    if status == "RUNNING" and deployment is not None and deployment.status.value == "HEALTHY":
-        return "scaled_to_zero", None
-    message = deployment.message if deployment else application.message
-    if "scheduled" in message:  # Ray Serve's words for a replica that no node has room for
-        return "pending", last_line(message)
-    # A failed start is tried again; what else Ray Serve says of a start (it scales, it is slow) says less than ours.
-    return "loading", last_line(message) if "failed" in message else STARTING
-
-
-def last_line(message: str) -> str:
-    """The sentence at the end of what may be a whole traceback; no path of ours reaches a client."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    sentence = _ERROR_CLASS.sub("", lines[-1]) if lines else ""
-    ours = [line for line in lines if line.startswith(_OUR_ERROR)]
-    if ours:
-        sentence = ours[-1].removeprefix(_OUR_ERROR)
-    elif refused := _REFUSED_ARGS.search(message):
-        place, wrong, value = refused["place"], refused["wrong"].removeprefix("Value error, "), refused["value"]
-        sentence = f"{place}: {wrong} (it is {value})" if place else wrong
-    return sentence[:MAX_REASON_CHARACTERS]

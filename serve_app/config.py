@@ -292,8 +292,12 @@ class RoutingConfig(Strict):
 
 
 class IngressConfig(HttpConfig):
-    """The HTTP front of every model."""
+    """The HTTP front of every model.
 
+    `stream_host` is the address of this machine at which replicas send it their events; by default its node's.
+    """
+
+    stream_host: str | None = None
     metrics_application: str | None = "metrics"
     num_cpus: float = Field(1.0, ge=0)
     num_replicas: int = Field(1, ge=1)

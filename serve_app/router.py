@@ -6,6 +6,7 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
 from ray import serve
@@ -48,6 +49,10 @@ class Models(Protocol):
         """Why the model has no replica that could answer now; None where it has one."""
         ...
 
+    def doubt(self) -> None:
+        """A replica died or was missing: what is known of the models may be out of date."""
+        ...
+
 
 class Router:
     """Answers requests by way of one of their model's replicas; a `ModelHandle` for every model at once.
@@ -59,7 +64,7 @@ class Router:
     def __init__(self, models: Models, inbox: Inbox) -> None:
         self._models = models
         self._inbox = inbox
-        self._handles: dict[str, DeploymentHandle] = {}
+        self._known: dict[str, _Methods] = {}
 
     async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
         """The whole answer, in one message.
@@ -69,7 +74,7 @@ class Router:
         deadline = _deadline(request)
 
         async def attempt() -> tuple[Chunk, ...]:
-            call = _Call((await self._handle(request.model)).answer.remote(request), deadline)
+            call = _Call((await self._methods(request.model)).answer.remote(request), deadline)
             chunks: tuple[Chunk, ...] = await self._result(call, request)
             return chunks
 
@@ -86,10 +91,10 @@ class Router:
             write(events)
 
         async def attempt() -> StreamTotal:
-            handle = await self._handle(request.model)
+            model = await self._methods(request.model)
             await self._inbox.start()
             with self._inbox.open(write_on) as incoming:
-                call = _Call(handle.stream.remote(request, encoder, incoming.address), deadline)
+                call = _Call(model.stream.remote(request, encoder, incoming.address), deadline)
                 incoming.on_broken = call.cancel
                 try:
                     total: StreamTotal = await self._result(call, request)
@@ -105,7 +110,7 @@ class Router:
     async def describe(self, model: str) -> ModelDescription:
         """What a model's replica says about itself."""
         try:
-            description: ModelDescription = await (await self._handle(model)).describe.remote()
+            description: ModelDescription = await (await self._methods(model)).describe.remote()
         except (RayError, RayServeException) as exc:
             raise self._translate(exc, model) from exc
         return description
@@ -133,15 +138,16 @@ class Router:
             f"no answer within {request.timeout_s:.0f} s: ask for fewer tokens or try again later"
         )
 
-    async def _handle(self, model: str) -> DeploymentHandle:
-        """The model's handle, looked up once, and again after a failure: applications come and go."""
+    async def _methods(self, model: str) -> "_Methods":
+        """The model's methods, looked up once, and again after a failure: applications come and go."""
         application = self._models.application_of(model)
-        if application not in self._handles:
+        if application not in self._known:
             try:
-                self._handles[application] = await asyncio.to_thread(serve.get_app_handle, application)
+                handle = await asyncio.to_thread(serve.get_app_handle, application)
             except RayServeException as exc:
                 raise ModelNotReady(f"model '{model}' isn't deployed", "model", 5.0) from exc
-        return self._handles[application]
+            self._known[application] = _Methods.of(handle)
+        return self._known[application]
 
     def _translate(self, exc: RayError | RayServeException, model: str) -> ServeAppError:
         cause = exc.cause if isinstance(exc, RayTaskError) else exc
@@ -149,13 +155,30 @@ class Router:
             return cause
         if isinstance(cause, BackPressureError):
             return Overloaded(f"model '{model}' has as many waiting requests as it takes: retry later", None, 2.0)
+        if isinstance(cause, DeploymentUnavailableError | RayActorError | OutOfMemoryError):
+            self._models.doubt()
         if isinstance(cause, DeploymentUnavailableError):
-            self._handles.pop(self._models.application_of(model), None)
+            self._known.pop(self._models.application_of(model), None)
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
         if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError):
             return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
         logger.error("model %s: an error that no class names: %s", model, cause)
         return EngineFailed(f"model '{model}' failed on this request: its log says why")
+
+
+@dataclass(frozen=True, slots=True)
+class _Methods:
+    """What a model's replicas can be called for: handles made once, because Ray Serve takes its time to make one."""
+
+    answer: DeploymentHandle
+    stream: DeploymentHandle
+    describe: DeploymentHandle
+
+    @classmethod
+    def of(cls, handle: DeploymentHandle) -> "_Methods":
+        # Our messages are plain classes of a module, which pickle alone knows how to send.
+        plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
+        return cls(*(handle.options(method_name=field.name, **plain) for field in fields(cls)))
 
 
 class _Call:

@@ -15,8 +15,8 @@ from typing import Any
 
 import httpx
 
-from serve_app.catalog import last_line
 from serve_app.errors import ConfigError
+from serve_app.serve_states import last_line
 
 Say = Callable[[str], None]
 

@@ -17,11 +17,12 @@ from ray.serve.schema import (
 )
 
 from serve_app.api.lane import ModelEntry, State
-from serve_app.catalog import STARTING, Catalog, last_line, model_state
+from serve_app.catalog import Catalog
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
 from serve_app.messages import ModelDescription
+from serve_app.serve_states import STARTING, last_line, model_state
 
 TRACEBACK = """The deployment failed to start 3 times in a row. Error:
 ray::ServeReplica (pid=1)

@@ -36,7 +36,7 @@ def said(text: str, tools: ToolUse | None = None, *, finish_reason: str = "stop"
         finish = finish_reason if number == len(ids) else None
         one = CompletionOutput(0, tokens.decode([token]), [token], None, None, finish_reason=finish)
         step = RequestOutput("a", None, [1] * 5, None, [one], finished=finish is not None)
-        chunks += answers.chunks(step)
+        answers.put(step, chunks.append)
     return chunks
 
 

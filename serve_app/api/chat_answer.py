@@ -5,8 +5,8 @@ Events are encoded where the chunks are made, once; whatever stands between ther
 Shapes follow https://platform.openai.com/docs/api-reference/chat; `reasoning` beside `content` is vLLM's.
 """
 
-import json
 from collections.abc import Sequence
+from json.encoder import encode_basestring  # json.dumps of a bare string, at a tenth of its price
 from typing import Any
 
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
@@ -89,7 +89,7 @@ class ChatEvents:
         before, after = self._around[chunk.index]
         if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs):
             text = chunk.text
-            events = before + json.dumps(text, ensure_ascii=False).encode("utf-8", "replace") + after if text else b""
+            events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
             logprobs = _logprobs_json(chunk.logprobs) if chunk.logprobs else None
             events = self._event(chunk.index, _delta(chunk), logprobs)

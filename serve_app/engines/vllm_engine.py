@@ -134,8 +134,7 @@ class VllmEngine:
                 delivery.fail(output)
                 return
             try:
-                for chunk in answers.chunks(output):
-                    delivery.chunk(chunk)
+                answers.put(output, delivery.chunk)
             except Exception as exc:  # noqa: BLE001 -- an engine boundary: one answer's parser may not end the others
                 delivery.fail(exc)
 

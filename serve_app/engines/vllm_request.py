@@ -5,7 +5,6 @@ go in as decoded pixels; vLLM never fetches anything.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 from PIL import Image
@@ -22,6 +21,7 @@ from serve_app.messages import (
     Message,
     OutputFormat,
     Picture,
+    Put,
     Sampling,
     Text,
     TokenLogprob,
@@ -135,11 +135,11 @@ class Answers:
         self._called = [False] * len(parsers)
         self._is_first = True
 
-    def chunks(self, output: RequestOutput) -> Iterator[Chunk]:
-        """The chunks of one step. Raises `EngineFailed` where vLLM gave the request up."""
+    def put(self, output: RequestOutput, put: Put) -> None:
+        """Hands on the chunks of one step. Raises `EngineFailed` where vLLM gave the request up."""
         for one in output.outputs:
             if one.token_ids or one.finish_reason is not None:
-                yield self._chunk(one, output)
+                put(self._chunk(one, output))
 
     def _chunk(self, one: CompletionOutput, output: RequestOutput) -> Chunk:
         text, reasoning, calls = self._parsed(one, output)

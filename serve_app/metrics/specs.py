@@ -22,32 +22,32 @@ class MetricSpec:
     type: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
-    observed_by: Literal["ingress", "model", "sidecar"]
+    observed_by: Literal["ingress, lane", "model", "sidecar"]
 
 
 REQUESTS = MetricSpec(
     "serve_app_requests_total", "counter", ("model", "outcome"),
-    "Requests ended, by outcome: ok, client_left or an error's code.", "ingress",
+    "Requests ended, by outcome: ok, client_left or an error's code.", "ingress, lane",
 )  # fmt: skip
 IN_FLIGHT = MetricSpec(
     "serve_app_requests_in_flight", "gauge", ("model",),
-    "Requests being answered now.", "ingress",
+    "Requests being answered now.", "ingress, lane",
 )  # fmt: skip
 REQUEST_SECONDS = MetricSpec(
     "serve_app_request_seconds", "histogram", ("model",),
-    "Seconds from a request's arrival to its end, whatever the outcome.", "ingress",
+    "Seconds from a request's arrival to its end, whatever the outcome.", "ingress, lane",
 )  # fmt: skip
 TIME_TO_FIRST_TOKEN = MetricSpec(
     "serve_app_time_to_first_token_seconds", "histogram", ("model",),
-    "Seconds from a request's arrival to the first piece of its answer.", "ingress",
+    "Seconds from a request's arrival to the first piece of its answer.", "ingress, lane",
 )  # fmt: skip
 IMAGES = MetricSpec(
     "serve_app_images_total", "counter", ("model", "outcome"),
-    "Pictures fetched and decoded, by outcome: ok, client_left or an error's code.", "ingress",
+    "Pictures fetched and decoded, by outcome: ok, client_left or an error's code.", "ingress, lane",
 )  # fmt: skip
 IMAGE_SECONDS = MetricSpec(
     "serve_app_image_seconds", "histogram", ("model",),
-    "Seconds to fetch, check and decode one picture, whatever the outcome.", "ingress",
+    "Seconds to fetch, check and decode one picture, whatever the outcome.", "ingress, lane",
 )  # fmt: skip
 TOKENS = MetricSpec(
     "serve_app_tokens_total", "counter", ("model", "kind"),
