@@ -43,8 +43,6 @@ _COMMON_CANVASES = (
     (224, 224), (256, 256), (512, 512), (320, 240), (640, 480), (400, 300), (300, 200), (480, 320), (320, 180),
     (640, 360), (384, 384), (336, 336), (128, 128), (96, 96), (64, 64), (800, 600), (160, 120), (300, 150),
 )  # fmt: skip
-_CENTER = 4  # index into PLACES
-_LARGEST_IN_CELLS = {1: 1.6, 2: 1.5, 3: 1.25}  # a large shape's diameter, by the number of shapes
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +79,21 @@ def random_canvas(rng: random.Random) -> tuple[int, int]:
 def random_layout(scene: Scene, rng: random.Random) -> Layout:
     """Positions and diameters that don't overlap and mean what the scene says."""
     width, height = random_canvas(rng)
+    is_alone = len(scene.shapes) == 1
     while True:
-        placements = tuple(_random_placement(shape, width, height, len(scene.shapes), rng) for shape in scene.shapes)
+        placements = tuple(_random_placement(shape, width, height, is_alone, rng) for shape in scene.shapes)
         if _are_apart(placements):
             return Layout(width, height, placements)
 
 
-def _random_placement(shape: Shape, width: int, height: int, num_shapes: int, rng: random.Random) -> Placement:
+def _random_placement(shape: Shape, width: int, height: int, is_alone: bool, rng: random.Random) -> Placement:
     cell_width, cell_height = width / 3, height / 3
     cell = min(cell_width, cell_height)
     if shape.size == "small":
         diameter = cell * rng.uniform(0.46, 0.58)
-    elif rng.random() < 0.5:
-        # As people draw, fewer shapes are larger ones; alone in the center, up to two thirds of the canvas.
-        largest = 2.1 if num_shapes == 1 and shape.place == _CENTER else _LARGEST_IN_CELLS[num_shapes]
-        diameter = cell * rng.uniform(0.8, largest)
+    elif is_alone and rng.random() < 0.5:
+        # Alone, a shape may be as large as two thirds of the canvas in the center, less at the rim.
+        diameter = cell * rng.uniform(0.8, 2.1 if shape.place == 4 else 1.35)
     else:
         diameter = cell * rng.uniform(0.76, 1.0)
     spread = rng.uniform(0.0, 0.26)
