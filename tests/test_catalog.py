@@ -1,5 +1,6 @@
 """A model's state and reason, from what Ray Serve says of its application; and the choice of a model."""
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -305,3 +306,44 @@ def test_a_refusal_names_the_model_once() -> None:
     with pytest.raises(ModelNotReady) as raised:
         catalog.choose("bad", "chat")
     assert raised.value.message == "model 'bad' failed to start: source '/x': there is no folder"
+
+
+async def test_states_are_asked_for_less_while_all_rests_and_at_once_when_in_doubt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[None] = []
+
+    async def count(self: Catalog) -> None:
+        asked.append(None)
+
+    monkeypatch.setattr("serve_app.catalog.REST_AFTER_S", 0.0)
+    monkeypatch.setattr("serve_app.catalog.RESTING_PERIOD_S", 1000.0)
+    monkeypatch.setattr(Catalog, "try_refresh", count)
+    catalog = catalog_of(CHAT)
+    catalog._doubted.clear()
+    keeping = asyncio.create_task(catalog.keep_fresh())
+    await asyncio.sleep(0.05)
+    assert not asked, "all is ready, and the resting period is long"
+    for number in (1, 2):
+        catalog.doubt()
+        await asyncio.sleep(0.05)
+        assert len(asked) == number
+    keeping.cancel()
+
+
+async def test_states_are_asked_for_often_while_a_model_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[None] = []
+    often = asyncio.Event()
+
+    async def count(self: Catalog) -> None:
+        asked.append(None)
+        if len(asked) == 5:
+            often.set()
+
+    monkeypatch.setattr("serve_app.catalog.REFRESH_PERIOD_S", 0.01)
+    monkeypatch.setattr("serve_app.catalog.RESTING_PERIOD_S", 1000.0)
+    monkeypatch.setattr(Catalog, "try_refresh", count)
+    catalog = catalog_of(replace(CHAT, state="loading"))
+    keeping = asyncio.create_task(catalog.keep_fresh())
+    await asyncio.wait_for(often.wait(), 20)
+    keeping.cancel()
