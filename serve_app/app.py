@@ -26,7 +26,7 @@ from serve_app.api.lane import Lane
 from serve_app.catalog import Catalog
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.engines import vllm_args, vllm_ranks
-from serve_app.errors import EngineFailed
+from serve_app.errors import EngineFailed, ReplicaDied
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.load_progress import LoadProgress
@@ -142,14 +142,19 @@ class ModelDeployment:
         self._outlets = Outlets()
         self._reporter = reporter
 
-    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
-        """The whole answer."""
-        return await self._model.answer(request)
+    # Both yield their one result: only of a generator does Ray Serve's router hear at once that a replica took the
+    # request and how many it has, which is what it balances by.
 
-    async def stream(self, request: GenerationRequest, encoder: EventEncoder, address: Address) -> StreamTotal:
+    async def answer(self, request: GenerationRequest) -> AsyncIterator[tuple[Chunk, ...]]:
+        """The whole answer."""
+        yield await self._model.answer(request)
+
+    async def stream(
+        self, request: GenerationRequest, encoder: EventEncoder, address: Address
+    ) -> AsyncIterator[StreamTotal]:
         """Sends the answer's events to the ingress's address; the work stops if they can't get there."""
         outlet = await self._outlets.open(address)
-        return await _until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
+        yield await _until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         http = self._config.http
@@ -168,7 +173,6 @@ class ModelDeployment:
     async def __del__(self) -> None:
         if hasattr(self, "_reporter"):  # absent where the start failed
             self._model.is_ending = True
-            self._outlets.close()
             await self._replica.stop()
             await self._reporter.stop()
 
@@ -221,7 +225,7 @@ async def _until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Fut
         return await task
     except asyncio.CancelledError:
         if lost.done() and (error := lost.exception()):
-            raise error from None
+            raise ReplicaDied(*error.args) from None
         raise
     finally:
         lost.remove_done_callback(stop)
@@ -239,7 +243,8 @@ class IngressDeployment:
         self._catalog = Catalog(
             lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced, cluster.declarations
         )
-        self._router = Router(self._catalog, Inbox(config.stream_host or ray.util.get_node_ip_address()))
+        self._inbox = Inbox(config.stream_host or ray.util.get_node_ip_address())
+        self._router = Router(self._catalog, self._inbox)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -260,6 +265,7 @@ class IngressDeployment:
         self._catalog.configure(routing)
         self._metrics.models = frozenset(routing.models)
         await self._catalog.try_refresh()  # a new ingress knows its models before its first request
+        await self._inbox.start()  # here, so that a wrong `stream_host` fails the deploy
         if not self._tasks:
             self._reporter = _start_reporter(self._registry, "ingress", self._config.metrics_application)
             self._tasks.append(asyncio.create_task(self._catalog.keep_fresh()))

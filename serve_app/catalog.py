@@ -27,6 +27,7 @@ logger = logging.getLogger("serve_app")
 REFRESH_PERIOD_S = 1.0  # while something changes
 RESTING_PERIOD_S = 4.0  # while all is ready: asking takes Ray Serve's controller and this process some 40 ms each
 REST_AFTER_S = 15.0
+LEAST_PERIOD_S = 0.2  # however much is in doubt
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
 LOADING_TIMEOUT_S = 1.0
@@ -126,6 +127,7 @@ class Catalog:
             with suppress(TimeoutError):
                 async with asyncio.timeout(RESTING_PERIOD_S if is_resting else REFRESH_PERIOD_S):
                     await self._doubted.wait()
+            await asyncio.sleep(LEAST_PERIOD_S)
             self._doubted.clear()
             before = self._states()
             await self.try_refresh()

@@ -6,7 +6,8 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from ray import serve
@@ -17,7 +18,7 @@ from ray.serve.exceptions import (
     RayServeException,
     RequestCancelledError,
 )
-from ray.serve.handle import DeploymentHandle, DeploymentResponse
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve_app.errors import (
     DeadlineExceeded,
@@ -95,11 +96,11 @@ class Router:
             await self._inbox.start()
             with self._inbox.open(write_on) as incoming:
                 call = _Call(model.stream.remote(request, encoder, incoming.address), deadline)
-                incoming.on_broken = call.cancel
+                incoming.on_broken = call.give_up
                 try:
                     total: StreamTotal = await self._result(call, request)
                 except (ServeAppError, asyncio.CancelledError):
-                    if incoming.error is not None:  # why the call was cancelled
+                    if incoming.error is not None and not _is_cancelled():  # why the call was cancelled
                         raise incoming.error from None
                     raise
                 await incoming.completed(total.num_writes)
@@ -123,7 +124,9 @@ class Router:
             if call.is_late:
                 raise self._too_late(request) from exc
             if isinstance(exc, asyncio.CancelledError):
-                raise
+                if call.is_broken or _is_cancelled():
+                    raise
+                raise self._died(request.model) from exc
             raise self._translate(exc, request.model) from exc
 
     def _too_late(self, request: GenerationRequest) -> ServeAppError:
@@ -149,6 +152,9 @@ class Router:
             self._known[application] = _Methods.of(handle)
         return self._known[application]
 
+    def _died(self, model: str) -> ReplicaDied:
+        return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
+
     def _translate(self, exc: RayError | RayServeException, model: str) -> ServeAppError:
         cause = exc.cause if isinstance(exc, RayTaskError) else exc
         if isinstance(cause, ServeAppError):
@@ -161,7 +167,7 @@ class Router:
             self._known.pop(self._models.application_of(model), None)
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
         if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError):
-            return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
+            return self._died(model)
         logger.error("model %s: an error that no class names: %s", model, cause)
         return EngineFailed(f"model '{model}' failed on this request: its log says why")
 
@@ -178,35 +184,48 @@ class _Methods:
     def of(cls, handle: DeploymentHandle) -> "_Methods":
         # Our messages are plain classes of a module, which pickle alone knows how to send.
         plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
-        return cls(*(handle.options(method_name=field.name, **plain) for field in fields(cls)))
+        generators = {"stream": True, **plain}
+        return cls(
+            answer=handle.options(method_name="answer", **generators),
+            stream=handle.options(method_name="stream", **generators),
+            describe=handle.options(method_name="describe", **plain),
+        )
 
 
 class _Call:
-    """A call to a replica that is cancelled at its deadline, and when whoever waits for it is."""
+    """A call to a replica: over at its deadline, when it is broken, and when whoever waits for it is cancelled."""
 
-    def __init__(self, response: DeploymentResponse[Any], deadline: float) -> None:
+    def __init__(self, response: DeploymentResponseGenerator[Any], deadline: float) -> None:
         self._response = response
-        self._deadline = deadline
-        self.is_late = False
+        self._limit = asyncio.timeout_at(deadline)
+        self.is_late = self.is_broken = False
 
-    def cancel(self) -> None:
-        self._response.cancel()
+    def give_up(self) -> None:
+        """Don't wait any longer, not even for the replica to agree, which one that hangs never does."""
+        self.is_broken = True
+        with suppress(RuntimeError):  # it has ended already
+            self._limit.reschedule(asyncio.get_running_loop().time())
 
     async def result(self) -> Any:
-        timer = asyncio.get_running_loop().call_at(self._deadline, self._give_up)
+        """The one thing that the replica's method yields. Raises `CancelledError` where it is late or given up."""
         is_complete = False
         try:
-            result = await self._response
-            is_complete = True
+            async with self._limit:
+                (result,) = [one async for one in self._response]
+                is_complete = True
+        except TimeoutError as exc:
+            self.is_late = not self.is_broken
+            raise asyncio.CancelledError from exc
         finally:
-            timer.cancel()
             if not is_complete:
                 self._response.cancel()
         return result
 
-    def _give_up(self) -> None:
-        self.is_late = True
-        self._response.cancel()
+
+def _is_cancelled() -> bool:
+    """Whether the task that runs this was told to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _deadline(request: GenerationRequest) -> float:

@@ -12,11 +12,13 @@ Knows nothing of models, chunks or HTTP.
 
 import asyncio
 import datetime
+import logging
+import socket
 import ssl
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from struct import Struct
 from typing import cast
 
@@ -27,9 +29,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from serve_app.errors import ReplicaDied
 from serve_app.messages import Write
 
+logger = logging.getLogger("serve_app")
+
 _HEADER = Struct("!QI")  # which stream, how many bytes of events follow
 _CONNECT_TIMEOUT_S = 5.0
-_LAST_EVENTS_TIMEOUT_S = 1.0  # between a call's result, which Ray carries, and its last events, which we do
+_LAST_EVENTS_TIMEOUT_S = 5.0  # between a call's result, which Ray carries, and its last events, which we do
+_RESULT_GRACE_S = 0.3  # between a lost connection and the result of a call that had sent everything before it
 _MAX_UNSENT_BYTES = 32_000_000  # to an ingress that doesn't read: it hangs, or its network does
 _LOST = "the connection between this request's replica and the ingress was lost: send it again"
 
@@ -40,7 +45,7 @@ class Address:
 
     host: str
     port: int
-    credentials: str
+    credentials: str = field(repr=False)
     stream: int
 
 
@@ -124,22 +129,27 @@ class IncomingStream:
         """It can't go on. The first error stands."""
         if self.error is None:
             self.error = error
-            self.on_broken()
+            # Later, because its faults are none of the connection's business.
+            asyncio.get_running_loop().call_soon(self.on_broken)
             if self._progress:
                 self._progress.set()
 
     async def completed(self, num_writes: int) -> None:
         """Return when all of them have arrived. Raises what broke the stream, or `ReplicaDied`."""
-        try:
-            async with asyncio.timeout(_LAST_EVENTS_TIMEOUT_S):
-                while self._num_writes < num_writes and self.error is None:
-                    self._progress = asyncio.Event()
+        while self._num_writes < num_writes and self.error is None:
+            before, self._progress = self._num_writes, asyncio.Event()
+            try:
+                async with asyncio.timeout(_LAST_EVENTS_TIMEOUT_S):
                     await self._progress.wait()
-        except TimeoutError:
-            self.error = ReplicaDied(_LOST, None, 1.0)
+            except TimeoutError:
+                await asyncio.sleep(0)  # what came while this process was held up is read first
+                await asyncio.sleep(0)
+                if self._num_writes == before:
+                    self.fail(ReplicaDied(_LOST, None, 1.0))
+        if self.error is None and self._num_writes > num_writes:
+            self.fail(ReplicaDied(_LOST, None, 1.0))
         if self.error is not None:
             raise self.error
-        assert self._num_writes == num_writes, f"{self._num_writes} writes came of {num_writes}"
 
 
 class _Receiver(asyncio.Protocol):
@@ -155,6 +165,7 @@ class _Receiver(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)  # uvloop's isn't derived from it
         self._connected.add(self)
+        _notice_loss(transport)
 
     def data_received(self, data: bytes) -> None:
         if self._rest:
@@ -167,15 +178,21 @@ class _Receiver(asyncio.Protocol):
                 break
             position = start + size
             if stream := self._streams.get(identity):  # absent: its client has left
+                if stream.connection not in (None, self):  # Ray sent the call again, to another replica
+                    stream.fail(ReplicaDied(_LOST, None, 1.0))
                 stream.connection = self
                 stream.receive(data[start:position])
         self._rest = data[position:]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connected.discard(self)
-        for stream in list(self._streams.values()):
+        for identity, stream in self._streams.items():
             if stream.connection is self:
-                stream.fail(ReplicaDied(_LOST, None, 1.0))
+                asyncio.get_running_loop().call_later(_RESULT_GRACE_S, self._fail, identity, stream)
+
+    def _fail(self, identity: int, stream: IncomingStream) -> None:
+        if self._streams.get(identity) is stream:
+            stream.fail(ReplicaDied(_LOST, None, 1.0))
 
 
 class Outlets:
@@ -193,7 +210,12 @@ class Outlets:
         try:
             sender = await asyncio.shield(connecting)
         except (OSError, TimeoutError) as exc:
-            raise ReplicaDied(_LOST, None, 1.0) from exc
+            logger.error(
+                "no side stream to the ingress at %s:%d (%r): open that way, or set the ingress's stream_host",
+                address.host, address.port, exc,
+            )  # fmt: skip
+            unreached = f"its replica couldn't reach the ingress at {address.host}:{address.port}: send it again"
+            raise ReplicaDied(unreached, None, 1.0) from exc
         for other in [k for k, task in self._connections.items() if task.done() and not _is_usable(task)]:
             del self._connections[other]  # ingresses that are gone
         return Outlet(sender, address.stream)
@@ -229,6 +251,7 @@ class _Sender(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        _notice_loss(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
@@ -252,6 +275,15 @@ class _Sender(asyncio.Protocol):
         self._transport.write(data)
         if self._transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self._transport.abort()
+
+
+def _notice_loss(transport: asyncio.BaseTransport) -> None:
+    """Have the kernel ask after some seconds of silence: a node that vanishes says no goodbye."""
+    connection = transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 5000)):
+        if hasattr(socket, name):
+            connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _is_usable(connecting: "asyncio.Task[_Sender]") -> bool:

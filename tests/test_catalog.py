@@ -317,6 +317,7 @@ async def test_states_are_asked_for_less_while_all_rests_and_at_once_when_in_dou
         asked.append(None)
 
     monkeypatch.setattr("serve_app.catalog.REST_AFTER_S", 0.0)
+    monkeypatch.setattr("serve_app.catalog.LEAST_PERIOD_S", 0.0)
     monkeypatch.setattr("serve_app.catalog.RESTING_PERIOD_S", 1000.0)
     monkeypatch.setattr(Catalog, "try_refresh", count)
     catalog = catalog_of(CHAT)

@@ -35,6 +35,7 @@ IDEFICS = {"image_processor_type": "Idefics3ImageProcessor", "size": {"longest_e
         ({**CLIP, "image_processor_type": "LlavaNextImageProcessor"}, None),
         ({"image_processor_type": "Qwen2VLImageProcessor", "max_pixels": 1_000_000}, None),
         ({"image_processor_type": "NobodysImageProcessor", "size": 224}, None),
+        ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 448}, None),  # OpenGVLab's InternVL, which tiles
         ({}, None),
     ],
 )
@@ -45,6 +46,12 @@ def test_what_the_processor_keeps(
     name = "processor_config.json" if is_nested else "preprocessor_config.json"
     (tmp_path / name).write_text(json.dumps({"image_processor": settings} if is_nested else settings))
     assert picture_edge(tmp_path) == edge
+
+
+def test_a_model_with_code_of_its_own_may_look_at_all(tmp_path: Path) -> None:
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(CLIP))
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "modeling.Model"}}))
+    assert picture_edge(tmp_path) is None
 
 
 def test_a_text_model_keeps_nothing_and_the_demo_what_its_card_says(tmp_path: Path) -> None:

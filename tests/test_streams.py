@@ -66,9 +66,11 @@ def client_of(service: RunningService) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=service.url, timeout=DEADLINE_S, trust_env=False, limits=limits)
 
 
-async def read(client: httpx.AsyncClient, number: int, lane: str) -> tuple[list[str], str]:
+async def read(
+    client: httpx.AsyncClient, number: int, lane: str, num_words: int = 30, begun: set[int] | None = None
+) -> tuple[list[str], str]:
     """The tokens of stream `number`, and how it ended: `done`, `left`, or an error's code."""
-    wanted = words(number)
+    wanted = words(number, num_words)
     body = {"model": "paced", "stream": True, "messages": [{"role": "user", "content": f"!echo {' '.join(wanted)}"}]}
     got: list[str] = []
     async with client.stream("POST", f"{lane}/v1/chat/completions", json=body) as response:
@@ -82,6 +84,8 @@ async def read(client: httpx.AsyncClient, number: int, lane: str) -> tuple[list[
             if "error" in event:
                 return got, event["error"]["code"]
             got += event["choices"][0]["delta"].get("content", "").split()
+            if begun is not None and got:
+                begun.add(number)
             if number % LEAVING_EVERY == 1 and len(got) > 10:
                 return got, "left"
             if number % SLOW_EVERY == 2:
@@ -89,8 +93,8 @@ async def read(client: httpx.AsyncClient, number: int, lane: str) -> tuple[list[
     return got, "cut short"
 
 
-def words(number: int) -> list[str]:
-    return [f"r{number}w{index}" for index in range(30 + number % 50)]
+def words(number: int, num_words: int = 30) -> list[str]:
+    return [f"r{number}w{index}" for index in range(num_words + number % 50)]
 
 
 def replicas(service: RunningService, name: str) -> list[psutil.Process]:
@@ -113,15 +117,18 @@ async def test_no_token_is_lost_doubled_or_swapped(streams: tuple[str, RunningSe
 async def test_a_killed_replica_ends_only_its_own_streams(streams: tuple[str, RunningService]) -> None:
     _, service = streams
     async with client_of(service) as client:
-        reading = asyncio.gather(*(read(client, number, "") for number in range(NUM_STREAMS)))
-        await asyncio.sleep(1.5)
+        begun: set[int] = set()
+        reading = asyncio.gather(*(read(client, number, "", 400, begun) for number in range(NUM_STREAMS)))
+        while len(begun) < NUM_STREAMS // 2:
+            assert not reading.done()
+            await asyncio.sleep(0.1)
         os.kill(replicas(service, "paced")[0].pid, signal.SIGKILL)
         ended = await reading
         hows = [how for _, how in ended]
         for number, (got, how) in enumerate(ended):
             assert how in ("done", "left", "replica_died"), (number, how)
-            assert got == words(number)[: len(got)], (number, how)
-            assert how != "done" or got == words(number), number
+            assert got == words(number, 400)[: len(got)], (number, how)
+            assert how != "done" or got == words(number, 400), number
         assert 0 < hows.count("replica_died") < NUM_STREAMS * 3 // 4, hows
         assert (await read(client, 0, ""))[1] == "done"
         await expect_idle(client)

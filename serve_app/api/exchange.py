@@ -150,7 +150,13 @@ class Exchange:
         """
         outbox = Outbox(self._config.max_unsent_bytes)
         producer = asyncio.ensure_future(produce(outbox.write))
-        producer.add_done_callback(lambda _: outbox.end())
+
+        def ended(task: "asyncio.Future[None]") -> None:
+            outbox.end()
+            if not task.cancelled():
+                task.exception()  # seen: a client that leaves meanwhile leaves nobody to raise it to
+
+        producer.add_done_callback(ended)
         try:
             is_last = False
             while not is_last:

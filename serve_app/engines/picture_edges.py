@@ -18,6 +18,9 @@ _SPLITS = ("do_image_splitting", "do_pan_and_scan")
 
 def picture_edge(folder: Path) -> PictureEdge | None:
     """The edge that the checkpoint's image processor resizes to; None where it isn't known to resize only."""
+    config = folder / "config.json"
+    if config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8")):
+        return None  # code of its own may look at anything
     for name in _FILES:
         if (folder / name).is_file():
             settings = json.loads((folder / name).read_text(encoding="utf-8"))
@@ -28,7 +31,8 @@ def picture_edge(folder: Path) -> PictureEdge | None:
 def _edge(settings: Any) -> PictureEdge | None:
     if not isinstance(settings, dict) or not settings.get("do_resize", True):
         return None
-    kind = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or "")
+    # Not `feature_extractor_type`, its older name: InternVL's says CLIP there, and InternVL tiles.
+    kind = str(settings.get("image_processor_type") or "")
     # Idefics' classes split by default, the others never.
     if any(settings.get(split, kind.startswith(_SPLITTING) and split == _SPLITS[0]) for split in _SPLITS):
         return None

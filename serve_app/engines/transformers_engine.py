@@ -1,7 +1,7 @@
 """The transformers engine: a checkpoint's own model and processor, with requests batched together.
 
 The event loop only hands over: loading, prompts and grammars run in threads, the model in the batch worker's.
-Closing a request's generator frees its rows within one step. It calls no functions: tools need engine vllm.
+Cancelling a request frees its rows within one step. It calls no functions: tools need engine vllm.
 """
 
 import asyncio

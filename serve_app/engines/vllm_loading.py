@@ -120,7 +120,8 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         is_plain=is_plain,
         context_length=int(llm.model_config.max_model_len),
         num_pictures_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
-        picture_edge=picture_edge(folder),
+        # settings given here stand above the checkpoint's
+        picture_edge=None if config.engine_args.get("mm_processor_kwargs") else picture_edge(folder),
         family=family_of_config(whole),
     )
 
