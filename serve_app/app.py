@@ -47,6 +47,7 @@ logger = logging.getLogger("serve_app")
 # A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 10.0
+_LAST_WORDS_S = 0.5
 _NO_ACCESS_LOG = {"enable_access_log": False}  # each request has a line of ours
 
 
@@ -139,6 +140,7 @@ class ModelDeployment:
             raise
         self._name, self._config, self._metrics = name, config, metrics
         self._model = _WatchedReplica(name, self._replica)
+        self._lane_model = _WatchedReplica(name, self._replica, _LAST_WORDS_S)
         self._outlets = Outlets()
         self._reporter = reporter
 
@@ -159,7 +161,7 @@ class ModelDeployment:
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         http = self._config.http
         catalog = SingleModelCatalog(self._name, self._replica.describe())
-        return create_app(Lane(http, catalog, self._model, ImageGate(http.images), self._metrics))
+        return create_app(Lane(http, catalog, self._lane_model, ImageGate(http.images), self._metrics))
 
     def describe(self) -> ModelDescription:
         return self._replica.describe()
@@ -172,7 +174,7 @@ class ModelDeployment:
 
     async def __del__(self) -> None:
         if hasattr(self, "_reporter"):  # absent where the start failed
-            self._model.is_ending = True
+            self._model.is_ending = self._lane_model.is_ending = True
             await self._replica.stop()
             await self._reporter.stop()
 
@@ -180,12 +182,14 @@ class ModelDeployment:
 class _WatchedReplica:
     """The replica, whose process ends when its engine is dead, which tells Ray at once.
 
-    Requests without output are then tried elsewhere; they would fail until Ray's health checks had noticed.
+    The ingress's requests without output are then tried elsewhere; they would fail until Ray's health checks had
+    noticed. A direct lane's clients have nobody to try again for them, so they are told first: `last_words_s`.
     """
 
-    def __init__(self, name: str, replica: Replica) -> None:
+    def __init__(self, name: str, replica: Replica, last_words_s: float = 0.0) -> None:
         self._name = name
         self._replica = replica
+        self._last_words_s = last_words_s
         self.is_ending = False
 
     async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
@@ -210,7 +214,9 @@ class _WatchedReplica:
         except EngineFailed as exc:
             if not self.is_ending:
                 logger.error("model=%s: %s; this process ends, Ray Serve starts another", self._name, exc.message)
-                os._exit(1)
+                if not self._last_words_s:
+                    os._exit(1)
+                asyncio.get_running_loop().call_later(self._last_words_s, os._exit, 1)
 
 
 async def _until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Future[None]") -> StreamTotal:

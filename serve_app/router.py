@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.serve.exceptions import (
@@ -120,7 +121,7 @@ class Router:
         """What the call returns; whatever ends this ends the replica's work."""
         try:
             return await call.result()
-        except (RayError, RayServeException, asyncio.CancelledError) as exc:
+        except (RayError, RayServeException, AioRpcError, asyncio.CancelledError) as exc:
             if call.is_late:
                 raise self._too_late(request) from exc
             if isinstance(exc, asyncio.CancelledError):
@@ -155,18 +156,18 @@ class Router:
     def _died(self, model: str) -> ReplicaDied:
         return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
 
-    def _translate(self, exc: RayError | RayServeException, model: str) -> ServeAppError:
+    def _translate(self, exc: RayError | RayServeException | AioRpcError, model: str) -> ServeAppError:
         cause = exc.cause if isinstance(exc, RayTaskError) else exc
         if isinstance(cause, ServeAppError):
             return cause
         if isinstance(cause, BackPressureError):
             return Overloaded(f"model '{model}' has as many waiting requests as it takes: retry later", None, 2.0)
-        if isinstance(cause, DeploymentUnavailableError | RayActorError | OutOfMemoryError):
+        if isinstance(cause, DeploymentUnavailableError | RayActorError | OutOfMemoryError | AioRpcError):
             self._models.doubt()
         if isinstance(cause, DeploymentUnavailableError):
             self._known.pop(self._models.application_of(model), None)
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
-        if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError):
+        if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError | AioRpcError):
             return self._died(model)
         logger.error("model %s: an error that no class names: %s", model, cause)
         return EngineFailed(f"model '{model}' failed on this request: its log says why")

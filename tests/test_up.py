@@ -61,6 +61,7 @@ def test_an_address_where_no_ray_runs() -> None:
 def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothing(tmp_path: Path) -> None:
     """One start for several promises: a second Ray cluster is slow on a small machine."""
     _, script, ingress, metrics = CONFIG["applications"]
+    script = {**script, "route_prefix": None}
     missing = {**script, "name": "missing", "args": {"source": str(tmp_path / "nowhere"), "num_cpus": 0.1}}
     wide = {**script, "name": "wide", "args": {**script["args"], "num_gpus": 64}}
     ingress = {
