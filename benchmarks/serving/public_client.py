@@ -81,7 +81,7 @@ class PublicClient:
             process = subprocess.Popen(
                 [sys.executable, "-m", "benchmarks.serving.public_client"], stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **ENVIRONMENT},
-                start_new_session=True,
+                process_group=0,
             )  # fmt: skip
         assert process.stdout is not None
         if process.stdout.readline() != READY:

@@ -50,7 +50,7 @@ class Service:
                 self._started.append(
                     subprocess.Popen(
                         command.words, env=environment, cwd=folder, stdin=subprocess.DEVNULL, stdout=log,
-                        stderr=subprocess.STDOUT, start_new_session=True,
+                        stderr=subprocess.STDOUT, process_group=0,
                     )
                 )  # fmt: skip
 
