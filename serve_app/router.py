@@ -242,5 +242,7 @@ async def _with_one_retry(
     except ReplicaDied:
         if not may_retry():
             raise
-        logger.warning("request id=%s: its replica died before it had answered, trying again", request.id)
+        logger.warning(
+            "request id=%s model=%s: its replica died before it had answered, trying again", request.id, request.model
+        )
     return await attempt()
