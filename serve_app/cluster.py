@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.serve._private.common import ReplicaState
 from ray.serve.context import _get_global_client
 from ray.util import placement_group_table
 
@@ -32,6 +33,7 @@ class _Replica:
     nodes: tuple[str, ...]
     is_queued_group: bool
     started_at: float
+    is_stopping: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def unplaced() -> dict[str, str]:
 
     Only what Ray itself still queues counts: a replica whose process starts on a node has its room already.
     """
-    waiting = [replica for replica in _replicas() if not replica.nodes]
+    waiting = [replica for replica in _replicas() if not replica.nodes and not replica.is_stopping]
     if not waiting:
         return {}
     status = _status()
@@ -64,10 +66,13 @@ def unplaced() -> dict[str, str]:
 
 
 def live_nodes(own_applications: Collection[str]) -> list[Node]:
-    """The cluster's nodes. What replicas of these applications hold counts as free: they are planned anew."""
+    """The cluster's nodes. What replicas of these applications hold counts as free, for they are planned anew,
+
+    and so does what a stopping replica of any application still holds.
+    """
     held: dict[str, dict[str, float]] = {}
     for replica in _replicas():
-        if replica.application in own_applications:
+        if replica.application in own_applications or replica.is_stopping:
             for bundle, node in zip(replica.need.bundles, replica.nodes, strict=False):
                 on_node = held.setdefault(node, {})
                 for resource, amount in bundle:
@@ -107,15 +112,16 @@ def _replicas() -> list[_Replica]:
 
 
 def _replica(name: str, config: dict[str, Any], told: dict[str, Any], group: dict[str, Any] | None) -> _Replica:
+    is_stopping = told["state"] == ReplicaState.STOPPING
     if group is None:
         need = need_of(config.get("ray_actor_options") or {})
         node = told.get("node_id")
-        return _Replica(name, need, (node,) if node else (), False, told["start_time_s"])
+        return _Replica(name, need, (node,) if node else (), False, told["start_time_s"], is_stopping)
     order = sorted(group["bundles"])
     need = need_of({}, [group["bundles"][index] for index in order], group["strategy"])
     is_placed = group["state"] == "CREATED"
     nodes = tuple(group["bundles_to_node_id"][index] for index in order) if is_placed else ()
-    return _Replica(name, need, nodes, group["state"] == "PENDING", told["start_time_s"])
+    return _Replica(name, need, nodes, group["state"] == "PENDING", told["start_time_s"], is_stopping)
 
 
 def _status() -> "ClusterStatus":

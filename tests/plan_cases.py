@@ -46,7 +46,14 @@ class Case:
 
 
 def _model(name: str, args: dict[str, Any]) -> dict[str, Any]:
-    own = {"source": "none", "engine": "scripted", "num_cpus": 0.1, "metrics_application": None, "tasks": ["chat"]}
+    own = {
+        "source": "none",
+        "engine": "scripted",
+        "num_cpus": 0.1,
+        "metrics_application": None,
+        "tasks": ["chat"],
+        "drain_timeout_s": 2.0,
+    }
     return {
         "name": name, "import_path": "serve_app.app:build_model", "route_prefix": None, "args": own | args,
     }  # fmt: skip

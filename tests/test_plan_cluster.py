@@ -13,6 +13,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from ray import serve
 
 from serve_app.config_file import model_names
 from tests.plan_cases import CASES, RAY_NODES, Case
@@ -27,6 +28,7 @@ pytestmark = [
 ]
 
 DEADLINE_S = 240.0  # generous: a worker takes seconds to start, on a busy machine many
+CALM_S = 6.0  # longer than the ingress lets its picture of the models grow old
 ON_RAY = [case for case in CASES if case.on_ray]
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
 
@@ -55,14 +57,28 @@ class SimulatedCluster:
         return {entry["id"]: entry for entry in answer.json()["data"]} if answer.status_code == 200 else {}
 
     def settled(self, names: list[str]) -> dict[str, dict[str, Any]]:
-        """The models once each is ready or says which resource it waits for."""
+        """The models once each is ready or says which resource it waits for.
+
+        A model may wait just because the replicas of the file before are still stopping, so that these must be gone,
+        and the models be as they are for a while.
+        """
         deadline = time.monotonic() + DEADLINE_S
+        seen: dict[str, tuple[str, str | None]] = {}
+        since = time.monotonic()
         while time.monotonic() < deadline:
             models = self.models()
-            if set(models) == set(names) and all(_is_settled(entry) for entry in models.values()):
+            now = {name: (entry["state"], entry.get("reason")) for name, entry in models.items()}
+            is_settled = set(models) == set(names) and all(_is_settled(entry) for entry in models.values())
+            if not is_settled or now != seen or self._applications() != {*names, "ingress"}:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since >= CALM_S:
                 return models
             time.sleep(0.5)
         raise AssertionError(f"not settled within {DEADLINE_S} s: {models}")
+
+    @staticmethod
+    def _applications() -> set[str]:
+        return set(serve.status().applications)
 
 
 def _is_settled(entry: dict[str, Any]) -> bool:
@@ -73,7 +89,6 @@ def _is_settled(entry: dict[str, Any]) -> bool:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SimulatedCluster]:
     import ray
-    from ray import serve
 
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:
         (Path(folder) / "ray").mkdir()  # Ray writes its newest cluster's address there
