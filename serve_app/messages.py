@@ -117,7 +117,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One answer asked of one model. `timeout_s` counts from the moment the replica receives it."""
+    """One answer asked of one model. `timeout_s` counts from the moment the replica receives it.
+
+    Nobody reads along where it isn't `is_streamed`: an engine may then give few large chunks instead of one a token.
+    """
 
     id: str
     model: str
@@ -125,6 +128,7 @@ class GenerationRequest:
     sampling: Sampling
     timeout_s: float
     tool_use: ToolUse | None = None
+    is_streamed: bool = True
 
     @property
     def pictures(self) -> tuple[Picture, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from dataclasses import replace
 
 from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
 from serve_app.config import ModelConfig
@@ -74,7 +75,7 @@ class Replica:
 
     async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
         chunks: list[Chunk] = []
-        await self.generate(request, chunks.append)
+        await self.generate(replace(request, is_streamed=False), chunks.append)
         return merged(chunks)
 
     async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:

@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -213,6 +214,34 @@ async def test_leaving_aborts_the_request(engine: "VllmEngine") -> None:
     endless = Sampling(ignores_eos=True, max_tokens=1900)
     async with aclosing(stream(engine, a_request("left", "Hi", sampling=endless))) as chunks:
         await anext(chunks)
+    await until_idle(engine)
+
+
+async def test_an_answer_that_nobody_reads_along_comes_in_two_chunks(engine: "VllmEngine") -> None:
+    sampling = Sampling(temperature=0, max_tokens=12, num_logprobs=2, ignores_eos=True)
+    streamed = await chunks_of(engine, a_request("along", "Who are you?", sampling=sampling))
+    whole = await chunks_of(engine, replace(a_request("whole", "Who are you?", sampling=sampling), is_streamed=False))
+    assert [chunk.num_tokens for chunk in whole] == [1, 11]
+    assert whole[0].queue_s is not None
+    assert text_of(whole) == text_of(streamed)
+    assert [one.token for chunk in whole for one in chunk.logprobs] == [
+        one.token for chunk in streamed for one in chunk.logprobs
+    ]
+    several = Sampling(temperature=2.0, seed=5, num_answers=3, max_tokens=20, stop=("xyz",))
+    request_ = a_request("several", "Tell me a story.", sampling=several)
+    along, at_once = await chunks_of(engine, request_), await chunks_of(engine, replace(request_, is_streamed=False))
+    assert [text_of(at_once, index) for index in range(3)] == [text_of(along, index) for index in range(3)]
+
+
+async def test_tokens_kept_back_are_counted_when_the_request_is_late(engine: "VllmEngine") -> None:
+    endless = Sampling(ignores_eos=True, max_tokens=1900)
+    late = replace(a_request("late", "Hi", sampling=endless, timeout_s=1.0), is_streamed=False)
+    chunks: list[Chunk] = []
+    with pytest.raises(DeadlineExceeded):
+        await engine.generate(late, chunks.append)
+    assert [chunk.finish_reason for chunk in chunks] == [None, None]
+    assert chunks[0].num_tokens == 1
+    assert chunks[1].num_tokens > 1
     await until_idle(engine)
 
 

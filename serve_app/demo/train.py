@@ -41,13 +41,13 @@ from serve_app.demo.scenes import Scene
 from serve_app.demo.wording import make_processor, token_ids, train_tokenizer
 
 _ROW_LENGTH = 160
-_ROWS_PER_STEP = 48
-_LONG_EVERY = 3  # every third step has fewer, longer rows, so that long texts and chats aren't new to the model
-_LONG_ROW_LENGTH, _LONG_ROWS_PER_STEP, _LONG_TEXT_SHARE = 600, 10, 0.8
+_ROWS_PER_STEP = 24
+_LONG_EVERY = 4  # every fourth step has fewer, longer rows, so that long texts and chats aren't new to the model
+_LONG_ROW_LENGTH, _LONG_ROWS_PER_STEP, _LONG_TEXT_SHARE = 600, 6, 0.8
 _DIALOGUE_SHARE = 0.24  # rows of other conversations than one picture and its questions
 _PICTURES_PER_STEP = 128  # while only the vision tower learns
-_STAGES = (("seeing", 0.0), ("reading", 0.22), ("speaking", 0.65))  # each from this share of the time
-_ONLY_SEEN_PER_STEP = 96  # pictures without words in each later step: kinds are the hardest thing to learn
+_STAGES = (("seeing", 0.0), ("reading", 0.22), ("speaking", 0.6))  # each from this share of the time
+_ONLY_SEEN_PER_STEP = 48  # pictures without words in each later step: kinds are the hardest thing to learn
 _PATCH_LOSS_WEIGHT = 1.0
 _CONTINUE_AT = 0.75  # where in a run one that starts from a checkpoint begins: at half the rate
 _HEAD_STEPS = 100

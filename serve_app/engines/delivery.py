@@ -20,6 +20,10 @@ class Delivery:
         self._num_open = num_answers
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
+    @property
+    def is_over(self) -> bool:
+        return self._end.done()
+
     def chunk(self, chunk: Chunk) -> None:
         """The next chunk; ignored after the end."""
         if self._end.done():

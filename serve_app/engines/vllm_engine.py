@@ -47,6 +47,7 @@ logger = logging.getLogger("serve_app")
 
 _SHUTDOWN_TIMEOUT_S = 5.0
 _GREEDY_BELOW = 1e-5  # vLLM's own bound
+_AT_THE_END = 2**31 - 1  # tokens that vLLM keeps back after the first one
 
 
 class VllmEngine:
@@ -126,10 +127,16 @@ class VllmEngine:
         params = _sampling_params(request, chat, len(tokens), model)
         parsers = [_parser(model.renderer, chat) for _ in range(params.n)]
         answers = Answers(chat, parsers, len(tokens))
+        keeps_back = not request.is_streamed and parsers[0] is None  # a parser wants its text token by token
+        if keeps_back:
+            params.stream_interval = _AT_THE_END
         delivery = Delivery(put, params.n)
 
         def deliver(output: RequestOutput | Exception) -> None:
             self._waiting_tokens.pop(request.id, None)
+            if keeps_back and delivery.is_over and isinstance(output, RequestOutput):  # aborted: for the count
+                put(answers.kept_back(output))
+                return
             if isinstance(output, Exception):
                 delivery.fail(output)
                 return
@@ -262,8 +269,8 @@ def _sampling_params(
 
 
 def _parser(renderer: OnlineRenderer, chat: ChatCompletionRequest) -> Any:
-    """What tells reasoning and tool calls from text in one answer; None where the model has no parser."""
-    if renderer.parser is None:
+    """What tells reasoning and tool calls from text in one answer; None where there can be neither."""
+    if renderer.parser is None or (renderer.parser.reasoning_parser_cls is None and not chat.tools):
         return None
     return renderer.parser(
         renderer.renderer.get_tokenizer(),

@@ -141,6 +141,10 @@ class Answers:
             if one.token_ids or one.finish_reason is not None:
                 put(self._chunk(one, output))
 
+    def kept_back(self, output: RequestOutput) -> Chunk:
+        """The tokens, without their text, that vLLM gives out when a request is aborted: they were generated."""
+        return Chunk("", sum(len(one.token_ids) for one in output.outputs), self._num_prompt_tokens)
+
     def _chunk(self, one: CompletionOutput, output: RequestOutput) -> Chunk:
         text, reasoning, calls = self._parsed(one, output)
         is_first, self._is_first = self._is_first, False
