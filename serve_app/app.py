@@ -5,11 +5,11 @@ No `from __future__ import annotations` here: Ray Serve reads the builders' anno
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import ray
@@ -18,36 +18,50 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import RequestRouterConfig
-from ray.serve.handle import DeploymentHandle
 from starlette.applications import Starlette
 
 from serve_app import cluster
+from serve_app.admission import Admission
+from serve_app.api import lane
 from serve_app.api.lane import Lane
+from serve_app.budget import Ask, Budget, Grant, Ledger
+from serve_app.cancel_board import CancelBoard, Wish
 from serve_app.catalog import Catalog
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.config import HttpConfig, IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.engines import vllm_args, vllm_ranks
-from serve_app.errors import EngineFailed, ReplicaDied
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
+from serve_app.keys import Key, Keyring
 from serve_app.load_progress import LoadProgress
-from serve_app.messages import Chunk, EventEncoder, GenerationRequest, ModelDescription, StreamTotal, Write
+from serve_app.messages import (
+    Chunk,
+    EventEncoder,
+    GenerationRequest,
+    ModelDescription,
+    ModelHandle,
+    StreamTotal,
+)
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
 from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
-from serve_app.replica import Replica, start_replica
+from serve_app.replica import start_replica
 from serve_app.request_router import AffinityRouter
 from serve_app.router import Router
+from serve_app.running import Running
 from serve_app.side_stream import Address, Inbox, Outlets
+from serve_app.sidecar_link import SidecarLink, heed_wishes
 from serve_app.single_model import SingleModelCatalog
 from serve_app.strict import first_sentence
+from serve_app.watched_replica import LAST_WORDS_S, WatchedReplica, until_lost
 
 logger = logging.getLogger("serve_app")
 
 # A dead replica is noticed within a period, a hung one within the timeout; see docs/operations.md.
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 10.0
-_LAST_WORDS_S = 0.5
+_CANCEL_TIMEOUT_S = 3.0
+_SIDECAR_CALLS = 10_000  # each process that serves HTTP keeps one open
 _NO_ACCESS_LOG = {"enable_access_log": False}  # each request has a line of ours
 
 
@@ -113,6 +127,7 @@ def build_metrics(config: MetricsConfig) -> Application:
         name="Metrics",
         num_replicas=1,
         ray_actor_options={"num_cpus": config.num_cpus},
+        max_ongoing_requests=_SIDECAR_CALLS,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
     )
@@ -139,8 +154,8 @@ class ModelDeployment:
             await reporter.stop()
             raise
         self._name, self._config, self._metrics = name, config, metrics
-        self._model = _WatchedReplica(name, self._replica)
-        self._lane_model = _WatchedReplica(name, self._replica, _LAST_WORDS_S)
+        self._model = WatchedReplica(name, self._replica)
+        self._lane_model = WatchedReplica(name, self._replica, LAST_WORDS_S)
         self._outlets = Outlets()
         self._reporter = reporter
 
@@ -156,12 +171,13 @@ class ModelDeployment:
     ) -> AsyncIterator[StreamTotal]:
         """Sends the answer's events to the ingress's address; the work stops if they can't get there."""
         outlet = await self._outlets.open(address)
-        yield await _until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
+        yield await until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
-        http = self._config.http
+        http, sidecar = self._config.http, SidecarLink(self._config.metrics_application)
         catalog = SingleModelCatalog(self._name, self._replica.describe())
-        return create_app(Lane(http, catalog, self._lane_model, ImageGate(http.images), self._metrics))
+        admission = Admission(http.admission, lambda _: self._config.ongoing_limit, lambda _: self._name)
+        return create_app(_lane(http, sidecar, catalog, self._lane_model, self._metrics, admission))
 
     def describe(self) -> ModelDescription:
         return self._replica.describe()
@@ -179,64 +195,6 @@ class ModelDeployment:
             await self._reporter.stop()
 
 
-class _WatchedReplica:
-    """The replica, whose process ends when its engine is dead, which tells Ray at once.
-
-    The ingress's requests without output are then tried elsewhere; they would fail until Ray's health checks had
-    noticed. A direct lane's clients have nobody to try again for them, so they are told first: `last_words_s`.
-    """
-
-    def __init__(self, name: str, replica: Replica, last_words_s: float = 0.0) -> None:
-        self._name = name
-        self._replica = replica
-        self._last_words_s = last_words_s
-        self.is_ending = False
-
-    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
-        async with self._watching():
-            return await self._replica.answer(request)
-
-    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
-        async with self._watching():
-            return await self._replica.stream(request, encoder, write)
-
-    @asynccontextmanager
-    async def _watching(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except EngineFailed:
-            await self._end_if_engine_is_dead()
-            raise
-
-    async def _end_if_engine_is_dead(self) -> None:
-        try:
-            await self._replica.check_health()
-        except EngineFailed as exc:
-            if not self.is_ending:
-                logger.error("model=%s: %s; this process ends, Ray Serve starts another", self._name, exc.message)
-                if not self._last_words_s:
-                    os._exit(1)
-                asyncio.get_running_loop().call_later(self._last_words_s, os._exit, 1)
-
-
-async def _until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Future[None]") -> StreamTotal:
-    """What `work` returns; it is cancelled, and the error of `lost` raised, once that is done."""
-    task = asyncio.create_task(work)
-
-    def stop(_: object) -> None:
-        task.cancel()
-
-    lost.add_done_callback(stop)
-    try:
-        return await task
-    except asyncio.CancelledError:
-        if lost.done() and (error := lost.exception()):
-            raise ReplicaDied(*error.args) from None
-        raise
-    finally:
-        lost.remove_done_callback(stop)
-
-
 class IngressDeployment:
     """The HTTP app over the router. `user_config` names the models and changes without a restart."""
 
@@ -245,7 +203,7 @@ class IngressDeployment:
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self._config = config
-        sidecar = _SidecarLink(config.metrics_application)
+        self._sidecar = sidecar = SidecarLink(config.metrics_application)
         self._catalog = Catalog(
             lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced, cluster.declarations
         )
@@ -277,15 +235,68 @@ class IngressDeployment:
             self._tasks.append(asyncio.create_task(self._catalog.keep_fresh()))
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
-        images = ImageGate(self._config.images)
-        return create_app(Lane(self._config, self._catalog, self._router, images, self._metrics))
+        admission = Admission(self._config.admission, self._capacity, self._catalog.application_of)
+        return create_app(_lane(self._config, self._sidecar, self._catalog, self._router, self._metrics, admission))
+
+    def _capacity(self, application: str) -> int:
+        """This ingress's part of what the application's replicas take; all that may wait, until that is known."""
+        of_all = self._catalog.capacity(application) or self._config.admission.max_waiting_requests
+        return max(1, math.ceil(of_all / self._config.num_replicas))
+
+
+def _lane(
+    config: HttpConfig,
+    sidecar: SidecarLink,
+    catalog: lane.Catalog,
+    handle: ModelHandle,
+    metrics: Metrics,
+    admission: Admission,
+) -> Lane:
+    keys = Keyring(config.keys)
+    if keys.is_open:
+        logger.warning("no API keys: whoever reaches this service may use it; docs/security.md says how to close it")
+    process = serve.get_replica_context().replica_id.unique_id
+    running = Running()
+    has_sidecar = sidecar.application is not None
+
+    async def cancel_elsewhere(request_id: str, key: Key | None) -> bool:
+        try:
+            async with asyncio.timeout(_CANCEL_TIMEOUT_S):
+                return has_sidecar and await sidecar.cancel(request_id, key, process)
+        except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, nobody else hears of it
+            return False
+
+    async def heed_others() -> None:
+        if has_sidecar:
+            await heed_wishes(sidecar, process, running)
+
+    return Lane(
+        config=config,
+        catalog=catalog,
+        handle=handle,
+        images=ImageGate(config.images),
+        metrics=metrics,
+        keys=keys,
+        budget=Budget(sidecar.lease if has_sidecar else None),
+        admission=admission,
+        running=running,
+        cancel_elsewhere=cancel_elsewhere,
+        heed_others=heed_others,
+    )
 
 
 class MetricsDeployment:
-    """The sidecar: `record` takes snapshots from the other processes, HTTP gives them out."""
+    """The sidecar: `record` takes snapshots from the other processes, HTTP gives them out.
+
+    Beside the numbers it keeps what those processes must agree on: the limits of keys, and which requests are to be
+    called off.
+    """
 
     def __init__(self, config: MetricsConfig) -> None:
         self._sidecar = Sidecar(config)
+        self._keys = Keyring(config.keys)
+        self._ledger = Ledger()
+        self._cancel_board = CancelBoard()
 
     async def record(self, snapshot: Snapshot) -> None:  # on the loop, where the sidecar lives
         self._sidecar.record(snapshot)
@@ -293,8 +304,17 @@ class MetricsDeployment:
     async def loading(self) -> dict[str, str]:
         return self._sidecar.loading()
 
+    async def lease(self, ask: Ask) -> Grant:
+        return self._ledger.grant(ask)
+
+    async def listen(self, process: str, found: dict[int, bool]) -> list[Wish]:
+        return await self._cancel_board.listen(process, found)
+
+    async def cancel(self, request_id: str, key: Key | None, asker: str) -> bool:
+        return await self._cancel_board.cancel(request_id, key, asker)
+
     def __serve_build_asgi_app__(self) -> Starlette:
-        return create_metrics_app(self._sidecar)
+        return create_metrics_app(self._sidecar, self._keys)
 
 
 def _start_reporter(
@@ -305,33 +325,10 @@ def _start_reporter(
     replica = context.replica_id.unique_id
     source = Source(role, context.app_name, replica, process=replica, started_at=time.time())
     loading = (lambda: progress.step) if progress else (lambda: None)
-    reporter = Reporter(registry, source, _SidecarLink(application).record, loading=loading)
+    reporter = Reporter(registry, source, SidecarLink(application).record, loading=loading)
     if application is not None:
         reporter.start()
     return reporter
-
-
-class _SidecarLink:
-    """Talks to the sidecar's application, and looks it up again after a failure."""
-
-    def __init__(self, application: str | None) -> None:
-        self._application = application
-        self._handle: DeploymentHandle | None = None
-
-    async def record(self, snapshot: Snapshot) -> None:
-        await self._call("record", snapshot)
-
-    async def loading(self) -> dict[str, str]:
-        """What each model that loads is doing; empty where there is no sidecar to know."""
-        told: dict[str, str] = await self._call("loading") if self._application else {}
-        return told
-
-    async def _call(self, method: str, *args: Snapshot) -> Any:
-        handle: Any = self._handle or await asyncio.to_thread(serve.get_app_handle, self._application)
-        self._handle = None
-        answer = await getattr(handle, method).remote(*args)
-        self._handle = handle
-        return answer
 
 
 def _log_to_stderr() -> None:

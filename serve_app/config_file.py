@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.config import IngressConfig, KeysConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.errors import ConfigError
 from serve_app.strict import first_sentence, nearest_hint
 
@@ -23,6 +23,14 @@ _APPLICATION_KEYS = (
     "name", "route_prefix", "import_path", "runtime_env", "host", "port", "deployments", "autoscaling_policy",
     "args", "logging_config", "external_scaler_enabled",
 )  # fmt: skip
+
+
+# Where the keys stand in the args of what answers HTTP.
+_DOORS = {
+    "serve_app.app:build_model": "args: http: keys",
+    "serve_app.app:build_ingress": "args: keys",
+    "serve_app.app:build_metrics": "args: keys",
+}
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -85,6 +93,7 @@ def _check(values: Any) -> None:
                 raise ConfigError(f"applications[{index}]: {key} '{value}' is taken by an application above it")
             before.append(value)
     _check_ingress_models(values)
+    _check_keys_at_every_door(values)
 
 
 def _check_application(app: Any, place: str) -> None:
@@ -118,6 +127,29 @@ def _check_ingress_models(values: dict[str, Any]) -> None:
                     f"application '{app['name']}' names no models: add deployments: "
                     f"[{{name: Ingress, user_config: {{models: [{names}]}}}}]"
                 )
+
+
+def _check_keys_at_every_door(values: dict[str, Any]) -> None:
+    """A service with a file of keys has no application that answers HTTP without one."""
+    doors = {
+        app["name"]: (_DOORS[app["import_path"]], keys_of(app))
+        for app in values["applications"]
+        if app["import_path"] in _DOORS and app.get("route_prefix", "/") is not None
+    }
+    closed = next((name for name, (_, keys) in doors.items() if keys.file), None)
+    for name, (where, keys) in doors.items():
+        if closed and not keys.file:
+            raise ConfigError(
+                f"application '{name}' answers HTTP to everybody, while '{closed}' wants keys: give it the same "
+                f"{where}, or route_prefix: null"
+            )
+
+
+def keys_of(app: dict[str, Any]) -> KeysConfig:
+    """Whose keys an application's HTTP wants; its args are valid."""
+    args = app.get("args") or {}
+    http = args.get("http") or {} if app["import_path"] == "serve_app.app:build_model" else args
+    return KeysConfig.model_validate(http.get("keys") or {})
 
 
 def _check_keys(values: dict[Any, Any], valid: tuple[str, ...], place: str) -> None:

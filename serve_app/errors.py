@@ -3,6 +3,8 @@
 ServeAppError                    status  code
 ├── RequestError                         the client can change the request
 │   ├── InvalidRequest            400    invalid_request
+│   ├── InvalidKey                401    invalid_api_key
+│   ├── Forbidden                 403    forbidden
 │   ├── UnknownModel              404    model_not_found
 │   ├── UnsupportedTask           400    unsupported_task
 │   ├── ContextTooLong            400    context_length_exceeded
@@ -13,6 +15,10 @@ ServeAppError                    status  code
 │   ├── ImageFetchFailed          400    image_fetch_failed
 │   ├── TooManyImages             400    too_many_images
 │   ├── ClientTooSlow             408    client_too_slow
+│   ├── RateLimited               429    rate_limit_exceeded
+│   ├── HeadersTooLarge           431    headers_too_large
+│   ├── RequestCancelled          499    request_cancelled
+│   ├── RequestNotFound           404    request_not_found
 │   ├── RouteNotFound             404    route_not_found
 │   └── MethodNotAllowed          405    method_not_allowed
 └── ServiceError                         the same request may work later
@@ -27,7 +33,7 @@ The code is also the `outcome` label of `serve_app_requests_total`. Errors cross
 every field is positional and pickles; answers use `message`, because Ray turns `str(exc)` into a traceback.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class ServeAppError(Exception):
@@ -56,6 +62,14 @@ class RequestError(ServeAppError):
 
 class InvalidRequest(RequestError):
     status, code = 400, "invalid_request"
+
+
+class InvalidKey(RequestError):
+    status, code, type = 401, "invalid_api_key", "authentication_error"
+
+
+class Forbidden(RequestError):
+    status, code, type = 403, "forbidden", "permission_error"
 
 
 class UnknownModel(RequestError):
@@ -98,6 +112,22 @@ class ClientTooSlow(RequestError):
     status, code = 408, "client_too_slow"
 
 
+class RateLimited(RequestError):
+    status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"
+
+
+class HeadersTooLarge(RequestError):
+    status, code = 431, "headers_too_large"
+
+
+class RequestCancelled(RequestError):
+    status, code = 499, "request_cancelled"
+
+
+class RequestNotFound(RequestError):
+    status, code = 404, "request_not_found"
+
+
 class RouteNotFound(RequestError):
     status, code = 404, "route_not_found"
 
@@ -138,6 +168,12 @@ class InternalError(ServiceError):
 
 class ConfigError(Exception):
     """A configuration that can't work: the sentence names the file or key and the fix. Never sent to clients."""
+
+
+def error_json(error: ServeAppError) -> dict[str, Any]:
+    """OpenAI's error object."""
+    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    return {"error": fields}
 
 
 def concrete_errors() -> list[type[ServeAppError]]:

@@ -1,27 +1,28 @@
 """The gate for pictures: bytes from strangers in, small, decoded, 8-bit RGB out, or an error that says why not.
 
-Owns what a picture may be (format, bytes, pixels) and how it is made plain; `image_fetch.py` owns URLs.
+Owns what a picture may be (format, bytes, pixels); `image_fetch.py` owns URLs and `image_pixels.py` how it is made
+plain.
 Knows nothing about models: no engine ever parses a stranger's bytes.
 """
 
 import asyncio
 import base64
-import math
+import logging
 import re
-import struct
 import warnings
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Final, cast
+from typing import Final
 from urllib.parse import unquote_to_bytes
 
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from serve_app.config import ImageConfig
 from serve_app.errors import ImageTooLarge, InvalidImage, ServeAppError
+from serve_app.image_bombs import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, num_jpeg_scans, num_png_chunks, num_tile_pixels
 from serve_app.image_fetch import ImageFetcher
+from serve_app.image_pixels import PILLOW_ERRORS, plain
 from serve_app.messages import Picture, PictureEdge
 
 
@@ -50,26 +51,9 @@ ImageSource = ImageUrl | ImageBytes | ImageBase64
 
 FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
 _ACCEPTED: Final = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are taken"
-_HAS_COLOR_PROFILES: Final = features.check("littlecms2")
 
-# What Pillow is known to raise on hostile bytes, by base class; tests/test_images.py fuzzes for others.
-_PILLOW_ERRORS: Final = (
-    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
-    RuntimeError, SyntaxError, TypeError, ValueError, Warning, struct.error, zlib.error, ImageCms.PyCMSError,
-    Image.DecompressionBombError,
-)  # fmt: skip
-
-_TURNS: Final = {  # EXIF orientation to what sets it upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION: Final = 0x0112
-
+_JPEG_START: Final = b"\xff\xd8\xff"
+_PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _LOOKS_LIKE: Final = (
     (rb"\xff\xd8\xff", "a broken JPEG"),
     (rb"\x89PNG", "a broken PNG"),
@@ -103,14 +87,17 @@ def source_from_text(text: str) -> ImageSource:
 class ImageGate:
     """Turns sources into pictures, decoding on `config.num_threads` threads. One per process.
 
-    Switches Pillow's own pixel limit and its warnings off and its strictness on, process-wide: the gate's limit is
-    checked from the header, and Python keeps every distinct warning's text for as long as the process lives.
+    Sets Pillow's own pixel limit to the gate's, its warnings and log off and its strictness on, process-wide: Python
+    keeps every distinct warning's text for as long as the process lives, and strangers don't write our logs.
     """
 
     def __init__(self, config: ImageConfig) -> None:
-        Image.MAX_IMAGE_PIXELS = None
+        # Pillow refuses from twice its limit on, and asks about canvases that it makes before it tells us any size:
+        # 43 bytes of GIF otherwise fill 4 GB while they are opened, and a tile of a tiny TIFF can have any size.
+        Image.MAX_IMAGE_PIXELS = (config.max_image_pixels + 1) // 2
         ImageFile.LOAD_TRUNCATED_IMAGES = False
         warnings.filterwarnings("ignore", module=r"PIL\.")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
         self._config = config
         self._fetcher = ImageFetcher(config)
         self._threads = ThreadPoolExecutor(config.num_threads, thread_name_prefix="image")
@@ -130,7 +117,8 @@ class ImageGate:
         return await loop.run_in_executor(self._threads, _picture, source, self._config, param, edge)
 
     async def close(self) -> None:
-        """Drop what waits; a running decode ends by itself."""
+        """End the fetches, drop what waits; a running decode ends by itself."""
+        await self._fetcher.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
@@ -194,13 +182,19 @@ def _too_many_bytes(num_bytes: int, config: ImageConfig, param: str) -> ServeApp
 
 
 def _decode(data: bytes, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
+    _check_parts(data, param)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image, config, param)
-            return _plain(image, config, edge)
+            _check_tiles(image, data, config, param)
+            return plain(image, config, edge)
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(
+            f"{param}: the picture has more than {config.max_image_pixels} pixels, the limit: send it smaller", param
+        ) from exc
     except UnidentifiedImageError as exc:
         raise InvalidImage(f"{param}: this looks like {_looks_like(data)}: {_ACCEPTED}", param) from exc
-    except _PILLOW_ERRORS as exc:
+    except PILLOW_ERRORS as exc:
         raise InvalidImage(
             f"{param}: the picture is broken or cut short ({len(data)} bytes came): send the whole file", param
         ) from exc
@@ -216,89 +210,26 @@ def _check_pixels(image: Image.Image, config: ImageConfig, param: str) -> None:
         )
 
 
+def _check_parts(data: bytes, param: str) -> None:
+    """Before the file is opened, which reads most of them."""
+    if data.startswith(_JPEG_START) and num_jpeg_scans(data) > MAX_JPEG_SCANS:
+        raise InvalidImage(
+            f"{param}: the JPEG has more than {MAX_JPEG_SCANS} scans: save it anew, with ten or so at most", param
+        )
+    if data.startswith(_PNG_START) and num_png_chunks(data) > MAX_PNG_CHUNKS:
+        raise InvalidImage(f"{param}: the PNG has more than {MAX_PNG_CHUNKS} chunks: save it anew, with fewer", param)
+
+
+def _check_tiles(image: Image.Image, data: bytes, config: ImageConfig, param: str) -> None:
+    if image.format == "TIFF" and num_tile_pixels(image, data) > config.max_image_pixels:
+        raise ImageTooLarge(
+            f"{param}: the TIFF's tiles have more than {config.max_image_pixels} pixels, the limit: "
+            "save it with smaller ones",
+            param,
+        )
+
+
 def _looks_like(data: bytes) -> str:
     start = data[:1024]
     matches = (name for magic, name in _LOOKS_LIKE if re.match(magic, start, re.IGNORECASE | re.DOTALL))
     return next(matches, "no picture")
-
-
-def _plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> Picture:
-    """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small picture."""
-    size = _fitting(image.size, config.max_edge_px, edge)
-    # Twice the size, so that the last step is a good filter's; where `edge` is given, the last step is the model's.
-    image.draft(None, size if edge else (size[0] * 2, size[1] * 2))
-    image.load()
-    orientation, profile = _orientation(image), image.info.get("icc_profile")
-    small = _eight_bit(image)
-    if small.size != size:
-        small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    rgb = _opaque(small, profile, config.background)
-    if orientation in _TURNS:
-        rgb = rgb.transpose(_TURNS[orientation])
-    return Picture(rgb.width, rgb.height, rgb.tobytes())
-
-
-def _fitting(size: tuple[int, int], max_edge_px: int, edge: PictureEdge | None) -> tuple[int, int]:
-    scale = min(1.0, max_edge_px / max(size))
-    if edge is not None:
-        scale = min(scale, 2 * edge.px / (min(size) if edge.which == "shortest" else max(size)))
-    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-
-
-def _orientation(image: Image.Image) -> object:
-    try:
-        return image.getexif().get(_ORIENTATION)
-    except _PILLOW_ERRORS:  # broken metadata doesn't spoil the picture
-        return None
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """One of L, LA, RGB, RGBA, CMYK: 8 bits a channel, no palette, no colour that stands for transparent."""
-    if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bit_gray(image)
-    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
-        return image.convert("RGBA")
-    return image if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") else image.convert("RGB")
-
-
-def _eight_bit_gray(image: Image.Image) -> Image.Image:
-    """Deep gray scaled to 8 bits: 16-bit by its full range.
-
-    32-bit integers and floats by the first of 1 (floats only), 255 and 65535 that holds every value; where none
-    does, or some are negative, from the least value to the greatest.
-    """
-    deep = image if image.mode == "F" else image.convert("I")
-    low, high = cast(tuple[float, float], deep.getextrema())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("brightness without bounds")
-    if image.mode.startswith("I;16"):
-        low, high = 0, 65535
-    elif low >= 0:
-        full_scales = (1, 255, 65535) if image.mode == "F" else (255, 65535)
-        low, high = 0, next((full for full in full_scales if high <= full), high)
-    scale = 255 / (high - low) if high > low else 0.0
-    offset = 0.5 - low * scale  # half, because the conversion cuts off
-    return deep.point(lambda value: value * scale + offset).convert("L")
-
-
-def _opaque(image: Image.Image, profile: object, background: tuple[int, int, int]) -> Image.Image:
-    """sRGB, with what is transparent filled with `background`."""
-    if image.mode not in ("LA", "RGBA"):
-        return _srgb(image, profile)
-    alpha = image.getchannel("A")
-    color = _srgb(image.convert("L" if image.mode == "LA" else "RGB"), profile)
-    canvas = Image.new("RGB", color.size, background)
-    canvas.paste(color, mask=alpha)
-    return canvas
-
-
-def _srgb(image: Image.Image, profile: object) -> Image.Image:
-    """Through the picture's own colour profile; one that is broken or for other channels is ignored."""
-    if _HAS_COLOR_PROFILES and isinstance(profile, bytes) and profile:
-        try:
-            source = ImageCms.ImageCmsProfile(BytesIO(profile))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-            return converted or image.convert("RGB")
-        except _PILLOW_ERRORS:
-            pass
-    return image.convert("RGB")

@@ -1,19 +1,24 @@
 """The HTTP app of a lane: which path is whose. Made anew in each process that serves HTTP."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serve_app.api.captions import create_captions
-from serve_app.api.exchange import Endpoint, Exchange, Handler, error_json
+from serve_app.api.endpoint import Endpoint
+from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
 from serve_app.api.openai import create_chat_completion, list_models, retrieve_model
-from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
+from serve_app.api.requests import cancel_request
+from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError, error_json
 from serve_app.strict import nearest_hint
 
 
@@ -35,29 +40,49 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/captions", create_captions),
     ("GET", "/v1/models", list_models),
     ("GET", "/v1/models/{id:path}", retrieve_model),
+    ("DELETE", "/v1/requests/{id}", cancel_request),
     ("GET", "/health", health),
     ("GET", "/ready", ready),
 )
+_OPEN = frozenset({"/health", "/ready"})  # to probes, which have no key
 
 
 def create_app(lane: Lane) -> Starlette:
-    """The lane's ASGI app; its shutdown closes the image gate."""
+    """The lane's ASGI app. While it is open, other processes' wishes are heeded; at its end the image gate closes."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        heeding = asyncio.create_task(lane.heed_others())
         yield
+        heeding.cancel()
         await lane.images.close()
 
     # An Endpoint is an instance, so that Starlette hands it the raw ASGI call.
     routes = [
-        Route(path, Endpoint(handler, lane, is_counted=method == "POST"), methods=[method])
+        Route(path, Endpoint(handler, lane, is_counted=method == "POST", is_open=path in _OPEN), methods=[method])
         for method, path, handler in ROUTES
     ]
     return Starlette(
         routes=routes,
+        middleware=_cors(lane.config.cors_origins),
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
     )
+
+
+def _cors(origins: Sequence[str]) -> list[Middleware]:
+    """What lets scripts of these origins' pages call the service; without it browsers let no page read an answer."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-request-id", "x-request-timeout"],
+            expose_headers=["x-request-id", "retry-after"],
+        )
+    ]
 
 
 async def _http_error(request: Request, exc: Exception) -> Response:
@@ -69,7 +94,8 @@ async def _http_error(request: Request, exc: Exception) -> Response:
         allowed = (exc.headers or {}).get("Allow", "")
         error = MethodNotAllowed(f"{path} doesn't take {request.method}: use {allowed}")
     else:
-        error = RouteNotFound(f"no route {path}{nearest_hint(path, [route for _, route, _ in ROUTES])}")
+        routes = [route.replace(":path", "") for _, route, _ in ROUTES]
+        error = RouteNotFound(f"no route {path}{nearest_hint(path, routes)}")
     return JSONResponse(error_json(error), error.status, headers=exc.headers)
 
 

@@ -32,7 +32,7 @@ class ManifestOptions(Strict):
     namespace: KubernetesName = "serve-app"
     image: str = Field(f"registry.example/serve-app:{__version__}", min_length=1)
     secret: str = Field("serve-app-secrets", min_length=1)
-    secret_env: tuple[SecretKey, ...] = ("HF_TOKEN",)
+    secret_env: tuple[SecretKey, ...] = ("HF_TOKEN", "SERVE_APP_API_KEYS")
     redis_address: str = Field("redis:6379", min_length=1)
     redis_secret: str = Field("serve-app-redis", min_length=1)
     cpus_per_machine: int = Field(8, ge=1)

@@ -194,7 +194,8 @@ class ModelDescription:
     """What a loaded model can do, told by its replica. `context_length` is in tokens.
 
     `picture_limit` is the most pictures a conversation may have; None where only the context limits them. With
-    `picture_edge` a picture may be sent smaller; None where the model may look at all of it.
+    `picture_edge` a picture may be sent smaller; None where the model may look at all of it. `ongoing_limit` is how
+    many requests a replica runs and keeps ready at once.
     """
 
     tasks: tuple[Task, ...]
@@ -205,6 +206,7 @@ class ModelDescription:
     picture_limit: int | None = None
     picture_edge: PictureEdge | None = None
     adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
+    ongoing_limit: int | None = None
 
 
 Put = Callable[[Chunk], None]  # takes an answer's next chunk; called on the event loop, never blocks
@@ -241,6 +243,7 @@ class StreamTotal:
 
     num_tokens: int
     num_writes: int
+    num_prompt_tokens: int = 0
 
 
 class ModelHandle(Protocol):

@@ -48,6 +48,11 @@ def _children(value: Any) -> list[Any]:
 
 def _json(spec: str) -> Any:
     try:
-        return json.loads(spec)
+        return json.loads(spec, parse_constant=_refuse)
     except (ValueError, RecursionError) as exc:
         raise ValueError("it is no JSON that can be read") from exc
+
+
+def _refuse(constant: str) -> Any:
+    """NaN and the infinities, which Python reads and writes and JSON doesn't have."""
+    raise ValueError(f"{constant} is no JSON")

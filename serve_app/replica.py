@@ -79,11 +79,12 @@ class Replica:
         return merged(chunks)
 
     async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
-        num_tokens = num_writes = 0
+        num_tokens = num_prompt_tokens = num_writes = 0
 
         def put(chunk: Chunk) -> None:
-            nonlocal num_tokens, num_writes
+            nonlocal num_tokens, num_prompt_tokens, num_writes
             num_tokens += chunk.num_tokens
+            num_prompt_tokens = chunk.num_prompt_tokens
             if events := encoder.encode(chunk):
                 num_writes += 1
                 write(events)
@@ -92,7 +93,7 @@ class Replica:
         if events := encoder.end():
             num_writes += 1
             write(events)
-        return StreamTotal(num_tokens, num_writes)
+        return StreamTotal(num_tokens, num_writes, num_prompt_tokens)
 
     async def _warm_up(self) -> None:
         """A few tokens from the engine itself, so that no metric counts them."""
@@ -120,6 +121,7 @@ class Replica:
             adapters=tuple(self._config.adapters),
             picture_limit=self._engine.picture_limit,
             picture_edge=self._engine.picture_edge,
+            ongoing_limit=self._config.ongoing_limit,
         )
 
     def pressure(self) -> dict[str, float]:

@@ -33,6 +33,7 @@ class FakeApi:
         self.forms: list[dict[str, str]] = []
         self.chats: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.sees: Callable[[Request], None] = lambda request: None
         self.delay_s = 0.0
         self.fault: Fault = lambda content, num_times: None
         self.chat_events: list[str] = []
@@ -51,9 +52,11 @@ class FakeApi:
         )
 
     async def _get(self, request: Request) -> Response:
+        self.sees(request)
         return self.gets.get(request.url.path) or failure(404, "route_not_found", "no such route")
 
     async def _caption(self, request: Request) -> Response:
+        self.sees(request)
         self.headers.append(dict(request.headers))
         if int(request.headers["content-length"]) > 5_000_000:
             return failure(413, "body_too_large", "too large: send less")
@@ -73,6 +76,7 @@ class FakeApi:
         return JSONResponse({**head, "data": data, "usage": usage})
 
     async def _chat(self, request: Request) -> Response:
+        self.sees(request)
         self.chats.append(await request.json())
         self.headers.append(dict(request.headers))
 

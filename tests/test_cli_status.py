@@ -109,7 +109,7 @@ def test_another_server(api: FakeApi, url: str, tmp_path: Path) -> None:
     assert "doesn't answer like a serve_app service" in done.stderr.decode()
 
 
-@pytest.mark.parametrize("name", ["caption", "chat", "models", "status"])
+@pytest.mark.parametrize("name", ["key", "caption", "chat", "models", "status"])
 def test_help_has_an_example(tmp_path: Path, name: str) -> None:
     text = run(name, "--help", url="http://x", cwd=tmp_path).stdout.decode()
     assert text.count(f" serve-app {name}") > 1  # the usage line is one
@@ -152,10 +152,9 @@ def test_retry_after() -> None:
     assert [client.parse_retry_after(value) for value in given] == [None, None, 2, 1.5, 0, None, None, None, 0]
 
 
-def test_secrets_stay_out_of_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVE_APP_API_KEY", "geheim\nx")
+def test_secrets_stay_out_of_messages() -> None:
     with pytest.raises(CliError) as raised:
-        client.settings_for("http://h")
+        client.settings_for("http://h", "geheim\nx")
     assert "geheim" not in raised.value.message
     assert client.shown_url("http://me:secret@h/x") == "http://h/x"
 

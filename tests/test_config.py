@@ -141,6 +141,16 @@ MODEL = "{name: m, import_path: 'serve_app.app:build_model', route_prefix: null,
             f"applications: [{MODEL}, {{name: i, import_path: 'serve_app.app:build_ingress', route_prefix: /}}]",
             "application 'i' names no models.*user_config: {models: .m.}",
         ),
+        (
+            "applications: [{name: m, import_path: 'serve_app.app:build_metrics', route_prefix: /metrics}, "
+            "{name: d, import_path: 'serve_app.app:build_model', args: {source: x, http: {keys: {file: /keys}}}}]",
+            "'m' answers HTTP to everybody, while 'd' wants keys.*args: keys",
+        ),
+        (
+            "applications: [{name: m, import_path: 'serve_app.app:build_metrics', args: {keys: {file: /k}}}, "
+            "{name: d, import_path: 'serve_app.app:build_model', route_prefix: /d, args: {source: x}}]",
+            "'d' answers HTTP to everybody, while 'm' wants keys.*args: http: keys.*route_prefix: null",
+        ),
     ],
 )
 def test_bad_files_are_named_with_the_place_and_the_fix(tmp_path: Path, text: str, sentence: str) -> None:

@@ -58,6 +58,6 @@ def test_make_help_names_every_command() -> None:
     shown = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    for command in ("up", "test", "test-models", "lint", "demo-model"):
+    for command in ("up", "test", "test-models", "soak", "lint", "audit", "demo-model"):
         assert f"make {command}" in shown
     assert shlex.split(shown)[0] == "make"

@@ -1,9 +1,8 @@
-"""Fetching pictures: real servers on this machine for what works, hostile addresses for what must not."""
+"""Fetching pictures from real servers on this machine; the long lists of hostile URLs are in test_hostile_urls.py."""
 
 import asyncio
 import gzip
 import ipaddress
-import re
 import socket
 import ssl
 import subprocess
@@ -19,7 +18,8 @@ from pydantic import ValidationError
 
 from serve_app.config import ImageConfig
 from serve_app.errors import ImageFetchFailed, ImageTooLarge, ImageUrlRefused, RequestError
-from serve_app.image_fetch import ImageFetcher, is_public
+from serve_app.image_address import is_public
+from serve_app.image_fetch import ImageFetcher
 from serve_app.images import ImageGate, ImageUrl
 from tests.pictures import png
 
@@ -28,10 +28,11 @@ LOOPBACK = "127.0.0.1/32"
 
 
 class Site:
-    """A picture server on this machine; `requests` is what it was asked."""
+    """A picture server on this machine; `requests` is what it was asked, `asked_at` at which of its addresses."""
 
     def __init__(self) -> None:
         self.requests: list[web.BaseRequest] = []
+        self.asked_at: list[str] = []
         self.port = 0
 
     @property
@@ -40,6 +41,8 @@ class Site:
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         self.requests.append(request)
+        assert request.transport is not None
+        self.asked_at.append(request.transport.get_extra_info("sockname")[0])
         match request.path.strip("/").split("/"):
             case ["picture.png"]:
                 return web.Response(body=PICTURE, headers={"Set-Cookie": "a=b"})
@@ -243,60 +246,12 @@ def test_an_allow_list_of_something_else_is_a_config_error(host: str) -> None:
 
 # --- addresses that must not be asked
 
-REFUSED = [
-    "http://127.0.0.1/", "http://127.0.0.1:PORT/picture.png", "http://127.1/", "http://127.0.1/", "http://0/",
-    "http://0.0.0.0:PORT/", "http://2130706433:PORT/", "http://0x7f000001:PORT/", "http://0x7f.0.0.1/",
-    "http://0177.0.0.1/", "http://017700000001/", "http://127.0.0.1.:PORT/", "http://127.000.000.001/",
-    "http://①②⑦.⓪.⓪.①/", "http://127。0。0。1/", "http://١٢٧.0.0.1/", "http://0x/", "http://1.2.3.4.5/", "http://256.256.256.256/",
-    "http://localhost:PORT/picture.png", "http://LOCALHOST:PORT/", "http://localhost.:PORT/", "http://loca\nlhost:PORT/",
-    "http://10.0.0.1/", "http://172.16.0.1/", "http://172.31.255.255/", "http://192.168.1.1/",
-    "http://169.254.169.254/latest/meta-data/", "http://169.254.0.1/", "http://100.64.0.1/", "http://100.127.255.254/",
-    "http://192.0.0.1/", "http://192.0.2.1/", "http://198.18.0.1/", "http://198.51.100.1/", "http://203.0.113.1/",
-    "http://192.88.99.1/", "http://224.0.0.1/", "http://239.255.255.250/", "http://240.0.0.1/", "http://255.255.255.255/",
-    "http://[::1]:PORT/", "http://[::]:PORT/", "http://[0:0:0:0:0:0:0:1]/", "http://[::ffff:127.0.0.1]:PORT/",
-    "http://[::ffff:7f00:1]/", "http://[::ffff:169.254.169.254]/", "http://[::127.0.0.1]/", "http://[::ffff:0:127.0.0.1]/",
-    "http://[2002:7f00:1::]/", "http://[2002:808:808::]/", "http://[64:ff9b::127.0.0.1]/", "http://[64:ff9b::a00:1]/",
-    "http://[64:ff9b:1::8.8.8.8]/", "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/", "http://[2001:db8::1]/",
-    "http://[fe80::1]/", "http://[fe80::1%25eth0]/", "http://[fe80::1%eth0]/", "http://[fc00::1]/", "http://[fd00:ec2::254]/",
-    "http://[fec0::1]/", "http://[ff02::1]/", "http://[100::1]/", "http://[3fff::1]/", "http://[5f00::1]/",
-    "http://user@example.com/", "http://user:secret@example.com/", "http://@example.com/", "http://example.com@127.0.0.1/",
-    "http://127.0.0.1:80\\@example.com/", "http://example.com\\@127.0.0.1/",
-    "ftp://example.com/", "file:///etc/passwd", "gopher://127.0.0.1:6379/_x", "unix:///run/docker.sock", "data:,x",
-    "//example.com/x.png", "/x.png", "x.png", "", "http://", "http:///x.png", "http:x.png", "https:/x.png",
-    "http://[::1", "http://example.com:99999/", "http://example.com:0/", "http://example.com:a/", "http://xn--/",
-    "http://exa mple.com\0/", "http://" + "a" * 9000,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("url", REFUSED)
-async def test_hostile_addresses(site: Site, url: str) -> None:
-    """Every name resolves to the server here, which nothing allows."""
-    error = await failure(url.replace("PORT", str(site.port)), Answers(["127.0.0.1"]), allowed_networks=())
-    assert isinstance(error, ImageUrlRefused), error
-    assert not site.requests
-
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost.localdomain", "ip6-localhost", "0x7f000001"])
 async def test_the_systems_names_for_this_machine(site: Site, host: str) -> None:
     error = await failure(f"http://{host}:{site.port}/picture.png", allowed_networks=())
     assert isinstance(error, ImageUrlRefused) or "can't be resolved" in error.message
     assert not site.requests
-
-
-@pytest.mark.parametrize("url", [url for url in REFUSED if re.match(r"[a-z]+://[^/]|data:", url)])
-async def test_hostile_addresses_behind_a_redirect(site: Site, url: str) -> None:
-    """The first hop's host is allowed by name, and its allowance must not rub off on the second."""
-    config = ImageConfig(allowed_hosts=("start.example",))
-    async with raw_server(redirect_to(url.replace("PORT", str(site.port)))) as start:
-        fetcher = ImageFetcher(config, Answers(["127.0.0.1"]))
-        with pytest.raises(ImageUrlRefused if len(url) < 8192 else ImageFetchFailed):
-            await fetcher.fetch(start.replace("127.0.0.1", "start.example"), "image")
-    assert not site.requests
-
-
-def redirect_to(url: str) -> bytes:
-    location = url.replace("\n", "").replace("\0", "").encode()
-    return b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
 
 
 @pytest.mark.parametrize(
@@ -330,9 +285,7 @@ async def test_only_the_checked_of_several_addresses_is_asked(site: Site) -> Non
     url = f"http://mixed.example:{site.port}/picture.png"
     for answer in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"], ["::1", "127.0.0.1"]):
         assert await fetch(url, Answers(answer)) == PICTURE
-    assert {request.transport.get_extra_info("sockname")[0] for request in site.requests if request.transport} <= {
-        "127.0.0.1"
-    }
+    assert site.asked_at == ["127.0.0.1"] * 3
     assert isinstance(await failure(url, Answers(["127.0.0.2", "::1", "10.0.0.1"])), ImageUrlRefused)
 
 

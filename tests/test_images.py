@@ -351,7 +351,7 @@ async def test_pixels_are_counted_before_they_are_allocated() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert isinstance(error, ImageTooLarge)
-    assert "20000 x 20000 = 400000000 pixels and the limit is 50000000" in error.message
+    assert "more than 50000000 pixels" in error.message
     assert peak < 10_000_000
     assert isinstance(await refusal(huge_png(2**31 - 1, 2**31 - 1)), ImageTooLarge)
 
@@ -363,7 +363,9 @@ async def test_pillows_own_limit_is_neither_error_nor_warning() -> None:
 
 async def test_the_pixel_limit_is_exact() -> None:
     assert (await load(PNG, max_image_pixels=40 * 30)).width == 40
-    assert isinstance(await refusal(PNG, max_image_pixels=40 * 30 - 1), ImageTooLarge)
+    error = await refusal(PNG, max_image_pixels=40 * 30 - 1)
+    assert isinstance(error, ImageTooLarge)
+    assert "40 x 30 = 1200 pixels and the limit is 1199" in error.message
 
 
 # --- hostile bytes

@@ -156,9 +156,9 @@ def test_the_help_tells_the_defaults_that_hold() -> None:
     commands: Any = typer.main.get_command(app)
     told = {}
     for parameter in commands.commands["manifest"].params:
-        if found := re.search(r"Default: (\S+)\.$", getattr(parameter, "help", None) or ""):
+        if found := re.search(r"Default: (\S+( and \S+)?)\.$", getattr(parameter, "help", None) or ""):
             told[parameter.name] = found[1]
-    defaults = ManifestOptions().model_dump() | {"secret_env": "HF_TOKEN"}
+    defaults = ManifestOptions().model_dump() | {"secret_env": "HF_TOKEN and SERVE_APP_API_KEYS"}
     assert told == {name: str(defaults[name]) for name in told}
     assert len(told) == 10
 

@@ -9,8 +9,9 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from serve_app.config import MetricsConfig
+from serve_app.config import KeysConfig, MetricsConfig
 from serve_app.errors import Overloaded
+from serve_app.keys import Keyring
 from serve_app.messages import Chunk
 from serve_app.metrics import sidecar as sidecar_module
 from serve_app.metrics.registry import Metrics
@@ -68,7 +69,7 @@ def demo(sidecar: Sidecar) -> dict[str, Any]:
 
 async def get(sidecar: Sidecar, path: str = "/metrics", accept: str = "") -> httpx.Response:
     """As Ray Serve mounts it: the whole path, and the prefix as `root_path`."""
-    transport = httpx.ASGITransport(create_metrics_app(sidecar), root_path="/metrics")
+    transport = httpx.ASGITransport(create_metrics_app(sidecar, Keyring(KeysConfig())), root_path="/metrics")
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         return await client.get(path, headers={"accept": accept})
 

@@ -51,3 +51,16 @@ async def test_a_client_that_never_reads_is_given_up() -> None:
     with pytest.raises(ClientTooSlow, match=r"11 bytes.*10 are kept"):
         outbox.write(b"901")
     assert await outbox.read() == (b"12345678", False), "what it was promised before is still its own"
+
+
+async def test_silence_is_filled_and_nothing_else_is() -> None:
+    outbox = Outbox(100)
+    outbox.write_when_silent(b"still here", 0.02)
+    assert await outbox.read() == (b"still here", False)
+    assert await outbox.read() == (b"still here", False)
+    outbox.write(b"event")
+    await asyncio.sleep(0.2)
+    assert await outbox.read() == (b"event", False), "a client that is behind needs no comments"
+    outbox.end()
+    await asyncio.sleep(0.1)
+    assert await outbox.read() == (b"", True)

@@ -8,6 +8,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 from serve_app.errors import InvalidRequest
 from serve_app.strict import Strict
 
+_LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
+_LONGEST_SENTENCE = 1000
+_TAGS = frozenset({"text", "image_url", "json_object", "json_schema"})  # of unions that are told apart by `type`
+_OBJECT_TYPES = frozenset({"model_type", "dict_type", "model_attributes_type"})
+
 
 class Body(Strict):
     """Base of every request body and of every object in one.
@@ -23,14 +28,21 @@ class Body(Strict):
     def _drop_neutral(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        for field in values:
+            if len(field) > _LONGEST_FIELD:  # before it is compared with every field there is
+                raise wrong(shortened(field), "there is no field with such a long name")
         for field in values.keys() & cls.neutral.keys():
             if values[field] not in cls.neutral[field]:
-                sentence = "{field} isn't supported here: leave it out"
-                raise PydanticCustomError("unsupported_field", sentence, {"field": field})
+                raise wrong(field, f"{field} isn't supported here: leave it out")
         return {field: value for field, value in values.items() if field not in cls.neutral}
 
 
 B = TypeVar("B", bound=Body)
+
+
+def wrong(field: str, sentence: str) -> PydanticCustomError:
+    """For a validator that sees a whole object to raise: the field at fault, and what is wrong with it."""
+    return PydanticCustomError("wrong_field", "{sentence}", {"sentence": sentence, "field": field})
 
 
 def parse_json(data: bytes, body: type[B]) -> B:
@@ -49,20 +61,48 @@ def validate(values: dict[str, Any], body: type[B], *, strict: bool) -> B:
     try:
         return body.model_validate(values, strict=strict)
     except ValidationError as exc:
-        raise _as_invalid_request(exc.errors(include_url=False, include_input=False)[0]) from exc
+        raise _as_invalid_request(exc.errors(include_url=False, include_input=False)[0], values) from exc
 
 
-def _as_invalid_request(error: ErrorDetails) -> InvalidRequest:
+def _as_invalid_request(error: ErrorDetails, values: dict[str, Any]) -> InvalidRequest:
     path = ""
-    for step in (*error["loc"], *_field_at_fault(error)):
-        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
-    sentence = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
+    for step in (*_steps(error, values), *_field_at_fault(error)):
+        path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else step
+    sentence = _sentence(error)
+    if error["type"] in ("missing", "union_tag_not_found"):
         return InvalidRequest(f"{path} is missing: the request needs it", path)
     return InvalidRequest(f"{path}: {sentence}" if path else sentence, path or None)
 
 
+def _steps(error: ErrorDetails, values: Any) -> list[int | str]:
+    """The way to the value at fault, in the client's spelling: pydantic puts names of our types in between."""
+    steps: list[int | str] = []
+    tagged = None
+    for step in error["loc"]:
+        if isinstance(values, dict) and values is not tagged and step in _TAGS and values.get("type") == step:
+            tagged = values
+        elif step in values if isinstance(values, dict) else isinstance(values, list) and isinstance(step, int):
+            values = values[step]
+            steps.append(step if isinstance(step, int) else shortened(step))
+    return [*steps, error["loc"][-1]] if error["type"] == "missing" else steps
+
+
+def _sentence(error: ErrorDetails) -> str:
+    if error["type"] in _OBJECT_TYPES:
+        return "Input should be a JSON object"
+    if error["type"] == "union_tag_invalid":
+        return f"Input should be one of {error['ctx']['expected_tags']}"
+    return shortened(error["msg"].removeprefix("Value error, "), _LONGEST_SENTENCE)
+
+
 def _field_at_fault(error: ErrorDetails) -> tuple[str, ...]:
     """The field that an error about a whole object names."""
-    field = error.get("ctx", {}).get("field")
-    return (field,) if isinstance(field, str) else ()
+    context = error.get("ctx", {})
+    if "discriminator" in context:
+        return (context["discriminator"].strip("'"),)
+    return (context["field"],) if isinstance(context.get("field"), str) else ()
+
+
+def shortened(text: str, most: int = _LONGEST_FIELD) -> str:
+    """What is shown of a client's own words: `most` characters."""
+    return text if len(text) <= most else f"{text[:most]}…"

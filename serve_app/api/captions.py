@@ -7,91 +7,17 @@ generation, all at once; a bad picture has its own error and never shifts anothe
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from pydantic import BeforeValidator, Field, model_validator
-from starlette.datastructures import UploadFile
-
-from serve_app.api.body import Body, parse_json, validate
-from serve_app.api.chat_body import SamplingBody
-from serve_app.api.exchange import DONE_EVENT, Exchange, error_json, event_bytes
+from serve_app.api.caption_body import CaptionRequest, read_caption_request
+from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.usage import Usage
-from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooManyImages
-from serve_app.families import Style, caption_prompt
-from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Message, Sampling, Text, Write, merged
+from serve_app.errors import ClientTooSlow, ServeAppError, TooManyImages, error_json
+from serve_app.families import caption_prompt
+from serve_app.messages import Chunk, FinishReason, GenerationRequest, Message, Text, Write, merged
 
 T = TypeVar("T")
-
-
-class ImageObject(Body):
-    """A picture by exactly one of its address (http, https or data) and its base64 bytes."""
-
-    url: str | None = None
-    b64: str | None = None
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "ImageObject":
-        if (self.url is None) == (self.b64 is None):
-            raise ValueError("give exactly one of 'url' and 'b64'")
-        return self
-
-    def source(self) -> ImageSource:
-        return ImageUrl(self.url) if self.url is not None else ImageBase64(self.b64 or "")
-
-
-def _object_from_text(value: Any) -> Any:
-    """A bare string is an address if it has a scheme, base64 otherwise."""
-    if isinstance(value, dict):
-        return value
-    if not isinstance(value, str):
-        raise ValueError('send an address, a data URI or base64, or {"url": …} or {"b64": …}')
-    return {"url" if isinstance(source_from_text(value), ImageUrl) else "b64": value}
-
-
-Image = Annotated[ImageObject, BeforeValidator(_object_from_text)]
-
-
-class CaptionBody(SamplingBody):
-    """The body of `POST /v1/captions`. `prompt` overrides `style`; the default temperature is 0, greedy."""
-
-    model: str | None = None
-    image: Image | None = None
-    images: list[Image] | None = Field(None, min_length=1)
-    style: Style = "short"
-    prompt: str | None = Field(None, min_length=1)
-    temperature: float | None = Field(0.0, ge=0, le=2)
-    stream: bool = False
-
-    @model_validator(mode="after")
-    def _image_or_images(self) -> "CaptionBody":
-        if (self.image is None) == (self.images is None):
-            raise ValueError("send exactly one of 'image' (one picture) and 'images' (a list)")
-        return self
-
-
-class CaptionForm(SamplingBody):
-    """The multipart form's fields beside the uploaded `image` files."""
-
-    model: str | None = None
-    style: Style = "short"
-    prompt: str | None = Field(None, min_length=1)
-    temperature: float | None = Field(0.0, ge=0, le=2)
-    stream: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class CaptionRequest:
-    """What both encodings of the request come to; `params` name each picture in the client's spelling."""
-
-    model: str | None
-    sources: list[ImageSource]
-    params: list[str]
-    style: Style
-    prompt: str | None
-    sampling: Sampling
-    stream: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +80,8 @@ class CaptionEvents:
 
 async def create_captions(exchange: Exchange, lane: Lane) -> None:
     """`POST /v1/captions`, JSON or multipart, streamed or not."""
-    wanted = await _read(exchange, lane)
-    model = lane.catalog.choose(wanted.model, "caption")
+    wanted = await read_caption_request(exchange, lane.config.max_images_per_request)
+    model = lane.choose(wanted.model, "caption", exchange.key)
     exchange.set_model(model.name)
     if len(wanted.sources) > lane.config.max_images_per_request:
         raise TooManyImages(
@@ -163,50 +89,12 @@ async def create_captions(exchange: Exchange, lane: Lane) -> None:
             "send several requests", "images",
         )  # fmt: skip
     model.require_pictures(wanted.params[0])
+    await lane.count_images(exchange.key, len(wanted.sources))
     task = CaptionTask(exchange, lane, model, wanted)
     if wanted.stream:
         await exchange.send_events(task.stream)
     else:
         await exchange.send_json(_answer(exchange, model.name, await task.outcomes()))
-
-
-async def _read(exchange: Exchange, lane: Lane) -> CaptionRequest:
-    content_type = exchange.request.headers.get("content-type", "").lower()
-    if content_type.startswith("multipart/form-data"):
-        return await _read_form(exchange, lane)
-    body = parse_json(await exchange.read_body(), CaptionBody)
-    if body.images is not None:
-        images, params = body.images, [f"images[{i}]" for i in range(len(body.images))]
-    else:
-        assert body.image is not None, "validated above"
-        images, params = [body.image], ["image"]
-    return _request(body, [image.source() for image in images], params)
-
-
-async def _read_form(exchange: Exchange, lane: Lane) -> CaptionRequest:
-    # One file above the limit is let in, so that the error is ours and says how many came.
-    form = await exchange.read_form(max_files=lane.config.max_images_per_request * 8)
-    try:
-        uploads = [value for value in form.getlist("image") if isinstance(value, UploadFile)]
-        if not uploads:
-            raise InvalidRequest("image: no file was uploaded: send the picture as a form file 'image'", "image")
-        sources: list[ImageSource] = [ImageBytes(await upload.read()) for upload in uploads]
-        values = {key: value for key, value in form.multi_items() if not isinstance(value, UploadFile)}
-    finally:
-        await form.close()
-    params = [f"image[{i}]" for i in range(len(sources))] if len(sources) > 1 else ["image"]
-    return _request(validate(values, CaptionForm, strict=False), sources, params)
-
-
-def _request(body: CaptionBody | CaptionForm, sources: list[ImageSource], params: list[str]) -> CaptionRequest:
-    sampling = Sampling(
-        max_tokens=body.max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        stop=tuple(body.stop or ()),
-        seed=body.seed,
-    )
-    return CaptionRequest(body.model, sources, params, body.style, body.prompt, sampling, body.stream)
 
 
 class CaptionTask:
@@ -225,7 +113,7 @@ class CaptionTask:
 
         async def outcome(index: int) -> Outcome:
             try:
-                chunks = await self._lane.handle.answer(await self._request(index))
+                chunks = await self._lane.answer(await self._request(index), self._exchange.key)
             except ServeAppError as error:
                 return Failure(index, error)
             self._exchange.count_tokens(chunks[0].num_tokens)
@@ -256,7 +144,8 @@ class CaptionTask:
         async def caption(index: int) -> None:
             try:
                 encoder = CaptionEvents(index, self._prompt)
-                total = await self._lane.handle.stream(await self._request(index), encoder, begin)
+                request = await self._request(index)
+                total = await self._lane.stream(request, encoder, begin, self._exchange.key)
                 self._exchange.count_tokens(total.num_tokens)
             except ClientTooSlow:
                 raise
@@ -274,13 +163,13 @@ class CaptionTask:
 
     async def _request(self, index: int) -> GenerationRequest:
         source, param = self._wanted.sources[index], self._wanted.params[index]
-        picture = await self._lane.load_picture(self._model, source, param)
+        picture = await self._exchange.in_time(self._lane.load_picture(self._model, source, param))
         return GenerationRequest(
             id=f"{self._exchange.id}-{index}",
             model=self._model.name,
             messages=(Message("user", (picture, Text(self._prompt))),),
             sampling=self._wanted.sampling,
-            timeout_s=self._exchange.remaining_s(self._lane.config.request_timeout_s),
+            timeout_s=self._exchange.remaining_s,
         )
 
 

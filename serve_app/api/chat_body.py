@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import Body
+from serve_app.api.body import Body, wrong
 from serve_app.api.chat_formats import (
     FunctionTool,
     JsonObjectFormat,
@@ -16,12 +16,17 @@ from serve_app.api.chat_formats import (
     NamedToolChoice,
     ResponseFormat,
     StructuredOutputs,
+    ToolChoice,
 )
 from serve_app.messages import OutputFormat, Role, Sampling, ToolCall, ToolUse
 
 MAX_ANSWERS = 16
 MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 128
+MAX_MODEL_CHARACTERS = 256  # twice what a model's name may have: what is longer isn't compared with all of them
+
+# What engines count in 32 bits; one number above that would fail a whole batch.
+Count = Annotated[int, Field(lt=2**31)]
 
 
 class TextPart(Body):
@@ -81,11 +86,11 @@ class ChatMessage(Body):
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:
         if self.tool_calls and self.role != "assistant":
-            raise ValueError(f"tool_calls: only a message of role assistant has them, and this one is '{self.role}'")
+            raise wrong("tool_calls", f"only a message of role assistant has them, and this one is '{self.role}'")
         if (self.tool_call_id is None) == (self.role == "tool"):
-            raise ValueError("tool_call_id: a message of role tool needs it, and no other has it")
+            raise wrong("tool_call_id", "a message of role tool needs it, and no other has it")
         if not self.content and not self.tool_calls:
-            raise ValueError("content: the message is empty: send a text or parts")
+            raise wrong("content", "the message is empty: send a text or parts")
         return self
 
     @property
@@ -107,7 +112,7 @@ class SamplingBody(Body):
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Count | None = Field(None, ge=1)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[list[str] | None, BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = None
 
@@ -132,11 +137,11 @@ class ChatBody(SamplingBody):
         "store": (None, False),
     }
 
-    model: str | None = None
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     messages: list[ChatMessage] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-    min_tokens: int | None = Field(None, ge=0)
-    top_k: int | None = Field(None, ge=-1)
+    max_completion_tokens: Count | None = Field(None, ge=1)
+    min_tokens: Count | None = Field(None, ge=0)
+    top_k: Count | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -148,7 +153,7 @@ class ChatBody(SamplingBody):
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
     tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
-    tool_choice: Literal["none", "auto", "required"] | NamedToolChoice | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
@@ -160,27 +165,29 @@ class ChatBody(SamplingBody):
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise ValueError("stream_options: only allowed with stream=true")
-        limits = {self.max_tokens, self.max_completion_tokens} - {None}
+            raise wrong("stream_options", "only allowed with stream=true")
+        limits = {limit for limit in (self.max_tokens, self.max_completion_tokens) if limit is not None}
         if len(limits) > 1:
-            raise ValueError(
-                f"max_tokens is {self.max_tokens} and max_completion_tokens is {self.max_completion_tokens}: "
-                "send one of them"
+            raise wrong(
+                "max_tokens",
+                f"it is {self.max_tokens}, and max_completion_tokens {self.max_completion_tokens}: send one of them",
             )
+        if limits and (self.min_tokens or 0) > max(limits):
+            raise wrong("min_tokens", f"it is {self.min_tokens} and the answer has {max(limits)} at most: lower it")
         if self.top_logprobs and not self.logprobs:
-            raise ValueError("top_logprobs: only allowed with logprobs=true")
+            raise wrong("top_logprobs", "only allowed with logprobs=true")
         if self.response_format is not None and self.structured_outputs is not None:
-            raise ValueError("response_format and structured_outputs: send one of them")
+            raise wrong("structured_outputs", "there is a response_format as well: send one of them")
         return self
 
     @model_validator(mode="after")
     def _chosen_tool_exists(self) -> Self:
         names = [tool.function.name for tool in self.tools or ()]
         if self.tool_choice not in (None, "none", "auto") and not names:
-            raise ValueError("tool_choice: there are no tools to choose from: send tools")
+            raise wrong("tool_choice", "there are no tools to choose from: send tools")
         if isinstance(self.tool_choice, NamedToolChoice) and self.tool_choice.function.name not in names:
-            raise ValueError(
-                f"tool_choice: no tool is named '{self.tool_choice.function.name}': it is {' or '.join(names)}"
+            raise wrong(
+                "tool_choice", f"no tool is named '{self.tool_choice.function.name}': it is {' or '.join(names)}"
             )
         return self
 

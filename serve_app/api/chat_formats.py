@@ -7,11 +7,15 @@ should compile is refused here, by name.
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from serve_app.api.body import Body
+from serve_app.api.body import Body, wrong
 from serve_app.messages import OutputFormat, Tool
 from serve_app.output_format import check_output_format
+
+
+def _schema_format(schema: dict[str, Any] | None) -> OutputFormat:
+    return OutputFormat("json_schema", json.dumps(schema, ensure_ascii=False))
 
 
 class JsonSchema(Body):
@@ -19,6 +23,12 @@ class JsonSchema(Body):
     description: str | None = None
     schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
     strict: bool | None = None  # every schema binds here
+
+    @field_validator("schema_")
+    @classmethod
+    def _can_be_used(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        check_output_format(_schema_format(schema))
+        return schema
 
 
 class TextFormat(Body):
@@ -33,13 +43,8 @@ class JsonSchemaFormat(Body):
     type: Literal["json_schema"]
     json_schema: JsonSchema
 
-    @model_validator(mode="after")
-    def _can_be_used(self) -> Self:
-        check_output_format(self.output_format())
-        return self
-
     def output_format(self) -> OutputFormat:
-        return OutputFormat("json_schema", json.dumps(self.json_schema.schema_, ensure_ascii=False))
+        return _schema_format(self.json_schema.schema_)
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
@@ -54,9 +59,13 @@ class StructuredOutputs(Body):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        if sum(one is not None for one in (self.json_, self.regex, self.choice)) != 1:
+        given = [name for name in ("json_", "regex", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
             raise ValueError("takes exactly one of json, regex and choice")
-        check_output_format(self.output_format())
+        try:
+            check_output_format(self.output_format())
+        except ValueError as exc:
+            raise wrong(given[0].rstrip("_"), str(exc)) from exc
         return self
 
     def output_format(self) -> OutputFormat:
@@ -64,8 +73,7 @@ class StructuredOutputs(Body):
             return OutputFormat("regex", self.regex)
         if self.choice is not None:
             return OutputFormat("choice", json.dumps(self.choice, ensure_ascii=False))
-        schema = self.json_ if isinstance(self.json_, str) else json.dumps(self.json_, ensure_ascii=False)
-        return OutputFormat("json_schema", schema)
+        return OutputFormat("json_schema", self.json_) if isinstance(self.json_, str) else _schema_format(self.json_)
 
 
 class Function(Body):
@@ -74,11 +82,12 @@ class Function(Body):
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
-    @model_validator(mode="after")
-    def _can_be_used(self) -> Self:
-        if self.parameters:
-            check_output_format(OutputFormat("json_schema", json.dumps(self.parameters)))
-        return self
+    @field_validator("parameters")
+    @classmethod
+    def _can_be_used(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        if parameters:
+            check_output_format(_schema_format(parameters))
+        return parameters
 
 
 class FunctionTool(Body):
@@ -102,3 +111,10 @@ class NamedFunction(Body):
 class NamedToolChoice(Body):
     type: Literal["function"] = "function"
     function: NamedFunction
+
+
+# Told apart before they are read, so that a mistake in an object is told as the object's.
+ToolChoice = Annotated[
+    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedToolChoice, Tag("object")],
+    Discriminator(lambda value: "object" if isinstance(value, dict | NamedToolChoice) else "word"),
+]

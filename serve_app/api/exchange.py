@@ -1,38 +1,47 @@
 """One HTTP exchange, from the first byte read to the last byte written.
 
 A handler runs inside the exchange: it reads the body, and sends an answer or a stream of server-sent events
-before it returns, so that whatever it opened is closed at a known place. The client's leaving cancels it.
-Every failure becomes an answer here, or an error event where the answer had begun.
+before it returns, so that whatever it opened is closed at a known place. The client's leaving cancels it, and so
+does whoever calls the request off.
 """
 
 import asyncio
 import json
 import logging
-import math
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import nullcontext, suppress
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from python_multipart.exceptions import FormParserError
 from starlette.datastructures import FormData
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
 from serve_app.api.lane import Lane
 from serve_app.api.outbox import Outbox
 from serve_app.config import HttpConfig
-from serve_app.errors import BodyTooLarge, InternalError, InvalidRequest, ServeAppError
+from serve_app.errors import (
+    BodyTooLarge,
+    DeadlineExceeded,
+    InvalidRequest,
+    RequestCancelled,
+    ServeAppError,
+    error_json,
+)
+from serve_app.keys import Key
 from serve_app.messages import Write
 from serve_app.metrics.registry import RequestTracker
-from serve_app.metrics.specs import CLIENT_LEFT, OK
+from serve_app.metrics.specs import OK
 
 logger = logging.getLogger("serve_app")
 
 Handler = Callable[["Exchange", Lane], Awaitable[None]]
+T = TypeVar("T")
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
 EVENT_HEADERS = [
@@ -40,54 +49,27 @@ EVENT_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 ]
-
-
-class Endpoint:
-    """An ASGI app that runs one handler for one route of a lane. `is_counted`: whether it stands in the metrics."""
-
-    def __init__(self, handler: Handler, lane: Lane, is_counted: bool) -> None:
-        self._handler = handler
-        self._lane = lane
-        self._is_counted = is_counted
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config, tracker)
-        with tracker if self._is_counted else nullcontext():
-            exchange.outcome = await self._run(exchange)
-            tracker.outcome(exchange.outcome)
-        if self._is_counted:
-            exchange.log()
-
-    async def _run(self, exchange: "Exchange") -> str:
-        """Run the handler; whatever it raises is told to the client. Returns the outcome."""
-        try:
-            await self._handler(exchange, self._lane)
-        except ServeAppError as error:
-            await exchange.fail(error)
-            return error.code
-        except asyncio.CancelledError:
-            exchange.absorb_own_cancellation()
-            return CLIENT_LEFT
-        except (ClientDisconnect, ConnectionError):
-            return CLIENT_LEFT
-        except Exception:  # the HTTP boundary: a bug is the client's 500 and a traceback in our log
-            logger.exception("request %s failed unexpectedly", exchange.id)
-            bug = InternalError("the service failed unexpectedly: try again, or report the request's id")
-            await exchange.fail(bug)
-            return bug.code
-        finally:
-            exchange.close()
-        return OK
+_ID_HEADER = b"x-request-id"
+_USABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Exchange:
-    """What a handler sees of one request and its answer."""
+    """What a handler sees of one request and its answer.
+
+    `id` is the one in `X-Request-Id`: the client's own where it sent a plain one. `key` is None where the service
+    is open to all. `timeout_s` counts from the arrival.
+    """
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, config: HttpConfig, tracker: RequestTracker
     ) -> None:
-        self.id = uuid.uuid4().hex
+        # Ray Serve gives one to a request that has none.
+        self._sent_id = next((value for name, value in scope["headers"] if name == _ID_HEADER), None)
+        is_usable = self._sent_id is not None and _USABLE_ID.fullmatch(self._sent_id)
+        self.id = self._sent_id.decode() if self._sent_id and is_usable else uuid.uuid4().hex
+        self.key: Key | None = None
+        self.timeout_s = config.request_timeout_s
+        self.limit_headers: Mapping[str, str] = {}
         self.created_s = int(time.time())
         self.model = ""
         self.num_tokens = 0
@@ -101,11 +83,33 @@ class Exchange:
         self._status: int | None = None
         self._is_stream = self._is_answered = False
         self._watcher: asyncio.Task[None] | None = None
+        self._task = asyncio.current_task()
         self._client_left = False
+        self._cancellation: RequestCancelled | None = None
 
-    def remaining_s(self, timeout_s: float) -> float:
-        """Seconds of `timeout_s` left for this request; at least a moment, so that the engine says 504 itself."""
-        return max(0.001, timeout_s - (time.monotonic() - self._begun_s))
+    @property
+    def remaining_s(self) -> float:
+        """Seconds left for this request; at least a moment, so that the engine says 504 itself."""
+        return max(0.001, self.timeout_s - (time.monotonic() - self._begun_s))
+
+    async def in_time(self, work: Awaitable[T]) -> T:
+        """What `work` returns. Raises `DeadlineExceeded` where that takes all the time that the request has."""
+        try:
+            async with asyncio.timeout(self.remaining_s) as limit:
+                return await work
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"its pictures weren't there within {self.timeout_s:g} s: use a faster server, or allow more time"
+            ) from exc
+
+    def cancel(self) -> None:
+        """Stop the work, and tell the client so. Without effect once it is answered."""
+        if not self._is_answered and self._cancellation is None:
+            assert self._task is not None, "an exchange runs in a task"
+            self._cancellation = RequestCancelled("the request was called off with DELETE /v1/requests")
+            self._task.cancel()
 
     def count_tokens(self, num_tokens: int) -> None:
         """Tokens of an answer, for the log line; of one that wasn't streamed, the first token is here too."""
@@ -146,10 +150,12 @@ class Exchange:
         """Answer with server-sent events: what `produce` writes until it returns, each write whole events.
 
         Headers go out with the first event, so that a failure before it still has a status of its own. What is
-        written while the client is behind is sent as one.
+        written while the client is behind is sent as one. Where nothing comes for `keep_alive_s`, as from a model
+        that is only just started, a comment keeps whoever stands between from hanging up.
         """
         outbox = Outbox(self._config.max_unsent_bytes)
         producer = asyncio.ensure_future(produce(outbox.write))
+        outbox.write_when_silent(KEEP_ALIVE, self._config.keep_alive_s)
 
         def ended(task: "asyncio.Future[None]") -> None:
             outbox.end()
@@ -161,8 +167,9 @@ class Exchange:
             is_last = False
             while not is_last:
                 events, is_last = await outbox.read()
-                if self._status is None and events:
+                if events and events != KEEP_ALIVE:
                     self._tracker.first_token()
+                if self._status is None and events:
                     self._is_stream = True
                     await self._start(200, EVENT_HEADERS)
                 if is_last and producer.exception() is None:
@@ -173,23 +180,23 @@ class Exchange:
         finally:
             await _end(producer)
 
-    async def fail(self, error: ServeAppError) -> None:
+    async def fail(self, error: ServeAppError, headers: Mapping[str, str]) -> None:
         """Tell the client: a status and JSON, or an error event where the stream has begun."""
         with suppress(OSError):  # the client may be gone already
             if self._status is None:
-                headers = {}
-                if error.retry_after_s is not None:
-                    headers["retry-after"] = str(math.ceil(error.retry_after_s))
                 await self.send_json(error_json(error), error.status, headers)
             elif self._is_stream:
                 await self._finish(event_bytes(error_json(error)))
 
-    def absorb_own_cancellation(self) -> None:
-        """Let a cancellation end here if the client's leaving caused it, and pass any other on."""
-        task = asyncio.current_task()
-        assert task is not None, "an exchange runs in a task"
-        if not self._client_left or task.uncancel() > 0:
+    def absorb_own_cancellation(self) -> RequestCancelled | None:
+        """Let a cancellation end here if the client's leaving caused it, or its being called off, which is returned.
+
+        Any other is passed on.
+        """
+        assert self._task is not None, "an exchange runs in a task"
+        if not (self._client_left or self._cancellation) or self._task.uncancel() > 0:
             raise asyncio.CancelledError
+        return None if self._client_left else self._cancellation
 
     def close(self) -> None:
         if self._watcher is not None:
@@ -205,7 +212,9 @@ class Exchange:
 
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status = status
-        headers = [*headers, (b"x-request-id", self.id.encode())]
+        headers = [*headers, *((name.encode(), value.encode()) for name, value in self.limit_headers.items())]
+        if self._sent_id is None:  # else Ray Serve repeats it, and one more would make two
+            headers = [*headers, (_ID_HEADER, self.id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _finish(self, data: bytes) -> None:
@@ -229,7 +238,7 @@ class Exchange:
         )
 
     def _watch_for_leaving(self) -> None:
-        task = asyncio.current_task()
+        task = self._task
         assert task is not None, "an exchange runs in a task"
 
         async def watch() -> None:
@@ -249,12 +258,6 @@ async def _end(producer: "asyncio.Future[None]") -> None:
         await asyncio.wait([producer])
 
 
-def error_json(error: ServeAppError) -> dict[str, Any]:
-    """OpenAI's error object."""
-    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return {"error": fields}
-
-
 def event_bytes(value: Any) -> bytes:
     """One server-sent event that carries a JSON document."""
     return (
@@ -263,3 +266,4 @@ def event_bytes(value: Any) -> bytes:
 
 
 DONE_EVENT = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"  # a comment, which clients skip

@@ -3,15 +3,32 @@
 A lane is the ingress (every model) or one model's own HTTP app; dialects can't tell which.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from serve_app.admission import Admission, estimated_tokens
+from serve_app.budget import Budget
 from serve_app.config import HttpConfig
-from serve_app.errors import UnsupportedTask
+from serve_app.errors import DeadlineExceeded, Forbidden, ServeAppError, UnsupportedTask
 from serve_app.images import ImageGate, ImageSource
-from serve_app.messages import ModelDescription, ModelHandle, Picture, Task
+from serve_app.keys import Key, Keyring
+from serve_app.messages import (
+    Chunk,
+    EventEncoder,
+    GenerationRequest,
+    ModelDescription,
+    ModelHandle,
+    Picture,
+    StreamTotal,
+    Task,
+    Write,
+)
 from serve_app.metrics.registry import Metrics
+from serve_app.running import Running
+from serve_app.strict import nearest_hint
 
 State = Literal["pending", "loading", "ready", "scaled_to_zero", "unhealthy", "failed"]
 READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
@@ -99,6 +116,69 @@ class Lane:
     handle: ModelHandle
     images: ImageGate
     metrics: Metrics
+    keys: Keyring
+    budget: Budget
+    admission: Admission
+    running: Running
+    cancel_elsewhere: Callable[[str, Key | None], Awaitable[bool]]
+    heed_others: Callable[[], Coroutine[Any, Any, None]]  # runs for as long as the lane is open
+
+    def choose(self, name: str | None, task: Task, key: Key | None) -> ModelEntry:
+        """The model that will answer this key: the one it names, or the task's first that it may use.
+
+        Raises `Forbidden`, and what `Catalog.choose` does.
+        """
+        if key is None or key.models is None:
+            return self.catalog.choose(name, task)
+        if name is None:
+            name = next((e.name for e in self.catalog.entries() if key.may_use(e.name) and e.may_serve(task)), None)
+            if name is None:
+                raise Forbidden(f"this key may use no model that does {task}: ask for another key", "model")
+        if not key.may_use(name):
+            self.catalog.find(name)  # what doesn't exist is told as for every key
+            raise Forbidden(f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}", "model")
+        return self.catalog.choose(name, task)
+
+    def visible(self, key: Key | None) -> list[ModelEntry]:
+        """The models that this key may use."""
+        return [entry for entry in self.catalog.entries() if key is None or key.may_use(entry.name)]
+
+    async def answer(self, request: GenerationRequest, key: Key | None) -> tuple[Chunk, ...]:
+        """The whole answer, once it is the request's turn. Raises what `Admission` and the handle do."""
+        async with self.admission.admitted(request, key) as admitted:
+            with self._charging(request, key) as charge:
+                chunks = await self.handle.answer(admitted)
+                charge.tokens = chunks[0].num_prompt_tokens + sum(chunk.num_tokens for chunk in chunks)
+        return chunks
+
+    async def stream(
+        self, request: GenerationRequest, encoder: EventEncoder, write: Write, key: Key | None
+    ) -> StreamTotal:
+        """The answer's events to `write`, once it is the request's turn. Raises as `answer` does."""
+        async with self.admission.admitted(request, key) as admitted:
+            with self._charging(request, key) as charge:
+                total = await self.handle.stream(admitted, encoder, charge.counting(write))
+                charge.tokens = total.num_prompt_tokens + total.num_tokens
+        return total
+
+    @contextmanager
+    def _charging(self, request: GenerationRequest, key: Key | None) -> Iterator["_Charge"]:
+        """Charge the key for the block's tokens; for those of an answer that is broken off by guess."""
+        charge = _Charge(is_counting=key is not None and key.tokens_per_minute is not None)
+        try:
+            yield charge
+        except (asyncio.CancelledError, ServeAppError) as exc:
+            if charge.num_writes or isinstance(exc, asyncio.CancelledError | DeadlineExceeded):
+                charge.tokens = estimated_tokens(request) + charge.num_writes
+            raise
+        finally:
+            if key is not None and charge.is_counting:
+                self.budget.spend_tokens(key, charge.tokens)
+
+    async def count_images(self, key: Key | None, num_images: int) -> None:
+        """Raises `RateLimited` where they are more than the key has left."""
+        if key is not None and num_images:
+            await self.budget.take(key, images=num_images)
 
     async def load_picture(self, model: ModelEntry, source: ImageSource, param: str) -> Picture:
         """A picture from a stranger as safe pixels, as many as the model uses, timed and counted.
@@ -108,3 +188,18 @@ class Lane:
         edge = model.description.picture_edge if model.description else None
         with self.metrics.image(model.name):
             return await self.images.load(source, param, edge)
+
+
+class _Charge:
+    """What an answer costs: `tokens` once they are known. Until then its pieces are counted, about a token each."""
+
+    def __init__(self, is_counting: bool) -> None:
+        self.is_counting = is_counting
+        self.tokens = self.num_writes = 0
+
+    def counting(self, write: Write) -> Write:
+        def counted(events: bytes) -> None:
+            self.num_writes += 1
+            write(events)
+
+        return counted if self.is_counting else write

@@ -8,7 +8,7 @@ from serve_app.api.chat_answer import ChatEvents, completion_json
 from serve_app.api.chat_body import ChatBody, ImagePart, TextPart
 from serve_app.api.exchange import Exchange
 from serve_app.api.lane import Lane, ModelEntry
-from serve_app.errors import InvalidRequest, TooManyImages
+from serve_app.errors import Forbidden, InvalidRequest, TooManyImages
 from serve_app.images import ImageSource, source_from_text
 from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
 
@@ -16,7 +16,7 @@ from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
 async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
     """`POST /v1/chat/completions`, streamed or not."""
     body = parse_json(await exchange.read_body(), ChatBody)
-    model = lane.catalog.choose(body.model, "chat")
+    model = lane.choose(body.model, "chat", exchange.key)
     exchange.set_model(model.name)
     image_params = _image_params(body)
     if image_params:
@@ -26,16 +26,17 @@ async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
             f"messages: {len(image_params)} pictures, and a request takes {lane.config.max_images_per_request}: "
             "send fewer", "messages",
         )  # fmt: skip
+    await lane.count_images(exchange.key, len(image_params))
     request = GenerationRequest(
         id=exchange.id,
         model=model.name,
-        messages=await _load_messages(body, lane, model),
+        messages=await exchange.in_time(_load_messages(body, lane, model)),
         sampling=body.sampling(),
-        timeout_s=exchange.remaining_s(lane.config.request_timeout_s),
+        timeout_s=exchange.remaining_s,
         tool_use=body.tool_use(),
     )
     if not body.stream:
-        chunks = await lane.handle.answer(request)
+        chunks = await lane.answer(request, exchange.key)
         exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
         await exchange.send_json(completion_json(exchange, model.name, chunks))
         return
@@ -43,21 +44,25 @@ async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
     encoder = ChatEvents(f"chatcmpl-{exchange.id}", exchange.created_s, model.name, include_usage)
 
     async def produce(write: Write) -> None:
-        exchange.count_tokens((await lane.handle.stream(request, encoder, write)).num_tokens)
+        exchange.count_tokens((await lane.stream(request, encoder, write, exchange.key)).num_tokens)
 
     await exchange.send_events(produce)
 
 
 async def list_models(exchange: Exchange, lane: Lane) -> None:
     """`GET /v1/models`: OpenAI's list, each model with its state, tasks, engine and context length."""
-    listed = {"object": "list", "data": [e.as_json() for e in lane.catalog.entries()]}
+    listed = {"object": "list", "data": [e.as_json() for e in lane.visible(exchange.key)]}
     refused = lane.catalog.refused_config
     await exchange.send_json(listed | ({"refused_config": refused} if refused else {}))
 
 
 async def retrieve_model(exchange: Exchange, lane: Lane) -> None:
     """`GET /v1/models/{id}`; ids may contain slashes."""
-    await exchange.send_json(lane.catalog.find(exchange.request.path_params["id"]).as_json())
+    name = exchange.request.path_params["id"]
+    entry = lane.catalog.find(name)
+    if exchange.key is not None and not exchange.key.may_use(name):
+        raise Forbidden(f"this key may not use model '{name}'", "model")
+    await exchange.send_json(entry.as_json())
 
 
 def _image_params(body: ChatBody) -> list[str]:

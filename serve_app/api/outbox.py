@@ -8,18 +8,20 @@ from serve_app.errors import ClientTooSlow
 class Outbox:
     """Bytes that wait to be sent, at most about `max_bytes`. One reader; writing never waits."""
 
-    __slots__ = ("_is_ended", "_max_bytes", "_num_bytes", "_reader", "_waiting")
+    __slots__ = ("_is_ended", "_max_bytes", "_num_bytes", "_num_writes", "_reader", "_silence", "_waiting")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._waiting: list[bytes] = []
-        self._num_bytes = 0
+        self._num_bytes = self._num_writes = 0
         self._reader: asyncio.Future[None] | None = None
+        self._silence: asyncio.TimerHandle | None = None
         self._is_ended = False
 
     def write(self, data: bytes) -> None:
         """Raises `ClientTooSlow` where what waits has grown beyond the bound: memory is everybody's."""
         self._num_bytes += len(data)
+        self._num_writes += 1
         if self._num_bytes > self._max_bytes:
             raise ClientTooSlow(
                 f"the client left {self._num_bytes} bytes of its answer unread, and {self._max_bytes} are kept: "
@@ -28,9 +30,16 @@ class Outbox:
         self._waiting.append(data)
         self._wake()
 
+    def write_when_silent(self, data: bytes, seconds: float) -> None:
+        """From now to the end write `data` whenever nothing else was written for so long."""
+        loop = asyncio.get_running_loop()
+        self._silence = loop.call_later(seconds, self._break_silence, data, seconds, self._num_writes)
+
     def end(self) -> None:
         """No more will be written."""
         self._is_ended = True
+        if self._silence is not None:
+            self._silence.cancel()
         self._wake()
 
     async def read(self) -> tuple[bytes, bool]:
@@ -43,6 +52,11 @@ class Outbox:
         self._waiting.clear()
         self._num_bytes = 0
         return data, self._is_ended
+
+    def _break_silence(self, data: bytes, seconds: float, num_writes_before: int) -> None:
+        if self._num_writes == num_writes_before and not self._waiting:
+            self.write(data)
+        self.write_when_silent(data, seconds)
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from serve_app.cli.caption import caption
 from serve_app.cli.chat import chat
 from serve_app.cli.errors import INTERRUPTED, CliError
+from serve_app.cli.key import key
 from serve_app.cli.manifest import manifest
 from serve_app.cli.models import models
 from serve_app.cli.plan import plan
@@ -41,5 +42,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, plan, manifest, caption, chat, models, status):
+for command in (up, plan, manifest, key, caption, chat, models, status):
     app.command()(command)

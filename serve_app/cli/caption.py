@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from serve_app.cli.errors import USAGE, CliError
-from serve_app.cli.options import DEFAULT_URL, Url
+from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
 
 Style = Literal["short", "detailed", "tags"]  # those of families.py, which is slow to import
 
@@ -14,6 +14,7 @@ Style = Literal["short", "detailed", "tags"]  # those of families.py, which is s
 def caption(
     pictures: Annotated[list[str], typer.Argument(metavar="PICTURE|FOLDER|PATTERN...", show_default=False)],
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
     model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
     style: Annotated[Style | None, typer.Option(help="How to caption. Left out: short.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Your own words instead of a style.")] = None,
@@ -54,8 +55,8 @@ def caption(
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
     request = CaptionRequest(Asked(model, style, prompt), max_tokens, seed)
     session = Session(
-        url=url, pictures=pictures, is_recursive=recursive, request=request, kind=kind, output=output,
-        is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,
+        url=url, api_key=api_key, pictures=pictures, is_recursive=recursive, request=request, kind=kind,
+        output=output, is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,
         patience_s=patience,
     )  # fmt: skip
     if exit_code := session.run():

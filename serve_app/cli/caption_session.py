@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import httpx
 
@@ -25,6 +25,7 @@ class Session:
     """One `serve-app caption`. `kind` is `printed`, `txt` or `rows`; `output` the latter's file."""
 
     url: str
+    api_key: str | None = field(repr=False)
     pictures: list[str]
     is_recursive: bool
     request: CaptionRequest
@@ -77,7 +78,7 @@ class Session:
         """Runs, and returns the signal that ended it, if one did."""
         pace = Pace(self.patience_s, BUSY_PATIENCE_S, progress.say)
         limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        async with httpx.AsyncClient(limits=limits, **settings_for(self.url)) as client:
+        async with httpx.AsyncClient(limits=limits, **settings_for(self.url, self.api_key)) as client:
             await _greet(client)
             run = CaptionRun(
                 client, self.request, output, pace, progress,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from serve_app.cli.errors import INTERRUPTED, USAGE, CliError
-from serve_app.cli.options import DEFAULT_URL, Url
+from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
 
 if TYPE_CHECKING:
     from serve_app.cli.conversation import Conversation
@@ -21,6 +21,7 @@ Ctrl-C stops an answer, Ctrl-D ends."""
 def chat(
     message: Annotated[str | None, typer.Argument(help="Left out: a conversation, or standard input.")] = None,
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
     model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
     system: Annotated[str | None, typer.Option(help="Instructions ahead of the conversation.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
@@ -40,7 +41,7 @@ def chat(
     from serve_app.cli.client import open_client
     from serve_app.cli.conversation import Conversation
 
-    with open_client(url) as client:
+    with open_client(url, api_key) as client:
         talk = Conversation(client, model, system, max_tokens, temperature)
         for source in picture or []:
             talk.add_picture(source)

@@ -5,7 +5,6 @@ The one place that knows httpx's exceptions and the API's error object; commands
 """
 
 import math
-import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,22 +39,25 @@ def shown_url(url: str) -> str:
     return re.sub(r"//[^/@]*@", "//", url)
 
 
-def settings_for(url: str) -> dict[str, Any]:
+def settings_for(url: str, api_key: str | None = None) -> dict[str, Any]:
     """Keyword arguments of an `httpx.Client` or `AsyncClient` for the service at `url`."""
     base_url = normalized_url(url)
     is_local = httpx.URL(base_url).host in ("localhost", "127.0.0.1", "::1")
     headers = {"user-agent": "serve-app"}
-    if key := os.environ.get("SERVE_APP_API_KEY", "").strip():
+    if key := (api_key or "").strip():
         if not key.isascii() or not key.isprintable():
-            raise CliError("SERVE_APP_API_KEY holds characters that no header can carry: set it again", USAGE)
+            raise CliError(
+                "The API key holds characters that no header can carry: set --api-key or SERVE_APP_API_KEY again",
+                USAGE,
+            )
         headers["authorization"] = f"Bearer {key}"
     # a proxy from the environment can't reach this machine's own loopback address
     return {"base_url": base_url, "headers": headers, "timeout": TIMEOUT, "trust_env": not is_local}
 
 
-def open_client(url: str) -> httpx.Client:
+def open_client(url: str, api_key: str | None = None) -> httpx.Client:
     """A client whose paths are relative to the service at `url`. Raises `CliError` for a bad address or key."""
-    return httpx.Client(**settings_for(url))
+    return httpx.Client(**settings_for(url, api_key))
 
 
 @contextmanager
@@ -106,10 +108,10 @@ def error_of(response: httpx.Response) -> ApiError:
         error = response.json()["error"]
         code, message, param = error.get("code") or "", error["message"], error.get("param")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ApiError(response.status_code, "", _plain_sentence(response), None, retry_after_s)
-    if response.status_code == 401:
-        message = f"{message} (the key is read from SERVE_APP_API_KEY)"
-    return ApiError(response.status_code, str(code), str(message), param, retry_after_s)
+        code, message, param = "", _plain_sentence(response), None
+        if response.status_code == 429 and retry_after_s is not None:
+            message = f"{message} (try again in {retry_after_s:.0f} s)"  # our own service's sentence says so itself
+    return ApiError(response.status_code, str(code), f"{message}{_key_hint(response)}", param, retry_after_s)
 
 
 def parse_retry_after(value: str | None) -> float | None:
@@ -126,6 +128,15 @@ def parse_retry_after(value: str | None) -> float | None:
         moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
         seconds = (moment - datetime.now(UTC)).total_seconds()
     return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _key_hint(response: httpx.Response) -> str:
+    """Where the API key comes from, if the failure is about it: the service can't know that."""
+    if response.status_code not in (401, 403):
+        return ""
+    if "authorization" in response.request.headers:
+        return " (the API key comes from --api-key or SERVE_APP_API_KEY)"
+    return " (no API key was sent: pass one with --api-key or SERVE_APP_API_KEY)"
 
 
 def _plain_sentence(response: httpx.Response) -> str:

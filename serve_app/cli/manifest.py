@@ -20,7 +20,10 @@ def manifest(
         str | None, typer.Option(help="The Secret with the tokens. Default: serve-app-secrets.")
     ] = None,
     secret_env: Annotated[
-        list[str] | None, typer.Option(help="A key of that Secret that pods get as a variable. Default: HF_TOKEN.")
+        list[str] | None,
+        typer.Option(
+            help="A key of that Secret that pods get as a variable. Default: HF_TOKEN and SERVE_APP_API_KEYS."
+        ),
     ] = None,
     redis_address: Annotated[str | None, typer.Option(help="The head's memory. Default: redis:6379.")] = None,
     redis_secret: Annotated[

@@ -5,10 +5,10 @@ from typing import Any
 
 import typer
 
-from serve_app.cli.options import DEFAULT_URL, Json, Url
+from serve_app.cli.options import DEFAULT_URL, ApiKey, Json, Url
 
 
-def models(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
+def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: Json = False) -> None:
     """List the models, what each can do, and its state.
 
     \b
@@ -19,7 +19,7 @@ def models(url: Url = DEFAULT_URL, as_json: Json = False) -> None:
 
     from serve_app.cli.client import get_json, open_client
 
-    with open_client(url) as client:
+    with open_client(url, api_key) as client:
         answer = get_json(client, "/v1/models")
     if as_json:
         typer.echo(json.dumps(answer))

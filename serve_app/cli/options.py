@@ -11,7 +11,17 @@ Url = Annotated[
     typer.Option(
         "--url",
         envvar="SERVE_APP_URL",
-        help="Where the service answers. An API key, if it wants one, comes from SERVE_APP_API_KEY.",
+        help="Where the service answers.",
+    ),
+]
+ApiKey = Annotated[
+    str | None,
+    typer.Option(
+        "--api-key",
+        envvar="SERVE_APP_API_KEY",
+        metavar="KEY",
+        show_default=False,
+        help="For a service with keys. Others on this machine can see it here, so rather set the variable.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs instead of a table.")]

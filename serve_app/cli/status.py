@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.errors import FAILED, CliError, Unreachable
-from serve_app.cli.options import DEFAULT_URL, Json, Url
+from serve_app.cli.errors import FAILED, ApiError, CliError, Unreachable
+from serve_app.cli.options import DEFAULT_URL, ApiKey, Json, Url
 
 if TYPE_CHECKING:
     import httpx
@@ -18,6 +18,7 @@ REFRESH_EVERY_S = 2.0
 
 def status(
     url: Url = DEFAULT_URL,
+    api_key: ApiKey = None,
     as_json: Json = False,
     watch: Annotated[bool, typer.Option("--watch", help="Refresh every two seconds until Ctrl-C.")] = False,
 ) -> None:
@@ -30,11 +31,11 @@ def status(
     serve-app status --watch
     serve-app status --json && echo ready
 
-    Exit codes: 0 ready, 1 up but not ready, 3 no service.
+    Exit codes: 0 ready, 1 up but not ready, 2 the API key is wrong, 3 no service.
     """
     from serve_app.cli.client import open_client
 
-    with open_client(url) as client:
+    with open_client(url, api_key) as client:
         if watch:
             _watch(client, as_json)
             return
@@ -47,7 +48,7 @@ def status(
 def gather(client: "httpx.Client") -> dict[str, Any]:
     """`healthy`, `ready`, `models` and `metrics`; what could not be had is None, with a sentence in `notes`.
 
-    Raises `Unreachable`.
+    Raises `Unreachable`, and `ApiError` where the API key is missing or wrong.
     """
     from serve_app.cli.client import get_json
 
@@ -56,18 +57,14 @@ def gather(client: "httpx.Client") -> dict[str, Any]:
     def ask(path: str) -> Any:
         try:
             return get_json(client, path)
-        except Unreachable:
-            raise
         except CliError as error:
+            if isinstance(error, Unreachable) or (isinstance(error, ApiError) and error.status == 401):
+                raise
             notes.append(f"{path}: {error.message}")
             return None
 
     health, ready, listed = ask("/health"), ask("/ready"), ask("/v1/models")
-    num_notes = len(notes)
-    metrics = ask("/metrics/summary")
-    if metrics is None:
-        del notes[num_notes:]
-        notes.append("No numbers: nothing answers at /metrics/summary, so the metrics application isn't running")
+    metrics = _metrics(client, notes)
     models = (listed or {}).get("data", [])
     if refused := (listed or {}).get("refused_config"):
         notes.append(f"The ingress keeps its last user_config, the newest is refused: {refused}")
@@ -75,6 +72,21 @@ def gather(client: "httpx.Client") -> dict[str, Any]:
         "healthy": health is not None, "ready": ready is not None, "models": models,
         "metrics": metrics, "notes": notes,
     }  # fmt: skip
+
+
+def _metrics(client: "httpx.Client", notes: list[str]) -> Any:
+    """The sidecar's summary; None where it isn't running or this key may not read it, and a note says which."""
+    from serve_app.cli.client import get_json
+
+    try:
+        return get_json(client, "/metrics/summary")
+    except Unreachable:
+        raise
+    except CliError as error:
+        is_refused = isinstance(error, ApiError) and error.status in (401, 403, 429)
+        absent = "nothing answers at /metrics/summary, so the metrics application isn't running"
+        notes.append(f"No numbers: {error.message if is_refused else absent}")
+        return None
 
 
 def _show(seen: dict[str, Any], as_json: bool) -> None:

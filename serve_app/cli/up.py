@@ -7,8 +7,9 @@ import sys
 import time
 from contextlib import suppress
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -28,8 +29,8 @@ class DemoEngine(StrEnum):
 NEXT_STEPS = """
 Serving {models} at {url} (Ctrl-C stops it). Try:
 
-  curl -s {url}/v1/captions -F image=@PICTURE.png
-  curl -s {url}/v1/chat/completions -H 'content-type: application/json' \\
+  curl -s {url}/v1/captions{key_header} -F image=@PICTURE.png
+  curl -s {url}/v1/chat/completions{key_header} -H 'content-type: application/json' \\
        -d '{{"messages": [{{"role": "user", "content": "Who are you?"}}]}}'
   {command} caption PICTURE.png{url_option}
   {command} chat{url_option}
@@ -53,6 +54,10 @@ def up(
             help="Ray's address. Left out: the cluster that runs on this machine, or a new one. 'local': always new."
         ),
     ] = None,
+    no_auth: Annotated[
+        bool,
+        typer.Option("--no-auth", help="Let whoever reaches this machine use the service, without API keys."),
+    ] = False,
     engine: Annotated[
         DemoEngine | None,
         typer.Option(help="What the demo model runs on; a file's models say so themselves. Default: transformers."),
@@ -66,21 +71,23 @@ def up(
         raise CliError(f"--engine is for the demo: set each model's engine in {config}", USAGE)
     demo = DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG
     try:
-        _serve_until_stopped(config or demo, port, address)
+        _serve_until_stopped(config or demo, port, address, no_auth)
     except ConfigError as exc:
         raise CliError(str(exc), USAGE) from exc
     except KeyboardInterrupt as exc:
         raise CliError("stopped before the service was ready", INTERRUPTED) from exc
 
 
-def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> None:
+def _serve_until_stopped(path: Path, port: int | None, address: str | None, no_auth: bool) -> None:
     from serve_app.config_file import model_names, read_config_file  # imports late: `--help` stays instant
 
     values = read_config_file(path)
     if port is not None:
         values["http_options"] = {**(values.get("http_options") or {}), "port": port}
+    wants_key = _wants_key(values)
+    _refuse_open_door(values, wants_key, no_auth)
     set_ray_defaults()
-    from serve_app.service import running
+    from serve_app.service import lets_anyone_in, running
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also where a shell's `&` left SIGINT ignored
         signal.signal(number, signal.default_int_handler)
@@ -99,12 +106,39 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None) -> N
         models = [name for name in model_names(values) if name not in absent]
         if absent and not models:
             raise CliError("no model could be started: see the reasons above", FAILED)
-        print(_next_steps(models, service.url, service.dashboard_url), flush=True)
+        if wants_key and lets_anyone_in(service.url):
+            raise CliError(
+                "the service is open to all: the Ray cluster that it joined was started without the variable that "
+                "holds the keys here. Start the cluster with it, or give args: keys: file: in the config",
+                FAILED,
+            )
+        print(_next_steps(models, service.url, service.dashboard_url, wants_key), flush=True)
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
         say("stopping")
     say("stopped")
+
+
+def _refuse_open_door(values: dict[str, Any], wants_key: bool, no_auth: bool) -> None:
+    """Without keys a service listens on this machine alone, unless `--no-auth` says that this is meant."""
+    host = str((values.get("http_options") or {}).get("host", "127.0.0.1"))
+    if wants_key or host == "localhost" or _is_loopback(host):
+        return
+    if not no_auth:
+        raise CliError(
+            f"http_options: host is {host}, so others could use this service, and it has no API keys: make one with "
+            "`serve-app key`, set host: 127.0.0.1, or say --no-auth where that is meant (docs/security.md)",
+            USAGE,
+        )
+    print(f"WARNING: --no-auth: whoever reaches {host} may use every model, and read the metrics", file=sys.stderr)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def set_ray_defaults() -> None:
@@ -114,12 +148,22 @@ def set_ray_defaults() -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
-def _next_steps(models: list[str], url: str, dashboard_url: str | None) -> str:
+def _wants_key(values: dict[str, Any]) -> bool:
+    """Whether the ingress asks for an API key."""
+    from serve_app.config import IngressConfig
+
+    ingresses = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
+    keys = [IngressConfig.model_validate(app.get("args") or {}).keys for app in ingresses]
+    return any(config.file is not None or config.environment in os.environ for config in keys)
+
+
+def _next_steps(models: list[str], url: str, dashboard_url: str | None, wants_key: bool) -> str:
     """What to try, with the command spelled so that it works in the shell that started this."""
     beside = Path(sys.executable).parent / "serve-app"
     return NEXT_STEPS.format(
         models=", ".join(models),
         url=url,
+        key_header=' -H "authorization: Bearer $SERVE_APP_API_KEY"' if wants_key else "",
         command="serve-app" if shutil.which("serve-app") else os.path.relpath(beside),
         url_option="" if url == DEFAULT_URL else f" --url {url}",
         dashboard=f"   Ray's dashboard: http://{dashboard_url}" if dashboard_url else "",

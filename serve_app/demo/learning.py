@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Idefics3ForConditionalGeneration
 
+from serve_app.demo.architecture import NUM_PATCHES, VISION_WIDTH
 from serve_app.demo.packing import Batch
 from serve_app.demo.patch_embedding import PatchProduct
 from serve_app.demo.perception import PatchHeads, patch_targets
@@ -38,6 +39,9 @@ def prepare(model: Idefics3ForConditionalGeneration) -> None:
 
 
 def patch_features(model: Idefics3ForConditionalGeneration, pixels: Tensor) -> Tensor:
+    """(pictures, patches, width); of a batch without pictures, nothing."""
+    if not len(pixels):
+        return torch.empty(0, NUM_PATCHES, VISION_WIDTH)
     hidden: Tensor = model.model.vision_model(pixel_values=normalized(pixels)).last_hidden_state
     return hidden
 

@@ -13,6 +13,7 @@ from typing import Any, get_args
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -20,6 +21,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.config import MetricsConfig
+from serve_app.errors import Forbidden, RequestError, error_json
+from serve_app.keys import Keyring
 from serve_app.metrics import specs
 from serve_app.metrics.exposition import Exposition
 from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole
@@ -181,10 +184,11 @@ def _exported(heard: _Heard) -> tuple[MetricSnapshot, ...]:
     return heard.metrics
 
 
-def create_metrics_app(sidecar: Sidecar) -> Starlette:
+def create_metrics_app(sidecar: Sidecar, keys: Keyring) -> Starlette:
     """The sidecar's HTTP side: `/` is Prometheus or OpenMetrics text as `Accept` asks, `/summary` JSON.
 
-    Mounted under a prefix it answers the bare prefix too, without a redirect.
+    Where there are `keys`, an administrator's is needed. Mounted under a prefix it answers the bare prefix too,
+    without a redirect.
     """
 
     async def metrics(request: Request) -> Response:
@@ -196,7 +200,26 @@ def create_metrics_app(sidecar: Sidecar) -> Starlette:
         return JSONResponse(sidecar.summary(), headers={"cache-control": "no-store"})
 
     routes = [Route("/", metrics), Route("/summary", summary)]
-    return Starlette(routes=routes, middleware=[Middleware(_BarePrefix)])
+    return Starlette(routes=routes, middleware=[Middleware(_BarePrefix), Middleware(_AdminsOnly, keys=keys)])
+
+
+class _AdminsOnly:
+    """Lets those in who have an administrator's key, and everybody where the service has no keys."""
+
+    def __init__(self, app: ASGIApp, keys: Keyring) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            try:
+                key = self._keys.key_of(Headers(scope=scope).get("authorization"))
+                if key is not None and not key.is_admin:
+                    raise Forbidden("the numbers are for administrators: use a key that has admin: true")
+            except RequestError as error:
+                await JSONResponse(error_json(error), error.status)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _BarePrefix:

@@ -1,0 +1,150 @@
+"""What a caption request asks for, from both of its encodings: JSON, and a multipart form with uploaded pictures."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+from starlette.datastructures import FormData, UploadFile
+
+from serve_app.api.body import Body, parse_json, shortened, validate, wrong
+from serve_app.api.chat_body import MAX_MODEL_CHARACTERS, SamplingBody
+from serve_app.api.exchange import Exchange
+from serve_app.errors import InvalidRequest
+from serve_app.families import Style
+from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
+from serve_app.messages import Sampling
+
+
+class ImageObject(Body):
+    """A picture by exactly one of its address (http, https or data) and its base64 bytes."""
+
+    url: str | None = None
+    b64: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ImageObject":
+        if (self.url is None) == (self.b64 is None):
+            raise ValueError("give exactly one of 'url' and 'b64'")
+        return self
+
+    def source(self) -> ImageSource:
+        return ImageUrl(self.url) if self.url is not None else ImageBase64(self.b64 or "")
+
+
+def _object_from_text(value: Any) -> Any:
+    """A bare string is an address if it has a scheme, base64 otherwise."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, str):
+        raise ValueError('send an address, a data URI or base64, or {"url": …} or {"b64": …}')
+    return {"url" if isinstance(source_from_text(value), ImageUrl) else "b64": value}
+
+
+Image = Annotated[ImageObject, BeforeValidator(_object_from_text)]
+
+
+class CaptionBody(SamplingBody):
+    """The body of `POST /v1/captions`. `prompt` overrides `style`; the default temperature is 0, greedy."""
+
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
+    image: Image | None = None
+    images: list[Image] | None = Field(None, min_length=1)
+    style: Style = "short"
+    prompt: str | None = Field(None, min_length=1)
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    stream: bool = False
+
+    @model_validator(mode="after")
+    def _image_or_images(self) -> "CaptionBody":
+        if (self.image is None) == (self.images is None):
+            raise wrong("image", "send exactly one of 'image' (one picture) and 'images' (a list)")
+        return self
+
+
+class CaptionForm(SamplingBody):
+    """The multipart form's fields beside the uploaded `image` files."""
+
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
+    style: Style = "short"
+    prompt: str | None = Field(None, min_length=1)
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRequest:
+    """What both encodings of the request come to; `params` name each picture in the client's spelling."""
+
+    model: str | None
+    sources: list[ImageSource]
+    params: list[str]
+    style: Style
+    prompt: str | None
+    sampling: Sampling
+    stream: bool
+
+
+async def read_caption_request(exchange: Exchange, max_images: int) -> CaptionRequest:
+    """Raises `InvalidRequest` and what `Exchange` raises. A few pictures above `max_images` are let in."""
+    content_type = exchange.request.headers.get("content-type", "").lower()
+    if content_type.startswith("multipart/form-data"):
+        return await _read_form(exchange, max_images)
+    body = parse_json(await exchange.read_body(), CaptionBody)
+    if body.images is not None:
+        images, params = body.images, [f"images[{i}]" for i in range(len(body.images))]
+    else:
+        assert body.image is not None, "validated above"
+        images, params = [body.image], ["image"]
+    return _request(body, [image.source() for image in images], params)
+
+
+async def _read_form(exchange: Exchange, max_images: int) -> CaptionRequest:
+    # Files above the limit are let in, so that the error is ours and says how many came.
+    form = await exchange.read_form(max_files=max_images * 8)
+    try:
+        sources: list[ImageSource] = [ImageBytes(await upload.read()) for upload in _uploads(form)]
+    finally:
+        await form.close()
+    params = [f"image[{i}]" for i in range(len(sources))] if len(sources) > 1 else ["image"]
+    return _request(validate(_fields(form), CaptionForm, strict=False), sources, params)
+
+
+def _uploads(form: FormData) -> list[UploadFile]:
+    """The pictures. Raises `InvalidRequest` where there is none, or a file in another field."""
+    uploads = []
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            if name != "image":
+                name = shortened(name)
+                raise InvalidRequest(f"{name}: this field takes no file: pictures are files named 'image'", name)
+            uploads.append(value)
+    if not uploads:
+        raise InvalidRequest("image: no file was uploaded: send the picture as a form file 'image'", "image")
+    return uploads
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    """The form's texts. Raises `InvalidRequest` where one comes twice, unless it is a list's."""
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        if name == "stop":
+            fields.setdefault(name, []).append(value)
+        elif name in fields:
+            name = shortened(name)
+            raise InvalidRequest(f"{name}: the form has it twice: send it once", name)
+        else:
+            fields[name] = value
+    return fields
+
+
+def _request(body: CaptionBody | CaptionForm, sources: list[ImageSource], params: list[str]) -> CaptionRequest:
+    sampling = Sampling(
+        max_tokens=body.max_tokens,
+        temperature=body.temperature,
+        top_p=body.top_p,
+        stop=tuple(body.stop or ()),
+        seed=body.seed,
+    )
+    return CaptionRequest(body.model, sources, params, body.style, body.prompt, sampling, body.stream)

@@ -1,0 +1,156 @@
+"""One route of a lane, from arrival to log line: who may ask, for how long, and what becomes of every failure.
+
+Gatekeeping happens here, before a handler sees the request: header size, key, rate, deadline. A handler's errors
+become answers here, or error events where the answer had begun.
+"""
+
+import asyncio
+import json
+import logging
+import math
+from contextlib import nullcontext
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from serve_app.api.exchange import Exchange, Handler
+from serve_app.api.lane import Lane
+from serve_app.errors import (
+    DeadlineExceeded,
+    HeadersTooLarge,
+    InternalError,
+    InvalidKey,
+    InvalidRequest,
+    RequestError,
+    ServeAppError,
+    ServiceError,
+)
+from serve_app.metrics.specs import CLIENT_LEFT, OK
+
+logger = logging.getLogger("serve_app")
+audit = logging.getLogger("serve_app.audit")
+
+_LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
+_FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
+
+
+class Endpoint:
+    """An ASGI app that runs one handler. `is_counted`: whether it stands in the metrics; `is_open`: to anyone."""
+
+    def __init__(self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False) -> None:
+        self._handler = handler
+        self._lane = lane
+        self._is_counted = is_counted
+        self._is_open = is_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tracker = self._lane.metrics.request()
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker)
+        with tracker if self._is_counted else nullcontext():
+            exchange.outcome = await self._run(exchange)
+            tracker.outcome(exchange.outcome)
+        if self._is_counted:
+            exchange.log()
+
+    async def _run(self, exchange: Exchange) -> str:
+        """Run the handler; whatever it raises is told to the client. Returns the outcome."""
+        try:
+            await self._let_in(exchange)
+            with self._lane.running.listed(exchange):
+                await self._within_deadline(exchange)
+        except ServeAppError as error:
+            return await self._refused(exchange, error)
+        except asyncio.CancelledError:
+            cause = exchange.absorb_own_cancellation()
+            return CLIENT_LEFT if cause is None else await self._refused(exchange, cause)
+        except (ClientDisconnect, ConnectionError):
+            return CLIENT_LEFT
+        except Exception:  # the HTTP boundary: a bug is the client's 500 and a traceback in our log
+            logger.exception("request %s failed unexpectedly", exchange.id)
+            bug = InternalError("the service failed unexpectedly: try again, or report the request's id")
+            return await self._refused(exchange, bug)
+        finally:
+            exchange.close()
+        return OK
+
+    async def _let_in(self, exchange: Exchange) -> None:
+        """Raises what is wrong before the body is read."""
+        config, headers = self._lane.config, exchange.request.scope["headers"]
+        num_bytes = sum(len(name) + len(value) for name, value in headers)
+        if num_bytes > config.max_header_bytes:
+            raise HeadersTooLarge(
+                f"the headers have {num_bytes} bytes and this service takes {config.max_header_bytes}: send fewer"
+            )
+        if self._is_open:
+            return
+        exchange.key = self._lane.keys.key_of(_authorization(exchange))
+        exchange.timeout_s = _timeout_s(exchange, config.request_timeout_s)
+        if self._is_counted and exchange.key is not None:
+            exchange.limit_headers = await self._lane.budget.take(exchange.key, requests=1)
+
+    async def _within_deadline(self, exchange: Exchange) -> None:
+        """The handler, which keeps its own deadline; where it can't, as with a client that never reads, this does."""
+        limit = asyncio.timeout(exchange.timeout_s + _LAST_WORD_S)
+        try:
+            async with limit:
+                await self._handler(exchange, self._lane)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"not done within {exchange.timeout_s:g} s: ask for less, or read the answer faster"
+            ) from exc
+
+    async def _refused(self, exchange: Exchange, error: ServeAppError) -> str:
+        """Tell the client, and the audit log where it was refused."""
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        if isinstance(error, InvalidKey):
+            headers["www-authenticate"] = "Bearer"
+        if isinstance(error, DeadlineExceeded):
+            headers["x-should-retry"] = "false"  # OpenAI's clients send it again otherwise, while the work is lost
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                await exchange.fail(error, headers)
+        except TimeoutError:
+            pass  # nobody reads
+        if isinstance(error, RequestError | ServiceError):
+            audit.info("%s", json.dumps(_audit_line(exchange, error)))
+        return error.code
+
+
+def _authorization(exchange: Exchange) -> str | None:
+    """The header, of which there is one at most: who sends two wants to be two clients."""
+    given = exchange.request.headers.getlist("authorization")
+    if len(given) > 1:
+        raise InvalidKey("the request has more than one Authorization header: send one")
+    return given[0] if given else None
+
+
+def _timeout_s(exchange: Exchange, longest_s: float) -> float:
+    """The client's own deadline, `X-Request-Timeout` in seconds, where it gives one; never above the config's."""
+    text = exchange.request.headers.get("x-request-timeout")
+    if text is None:
+        return longest_s
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest("X-Request-Timeout is no time: give seconds above 0, as 30 or 2.5", "X-Request-Timeout")
+    return min(seconds, longest_s)
+
+
+def _audit_line(exchange: Exchange, error: ServeAppError) -> dict[str, object]:
+    """What was refused, to whom and why; never a header, a body or a key."""
+    return {
+        "event": "refused",
+        "id": exchange.id,
+        "key": exchange.key.name if exchange.key else None,
+        "method": exchange.request.method,
+        "path": exchange.request.url.path[:200],
+        "model": exchange.model or None,
+        "status": error.status,
+        "code": error.code,
+    }

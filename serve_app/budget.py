@@ -1,0 +1,154 @@
+"""What a key's limits allow, held by all processes that serve HTTP together.
+
+One ledger, which lives in the sidecar, keeps the buckets; a process leases from it what a request needs, and for keys
+with high limits a second's worth more, so that the next requests cost no message. While the ledger can't be reached
+each process counts alone. Knows nothing of HTTP or Ray.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from serve_app.errors import RateLimited
+from serve_app.keys import Key
+from serve_app.rates import Rates
+
+logger = logging.getLogger("serve_app")
+
+_LEASE_TIMEOUT_S = 1.0
+_LEASE_LASTS_S = 2.0  # what isn't used by then is lost to the key, a second's worth at most
+_ALONE_S = 5.0  # after a failure, before the ledger is asked again
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a process wants for a key: `requests` and `images` to have, `tokens` that were made since it last asked.
+
+    `more_requests` are welcome, and not needed.
+    """
+
+    key: Key
+    requests: int
+    images: int
+    tokens: int
+    more_requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What the ledger gives: all that was asked for, and `more_requests`; or the refusal.
+
+    `headers` tell the client what is left.
+    """
+
+    headers: dict[str, str]
+    more_requests: int = 0
+    refusal: RateLimited | None = None
+
+
+Lease = Callable[[Ask], Awaitable[Grant]]
+
+
+class Ledger:
+    """The buckets of all keys, for all processes."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rates = Rates(clock)
+
+    def grant(self, ask: Ask) -> Grant:
+        if ask.tokens:
+            self._rates.spend_tokens(ask.key, ask.tokens)
+        refusal, more = None, ask.more_requests
+        if not more or not self._has_taken(ask, more):
+            more = 0
+            try:
+                self._rates.take(ask.key, ask.requests, ask.images)
+            except RateLimited as error:
+                refusal = error
+        return Grant(self._rates.headers(ask.key), more, refusal)
+
+    def _has_taken(self, ask: Ask, more: int) -> bool:
+        try:
+            self._rates.take(ask.key, ask.requests + more, ask.images)
+        except RateLimited:
+            return False
+        return True
+
+
+@dataclass(slots=True)
+class _Account:
+    """A key in this process: requests that it may send without asking, until when, and tokens not yet told."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    requests: int = 0
+    good_until_s: float = 0.0
+    tokens: int = 0
+
+
+class Budget:
+    """This process's hold on the limits. `lease` asks the ledger; without it, or while it fails, limits are local."""
+
+    def __init__(self, lease: Lease | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._lease = lease
+        self._clock = clock
+        self._local = Rates(clock)
+        self._accounts: dict[str, _Account] = {}
+        self._alone_until_s = float("-inf")
+
+    async def take(self, key: Key, requests: int = 0, images: int = 0) -> dict[str, str]:
+        """Count what the key asks for now. Returns headers that tell the client what is left, as last known.
+
+        Raises `RateLimited`, with the seconds until it would pass.
+        """
+        if not _is_limited(key):
+            return {}
+        account = self._accounts.setdefault(key.name, _Account())
+        now_s = self._clock()
+        if not images and requests <= account.requests and now_s < account.good_until_s:
+            account.requests -= requests
+            return account.headers
+        ask = Ask(key, requests, images, account.tokens, _seconds_worth(key) if requests else 0)
+        grant = await self._asked(ask, account)
+        if grant is None:
+            self._local.take(key, requests, images)
+            return self._local.headers(key)
+        if grant.refusal is not None:
+            raise grant.refusal
+        account.headers = grant.headers
+        if grant.more_requests:
+            account.requests, account.good_until_s = grant.more_requests, now_s + _LEASE_LASTS_S
+        return grant.headers
+
+    def spend_tokens(self, key: Key, num_tokens: int) -> None:
+        """Charge tokens that were made; the ledger hears of them when the key next asks."""
+        if key.tokens_per_minute is None:
+            return
+        account = self._accounts.setdefault(key.name, _Account())
+        account.tokens += num_tokens
+        account.requests = 0  # they may have used the key's tokens up: ask before the next request
+        self._local.spend_tokens(key, num_tokens)
+
+    async def _asked(self, ask: Ask, account: _Account) -> Grant | None:
+        """The ledger's word, or None where it has none to give now."""
+        if self._lease is None or self._clock() < self._alone_until_s:
+            return None
+        account.tokens -= ask.tokens
+        try:
+            async with asyncio.timeout(_LEASE_TIMEOUT_S):
+                return await self._lease(ask)
+        except Exception as exc:  # noqa: BLE001 -- however the ledger is gone, requests are served without it
+            logger.warning("the limits of keys are counted by each process alone: no ledger (%s)", type(exc).__name__)
+            account.tokens += ask.tokens
+            self._alone_until_s = self._clock() + _ALONE_S
+            return None
+
+
+def _is_limited(key: Key) -> bool:
+    return (key.requests_per_minute, key.tokens_per_minute, key.images_per_minute) != (None, None, None)
+
+
+def _seconds_worth(key: Key) -> int:
+    """Requests to lease at once: none of a low limit, which would be lost to other processes."""
+    return (key.requests_per_minute or 0) // 60 if key.tokens_per_minute is None else 0

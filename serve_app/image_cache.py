@@ -1,0 +1,144 @@
+"""Lets requests that want the same URL at the same time share one fetch, and keeps its bytes for a little while.
+
+Knows nothing about connections and policies. URLs may carry signatures: they stay in this process's memory, and out
+of logs and errors.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_FORBIDS_KEEPING: Final = frozenset({"no-store", "no-cache", "private"})
+_LARGEST_PART: Final = 4  # one picture takes at most a quarter of the cache, so that it can't push all others out
+_ENTRY_BYTES: Final = 500  # about what an entry costs beside its URL and its picture
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A picture's bytes as they came, and for how many seconds others may be given them too."""
+
+    data: bytes = field(repr=False)
+    keep_s: float
+
+
+def allowed_keep_s(cache_control: str, most_s: float) -> float:
+    """For how many seconds an answer with this Cache-Control (RFC 9111) may be kept: `most_s` unless it says less.
+
+    Of several ages the least counts, and one that is no number is 0.
+    """
+    ages = [most_s]
+    for directive in cache_control.lower().split(","):
+        name, _, value = (part.strip(' \t"') for part in directive.partition("="))
+        if name in _FORBIDS_KEEPING:
+            return 0.0
+        if name in ("max-age", "s-maxage"):
+            ages.append(float(value) if value.isascii() and value.isdigit() else 0.0)
+    return min(ages)
+
+
+class PictureCache:
+    """Fetched bytes by URL, `max_bytes` of them at most; the least recently used goes first. `clock` says seconds."""
+
+    def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_bytes = max_bytes
+        self._clock = clock
+        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
+        self.num_bytes = 0
+
+    def get(self, url: str) -> bytes | None:
+        """The bytes, if they are here and may still be given."""
+        entry = self._entries.get(url)
+        if entry is None or entry[1] <= self._clock():
+            self._drop(url)
+            return None
+        self._entries.move_to_end(url)
+        return entry[0]
+
+    def put(self, url: str, fetched: Fetched) -> None:
+        """Keep it, unless it mustn't be kept or is too large for its part of the cache."""
+        self._drop(url)
+        cost = _cost(url, fetched.data)
+        if fetched.keep_s <= 0 or cost > self._max_bytes // _LARGEST_PART:
+            return
+        self._entries[url] = fetched.data, self._clock() + fetched.keep_s
+        self.num_bytes += cost
+        while self.num_bytes > self._max_bytes:
+            self._drop(next(iter(self._entries)))
+
+    def _drop(self, url: str) -> None:
+        entry = self._entries.pop(url, None)
+        if entry is not None:
+            self.num_bytes -= _cost(url, entry[0])
+
+
+def _cost(url: str, data: bytes) -> int:
+    return len(data) + len(url) + _ENTRY_BYTES
+
+
+@dataclass(slots=True)
+class _Shared:
+    """One fetch that runs, and how many wait for it."""
+
+    task: asyncio.Task[Fetched]
+    started_s: float
+    num_waiting: int = 0
+
+
+class SharedFetches:
+    """At most one fetch per URL that anyone can still join; its end fills the cache.
+
+    A fetch older than `joinable_s` gets no company: it hangs, and whoever comes later deserves a try of their own.
+    """
+
+    def __init__(self, cache: PictureCache, joinable_s: float) -> None:
+        self._cache = cache
+        self._joinable_s = joinable_s
+        self._running: dict[str, _Shared] = {}
+
+    async def get(self, url: str, fetch: Callable[[], Coroutine[Any, Any, Fetched]]) -> bytes:
+        """The URL's bytes: kept ones, or those of the fetch that runs, or of a new one.
+
+        Cancelling ends this wait; the fetch ends with the last that waits for it. What it raises, all get.
+        """
+        kept = self._cache.get(url)
+        if kept is not None:
+            return kept
+        shared = self._joined(url, fetch)
+        shared.num_waiting += 1
+        try:
+            await asyncio.wait({shared.task})  # awaiting the task itself would cancel it for all
+            return shared.task.result().data
+        finally:
+            shared.num_waiting -= 1
+            if not shared.num_waiting:
+                self._forget(url, shared)
+                shared.task.cancel()
+
+    async def close(self) -> None:
+        """End the fetches that run."""
+        tasks = [shared.task for shared in self._running.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _joined(self, url: str, fetch: Callable[[], Coroutine[Any, Any, Fetched]]) -> _Shared:
+        now_s = asyncio.get_running_loop().time()
+        running = self._running.get(url)
+        if running is not None and now_s - running.started_s < self._joinable_s:
+            return running
+        shared = self._running[url] = _Shared(asyncio.create_task(fetch()), now_s)
+        shared.task.add_done_callback(lambda task: self._finish(url, shared))
+        return shared
+
+    def _finish(self, url: str, shared: _Shared) -> None:
+        self._forget(url, shared)
+        # Asking for the exception also tells asyncio that it was seen, should nobody wait any more.
+        if not shared.task.cancelled() and shared.task.exception() is None:
+            self._cache.put(url, shared.task.result())
+
+    def _forget(self, url: str, shared: _Shared) -> None:
+        if self._running.get(url) is shared:
+            del self._running[url]

@@ -1,0 +1,70 @@
+"""How the other processes talk to the sidecar: over Ray Serve, and never so that serving depends on it."""
+
+import asyncio
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.budget import Ask, Grant
+from serve_app.cancel_board import LISTEN_S, Wish
+from serve_app.keys import Key
+from serve_app.metrics.snapshot import Snapshot
+from serve_app.running import Running
+
+logger = logging.getLogger("serve_app")
+
+_RETRY_S = 2.0
+
+
+class SidecarLink:
+    """Talks to the sidecar's application, and looks it up again after a failure. Every call may fail in any way."""
+
+    def __init__(self, application: str | None) -> None:
+        self.application = application
+        self._handle: DeploymentHandle | None = None
+
+    async def record(self, snapshot: Snapshot) -> None:
+        await self._call("record", snapshot)
+
+    async def loading(self) -> dict[str, str]:
+        """What each model that loads is doing; empty where there is no sidecar to know."""
+        told: dict[str, str] = await self._call("loading") if self.application else {}
+        return told
+
+    async def lease(self, ask: Ask) -> Grant:
+        grant: Grant = await self._call("lease", ask)
+        return grant
+
+    async def cancel(self, request_id: str, key: Key | None, asker: str) -> bool:
+        is_found: bool = await self._call("cancel", request_id, key, asker)
+        return is_found
+
+    async def listen(self, process: str, found: dict[int, bool]) -> list[Wish]:
+        wishes: list[Wish] = await self._call("listen", process, found)
+        return wishes
+
+    async def _call(self, method: str, *args: Any) -> Any:
+        if self._handle is None:
+            self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
+        handle: Any = self._handle
+        try:
+            return await getattr(handle, method).remote(*args)
+        except BaseException:  # a timeout's cancellation too
+            self._handle = None
+            raise
+
+
+async def heed_wishes(link: SidecarLink, process: str, running: Running) -> None:
+    """Call off, for ever, what others want called off and runs here."""
+    found: dict[int, bool] = {}
+    while True:
+        try:
+            async with asyncio.timeout(LISTEN_S + _RETRY_S):
+                wishes = await link.listen(process, found)
+        except Exception:  # noqa: BLE001 -- however the sidecar is gone, it comes back
+            found = {}
+            await asyncio.sleep(_RETRY_S)
+            continue
+        found = {wish.number: running.cancel(wish.request_id, wish.key) for wish in wishes}

@@ -1,0 +1,126 @@
+"""A model's direct lane in this very process: the real HTTP app over a real replica, without Ray.
+
+It is put together as `app.py` does it, over the scripted engine, and served by uvicorn with httptools, as Ray Serve
+serves it, on a thread and a port of its own.
+"""
+
+import asyncio
+import hashlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+import yaml
+from prometheus_client import CollectorRegistry
+
+from serve_app.admission import Admission
+from serve_app.api.lane import Lane
+from serve_app.budget import Budget
+from serve_app.config import HttpConfig, KeysConfig, ModelConfig
+from serve_app.engines.scripted_engine import ScriptedEngine
+from serve_app.images import ImageGate
+from serve_app.ingress import create_app
+from serve_app.keys import Key, Keyring
+from serve_app.metrics.registry import Metrics
+from serve_app.replica import Replica
+from serve_app.running import Running
+from serve_app.single_model import SingleModelCatalog
+
+MODEL = "script"
+CONTEXT_TOKENS = 1000
+MAX_BODY_BYTES, MAX_HEADER_BYTES, MAX_IMAGES = 300_000, 8_000, 3
+KEYS: Mapping[str, Mapping[str, Any]] = {
+    "all": {},
+    "elsewhere": {"models": ["another"]},
+    "spent": {"requests_per_minute": 1},
+    "blind": {"images_per_minute": 1},
+}
+START_TIMEOUT_S = 30.0
+
+
+def bearer(name: str) -> dict[str, str]:
+    """The headers of the client with that name in `KEYS`."""
+    return {"authorization": f"Bearer sa-{name}"}
+
+
+def as_bytes(headers: Mapping[str, str | bytes]) -> dict[bytes, bytes]:
+    """Headers as httpx takes them where a value is no ASCII."""
+    return {k.encode(): v if isinstance(v, bytes) else v.encode() for k, v in headers.items()}
+
+
+def echo(text: str, **fields: Any) -> dict[str, Any]:
+    """The body of a chat request that the scripted engine answers with `text`."""
+    return {"model": MODEL, "messages": [{"role": "user", "content": f"!echo {text}"}]} | fields
+
+
+def write_keys(path: Path) -> None:
+    entries = [
+        {"name": name, "sha256": hashlib.sha256(f"sa-{name}".encode()).hexdigest(), **limits}
+        for name, limits in KEYS.items()
+    ]
+    path.touch(mode=0o600)
+    path.write_text(yaml.safe_dump({"keys": entries}))
+
+
+@contextmanager
+def own_lane(folder: Path) -> Iterator[httpx.URL]:
+    """The lane's address while the block runs. It keeps its file of keys in `folder`."""
+    write_keys(folder / "keys.yaml")
+    config = uvicorn.Config(
+        _lane_app(folder / "keys.yaml"), port=0, http="httptools", log_level="critical", timeout_graceful_shutdown=5
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not server.started:
+            assert time.monotonic() < deadline, "the lane didn't start"
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield httpx.URL(f"http://127.0.0.1:{port}")
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def _lane_app(keys_file: Path) -> Any:
+    http = HttpConfig(
+        keys=KeysConfig(file=str(keys_file)),
+        max_body_bytes=MAX_BODY_BYTES,
+        max_header_bytes=MAX_HEADER_BYTES,
+        max_images_per_request=MAX_IMAGES,
+    )
+    model = ModelConfig(
+        source="none", engine="scripted", engine_args={"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
+    )
+    metrics = Metrics(CollectorRegistry(), [MODEL])
+    replica = Replica(MODEL, model, ScriptedEngine(model), metrics)
+    asyncio.run(replica.start())
+    lane = Lane(
+        config=http,
+        catalog=SingleModelCatalog(MODEL, replica.describe()),
+        handle=replica,
+        images=ImageGate(http.images),
+        metrics=metrics,
+        keys=Keyring(http.keys),
+        budget=Budget(),
+        admission=Admission(http.admission, lambda _: model.ongoing_limit),
+        running=Running(),
+        cancel_elsewhere=_nobody_else,
+        heed_others=_nothing_to_heed,
+    )
+    return create_app(lane)
+
+
+async def _nobody_else(request_id: str, key: Key | None) -> bool:
+    return False
+
+
+async def _nothing_to_heed() -> None:
+    return None

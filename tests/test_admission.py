@@ -1,0 +1,239 @@
+"""Turns, shares and refusals in front of a model, with scripted capacity and time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from serve_app.admission import Admission, estimated_tokens
+from serve_app.config import AdmissionConfig
+from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited, ServeAppError
+from serve_app.keys import Key
+from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
+
+
+class World:
+    """A model of a given capacity, and a clock that stands still unless moved."""
+
+    def __init__(self, capacity: int = 1, **limits: int) -> None:
+        self.capacity = capacity
+        self.now_s = 0.0
+        self.admission = Admission(AdmissionConfig(**limits), lambda _: self.capacity, clock=lambda: self.now_s)
+        self.order: list[str] = []
+
+    @asynccontextmanager
+    async def busy(self, num_requests: int = 1) -> AsyncIterator[Callable[[], None]]:
+        """So many requests run until the block ends, or the yielded function lets one of them end."""
+        may_end = asyncio.Semaphore(0)
+        tasks = [asyncio.create_task(self._hold(may_end)) for _ in range(num_requests)]
+        await settle()
+        try:
+            yield may_end.release
+        finally:
+            for _ in tasks:
+                may_end.release()
+            await asyncio.gather(*tasks)
+
+    async def _hold(self, may_end: asyncio.Semaphore) -> None:
+        async with self.admission.admitted(a_request(), None):
+            await may_end.acquire()
+
+    def ask(self, name: str, key: Key | None = None, **more: float) -> asyncio.Task[None]:
+        """A request that notes its turn, takes `seconds` of the scripted clock, and ends."""
+        return asyncio.create_task(self._asked(name, key, **more))
+
+    async def _asked(self, name: str, key: Key | None, seconds: float = 0.0, timeout_s: float = 60.0) -> None:
+        async with self.admission.admitted(a_request(timeout_s), key):
+            self.order.append(name)
+            self.now_s += seconds
+
+
+def a_request(timeout_s: float = 60.0, text: str = "Hello") -> GenerationRequest:
+    return GenerationRequest("id", "m", (Message("user", (Text(text),)),), Sampling(), timeout_s)
+
+
+def a_key(name: str, priority: int = 5) -> Key:
+    return Key(name=name, id=name, priority=priority)
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def refusal_of(task: asyncio.Task[None]) -> ServeAppError:
+    with pytest.raises(ServeAppError) as raised:
+        await task
+    return raised.value
+
+
+async def test_what_there_is_room_for_runs_at_once() -> None:
+    world = World(capacity=3)
+    async with world.busy(2):
+        await world.ask("third")
+    assert world.order == ["third"]
+
+
+async def test_keys_take_turns_however_many_requests_one_of_them_has() -> None:
+    world = World()
+    async with world.busy():
+        tasks = [world.ask(f"many-{n}", a_key("many")) for n in range(5)]
+        await settle()
+        tasks += [world.ask("few-0", a_key("few")), world.ask("few-1", a_key("few"))]
+        await settle()
+        assert world.admission.num_waiting("m") == 7
+    await asyncio.gather(*tasks)
+    assert world.order == ["many-0", "few-0", "many-1", "few-1", "many-2", "many-3", "many-4"]
+    assert world.admission.num_waiting("m") == 0
+
+
+async def test_a_higher_priority_goes_first() -> None:
+    world = World()
+    async with world.busy():
+        tasks = [world.ask("low", a_key("a", 1)), world.ask("usual", None), world.ask("high", a_key("b", 9))]
+        await settle()
+    await asyncio.gather(*tasks)
+    assert world.order == ["high", "usual", "low"]
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
+    world = World(max_waiting_requests=2)
+    for _ in range(5):
+        await world.ask("past", seconds=4.0)
+    async with world.busy():
+        tasks = [world.ask("a"), world.ask("b")]
+        await settle()
+        refused = await refusal_of(world.ask("c"))
+        assert isinstance(refused, Overloaded)
+        assert "2 waiting requests" in refused.message
+        assert refused.retry_after_s is not None
+        assert 4.0 <= refused.retry_after_s <= 10.0  # two ends at one in about four seconds
+    await asyncio.gather(*tasks)
+
+
+async def test_in_a_full_queue_the_longest_line_gives_way() -> None:
+    world = World(max_waiting_requests=3)
+    async with world.busy():
+        many = [world.ask(f"many-{n}", a_key("many")) for n in range(3)]
+        await settle()
+        assert isinstance(await refusal_of(world.ask("many-3", a_key("many"))), Overloaded)  # nobody else waits
+        few = world.ask("few", a_key("few"))
+        await settle()
+        assert isinstance(await refusal_of(many.pop()), RateLimited)
+        assert isinstance(await refusal_of(world.ask("many-4", a_key("many"))), RateLimited)
+    await asyncio.gather(*many, few)
+    assert world.order == ["many-0", "few", "many-1"]
+
+
+async def test_too_many_tokens_of_prompts_may_not_wait() -> None:
+    world = World(max_waiting_tokens=100)
+    long = a_request(text="x" * 360)
+    assert estimated_tokens(long) == 90
+    async with world.busy():
+        waits = asyncio.create_task(_through(world.admission, long))
+        await settle()
+        with pytest.raises(Overloaded, match="90"):
+            await _through(world.admission, long)
+    await waits
+
+
+async def _through(admission: Admission, request: GenerationRequest) -> GenerationRequest:
+    async with admission.admitted(request, None) as admitted:
+        return admitted
+
+
+def test_pictures_count_as_tokens() -> None:
+    picture = Picture(1, 1, b"123")
+    request = GenerationRequest("id", "m", (Message("user", (picture, Text("Hi!"))),), Sampling(), 1.0)
+    assert estimated_tokens(request) == 577
+
+
+async def test_what_can_not_be_done_in_time_is_refused_at_once() -> None:
+    world = World()
+    for _ in range(4):
+        await world.ask("past", seconds=10.0)
+    async with world.busy():
+        refused = await refusal_of(world.ask("hasty", timeout_s=15.0))
+        assert isinstance(refused, Overloaded)
+        assert "longer than this request may take" in refused.message
+        patient = world.ask("patient", timeout_s=60.0)
+        await settle()
+    await patient
+
+
+async def test_what_waits_too_long_is_late_and_leaves_no_trace() -> None:
+    world = World()
+    async with world.busy():
+        late = world.ask("late", timeout_s=0.02)
+        assert isinstance(await refusal_of(late), DeadlineExceeded)
+        assert world.admission.num_waiting("m") == 0
+    await world.ask("next")
+    assert world.order == ["next"]
+
+
+async def test_the_wait_is_taken_off_the_time_that_is_left() -> None:
+    world = World()
+    async with world.busy():
+        task = asyncio.create_task(_through(world.admission, a_request(30.0)))
+        await settle()
+        world.now_s += 12.0
+    assert (await task).timeout_s == pytest.approx(18.0)
+
+
+@pytest.mark.parametrize("leaves_late", [False, True], ids=["while it waits", "as its turn comes"])
+async def test_a_client_that_leaves_takes_no_room(leaves_late: bool) -> None:
+    world = World()
+    async with world.busy() as end_one:
+        leaver, stayer = world.ask("leaver"), world.ask("stayer")
+        await settle()
+        if leaves_late:
+            end_one()
+            await asyncio.sleep(0)
+        leaver.cancel()
+        await asyncio.gather(leaver, return_exceptions=True)
+    await stayer
+    await world.ask("next")
+    assert world.order[-2:] == ["stayer", "next"]
+
+
+async def test_more_replicas_let_more_in_without_an_end() -> None:
+    world = World()
+    async with world.busy():
+        task = world.ask("second")
+        await settle()
+        assert not world.order
+        world.capacity = 2
+        async with asyncio.timeout(30):
+            await task
+    assert world.order == ["second"]
+
+
+async def test_a_thousand_requests_in_disorder_all_end() -> None:
+    """Half of them leave at some time; nothing is left behind, and never do more run than may."""
+    world = World(capacity=7, max_waiting_requests=1000)
+    running = most = 0
+
+    async def one(number: int) -> None:
+        nonlocal running, most
+        async with world.admission.admitted(a_request(), a_key(str(number % 13), number % 4)):
+            running += 1
+            most = max(most, running)
+            try:
+                for _ in range(number % 5):
+                    await asyncio.sleep(0)
+            finally:
+                running -= 1
+
+    tasks = [asyncio.create_task(one(number)) for number in range(1000)]
+    for number, task in enumerate(tasks):
+        if number % 2:
+            for _ in range(number % 3):
+                await asyncio.sleep(0)
+            task.cancel()
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    assert {type(result) for result in results} <= {type(None), asyncio.CancelledError}
+    assert most <= 7
+    assert world.admission.num_waiting("m") == 0
+    async with world.busy(7):
+        pass

@@ -1,0 +1,147 @@
+"""Limits that several processes hold together, with a scripted clock and a ledger that comes and goes."""
+
+import asyncio
+
+import pytest
+
+from serve_app.budget import Ask, Budget, Grant, Ledger
+from serve_app.errors import RateLimited
+from serve_app.keys import Key
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Link:
+    """The way to the ledger: counts what goes over it, and may be broken or slow."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.ledger = Ledger(clock)
+        self.asks: list[Ask] = []
+        self.is_broken = False
+
+    async def lease(self, ask: Ask) -> Grant:
+        await asyncio.sleep(0)
+        if self.is_broken:
+            raise ConnectionError("gone")
+        self.asks.append(ask)
+        return self.ledger.grant(ask)
+
+
+def a_key(**limits: int) -> Key:
+    return Key(name="k", id="k", **limits)  # type: ignore[arg-type]
+
+
+async def passed(budgets: list[Budget], key: Key, num_requests: int) -> int:
+    """Of so many requests, over all processes in turn, how many were let through."""
+    count = 0
+    for number in range(num_requests):
+        try:
+            await budgets[number % len(budgets)].take(key, requests=1)
+            count += 1
+        except RateLimited:
+            pass
+    return count
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60, 600, 6000])
+async def test_several_processes_hold_one_limit_together(limit: int) -> None:
+    clock = Clock()
+    link = Link(clock)
+    budgets = [Budget(link.lease, clock) for _ in range(3)]
+    through = await passed(budgets, a_key(requests_per_minute=limit), 2 * limit + 30)
+    stranded = 3 * (limit // 60)  # a second's worth in each process, at most
+    assert limit - stranded <= through <= limit
+
+
+async def test_a_key_with_a_high_limit_asks_seldom_and_one_without_never() -> None:
+    clock = Clock()
+    link = Link(clock)
+    budget = Budget(link.lease, clock)
+    assert await passed([budget], a_key(requests_per_minute=6000), 505) == 505
+    assert len(link.asks) == 5
+    await budget.take(a_key(), requests=1, images=100)
+    assert len(link.asks) == 5
+
+
+async def test_what_is_leased_lasts_two_seconds() -> None:
+    clock = Clock()
+    link = Link(clock)
+    budget = Budget(link.lease, clock)
+    key = a_key(requests_per_minute=600)
+    await passed([budget], key, 2)
+    clock.now_s += 3.0
+    await passed([budget], key, 1)
+    assert len(link.asks) == 2
+
+
+async def test_the_refusal_says_when_it_would_pass() -> None:
+    clock = Clock()
+    budget = Budget(Link(clock).lease, clock)
+    key = a_key(requests_per_minute=2)
+    await passed([budget], key, 2)
+    with pytest.raises(RateLimited) as raised:
+        await budget.take(key, requests=1)
+    assert raised.value.retry_after_s == pytest.approx(30.0)
+    clock.now_s += 30.0
+    await budget.take(key, requests=1)
+
+
+async def test_tokens_made_in_one_process_count_in_the_other() -> None:
+    clock = Clock()
+    link = Link(clock)
+    one, other = Budget(link.lease, clock), Budget(link.lease, clock)
+    key = a_key(tokens_per_minute=100)
+    await one.take(key, requests=1)
+    one.spend_tokens(key, 150)
+    with pytest.raises(RateLimited, match="tokens"):
+        await one.take(key, requests=1)  # which tells the ledger
+    with pytest.raises(RateLimited, match="tokens"):
+        await other.take(key, requests=1)
+
+
+async def test_pictures_are_asked_for_each_time() -> None:
+    clock = Clock()
+    budgets = [Budget(link.lease, clock) for link in [Link(clock)] for _ in range(2)]
+    key = a_key(images_per_minute=10)
+    await budgets[0].take(key, images=6)
+    with pytest.raises(RateLimited, match="images"):
+        await budgets[1].take(key, images=6)
+    await budgets[1].take(key, images=4)
+
+
+async def test_without_the_ledger_each_process_counts_alone_and_then_finds_it_again() -> None:
+    clock = Clock()
+    link = Link(clock)
+    link.is_broken = True
+    budgets = [Budget(link.lease, clock), Budget(link.lease, clock)]
+    key = a_key(requests_per_minute=5)
+    assert await passed(budgets, key, 30) == 10  # each its own five
+    link.is_broken = False
+    clock.now_s += 6.0
+    await budgets[0].take(key, requests=1)
+    assert len(link.asks) == 1
+
+
+async def test_a_ledger_that_hangs_holds_nothing_up() -> None:
+    async def hang(_: Ask) -> Grant:
+        await asyncio.sleep(3600)
+        raise AssertionError("unreachable")
+
+    budget = Budget(hang)
+    async with asyncio.timeout(30):
+        await budget.take(a_key(requests_per_minute=5), requests=1)
+
+
+async def test_many_at_once_never_get_more_than_there_is() -> None:
+    clock = Clock()
+    link = Link(clock)
+    budget = Budget(link.lease, clock)
+    key = a_key(requests_per_minute=120)
+    results = await asyncio.gather(*(budget.take(key, requests=1) for _ in range(400)), return_exceptions=True)
+    assert sum(isinstance(result, dict) for result in results) <= 120
+    assert {type(result) for result in results} == {dict, RateLimited}

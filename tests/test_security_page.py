@@ -1,0 +1,29 @@
+"""The security page's settings and counts are the code's own."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from serve_app.config import ImageConfig
+from serve_app.images import FORMATS
+from tests.test_hostile_pictures import ALL_BOMBS_MIB, NUM_HOSTILE_PICTURES
+from tests.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS
+
+PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+
+
+def test_every_picture_setting_stands_there_with_its_default() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", PAGE.partition("### Settings")[2], re.MULTILINE)
+    defaults = {name: json.dumps(value) for name, value in ImageConfig().model_dump(mode="json").items()}
+    assert {name: value for name, value in rows if name in defaults} == defaults
+
+
+@pytest.mark.skipif("AVIF" not in FORMATS, reason="the counts are those of a Pillow with AVIF")
+def test_the_counts_of_hostile_cases_are_true() -> None:
+    text = " ".join(PAGE.split())
+    assert f"{NUM_HOSTILE_URLS} hostile URLs" in text
+    assert f"{len(IN_A_HEADER)} of the spellings" in text
+    assert f"{NUM_HOSTILE_PICTURES} hostile or odd pictures" in text
+    assert f"less than {ALL_BOMBS_MIB} MiB" in text
