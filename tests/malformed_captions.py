@@ -5,7 +5,7 @@ import json
 from PIL import Image
 
 from serve_app.ingress import ROUTES
-from tests.malformed_chats import CHAT, NO_OBJECTS, USER, Case
+from tests.malformed_json import CHAT, NO_OBJECTS, USER, Case
 from tests.own_lane import MAX_BODY_BYTES, MAX_HEADER_BYTES, bearer
 from tests.pictures import b64, encode
 

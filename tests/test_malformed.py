@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from serve_app.api.body import Body
 from serve_app.errors import ServeAppError
 from tests.malformed_captions import PICTURE, caption_cases, header_cases, route_cases
-from tests.malformed_chats import Case, chat_cases
+from tests.malformed_chats import chat_cases
+from tests.malformed_json import Case
 from tests.own_lane import as_bytes, bearer, echo, own_lane
 
 CASES = chat_cases() | caption_cases() | header_cases() | route_cases()

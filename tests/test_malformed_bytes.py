@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.malformed_captions import CAPTIONS, END, UPLOAD
-from tests.malformed_chats import CHAT
+from tests.malformed_json import CHAT
 from tests.own_lane import MAX_BODY_BYTES, as_bytes, bearer, echo, own_lane
 from tests.test_malformed import OUR_INSIDES, check_serves_on
 

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.malformed_captions import CAPTIONS, PICTURE
-from tests.malformed_chats import CHAT
+from tests.malformed_json import CHAT
 from tests.own_lane import bearer, own_lane
 from tests.test_malformed import check_error, check_serves_on
 
