@@ -141,6 +141,7 @@ class HttpConfig(Strict):
     """What whoever serves HTTP, the ingress or a model's own lane, takes and keeps for one request.
 
     `request_timeout_s` is the most a request may take, from its arrival to its last byte; a client may ask for less.
+    Its body must be there within `body_timeout_s`: whoever sends it drop by drop keeps a place from others.
     `max_unsent_bytes` bounds what is kept of a streamed answer for a client that reads slower than it is made; one
     that has nothing to say for `keep_alive_s` sends a comment.
     `cors_origins` are the web pages' origins whose scripts may call the service from a browser; `*` is all.
@@ -148,6 +149,7 @@ class HttpConfig(Strict):
 
     request_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
     max_body_bytes: int = Field(32_000_000, ge=1)
+    body_timeout_s: float = Field(60.0, gt=0)
     max_header_bytes: int = Field(32_000, ge=1)
     admission: AdmissionConfig = AdmissionConfig()
     cors_origins: tuple[str, ...] = ()

@@ -15,6 +15,7 @@ ServeAppError                    status  code
 │   ├── ImageFetchFailed          400    image_fetch_failed
 │   ├── TooManyImages             400    too_many_images
 │   ├── ClientTooSlow             408    client_too_slow
+│   ├── BodyTooSlow               408    body_too_slow
 │   ├── RateLimited               429    rate_limit_exceeded
 │   ├── HeadersTooLarge           431    headers_too_large
 │   ├── RequestCancelled          499    request_cancelled
@@ -110,6 +111,10 @@ class TooManyImages(RequestError):
 
 class ClientTooSlow(RequestError):
     status, code = 408, "client_too_slow"
+
+
+class BodyTooSlow(RequestError):
+    status, code = 408, "body_too_slow"
 
 
 class RateLimited(RequestError):

@@ -44,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/health", health),
     ("GET", "/ready", ready),
 )
+_LONGEST_SHOWN_PATH = 200
 _OPEN = frozenset({"/health", "/ready"})  # to probes, which have no key
 
 
@@ -88,7 +89,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
 async def _http_error(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals (no such route, wrong method) in our error's shape."""
     assert isinstance(exc, HTTPException), "registered for HTTPException"
-    path = request.url.path
+    path = request.url.path[:_LONGEST_SHOWN_PATH]
     error: ServeAppError
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")

@@ -68,11 +68,15 @@ def write_keys(path: Path) -> None:
 
 
 @contextmanager
-def own_lane(folder: Path) -> Iterator[httpx.URL]:
-    """The lane's address while the block runs. It keeps its file of keys in `folder`."""
+def own_lane(folder: Path, **http: Any) -> Iterator[httpx.URL]:
+    """The lane's address while the block runs. It keeps its file of keys in `folder`; `http` are further limits."""
     write_keys(folder / "keys.yaml")
     config = uvicorn.Config(
-        _lane_app(folder / "keys.yaml"), port=0, http="httptools", log_level="critical", timeout_graceful_shutdown=5
+        _lane_app(folder / "keys.yaml", http),
+        port=0,
+        http="httptools",
+        log_level="critical",
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
@@ -89,8 +93,9 @@ def own_lane(folder: Path) -> Iterator[httpx.URL]:
         thread.join()
 
 
-def _lane_app(keys_file: Path) -> Any:
+def _lane_app(keys_file: Path, more: dict[str, Any]) -> Any:
     http = HttpConfig(
+        **more,
         keys=KeysConfig(file=str(keys_file)),
         max_body_bytes=MAX_BODY_BYTES,
         max_header_bytes=MAX_HEADER_BYTES,

@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -162,6 +163,18 @@ def test_a_slow_body_is_good_and_one_that_never_comes_is_late(url: httpx.URL) ->
     answer = ask(url, late)
     assert answer.startswith(b"HTTP/1.1 504")
     assert b"deadline_exceeded" in answer
+
+
+def test_who_sends_a_body_drop_by_drop_loses_its_place(tmp_path: Path) -> None:
+    with own_lane(tmp_path, body_timeout_s=0.2) as url:
+        answer = ask(url, HEAD + b"Content-Length: 100\r\n\r\n{")
+        assert answer.startswith(b"HTTP/1.1 408")
+        assert b"body_too_slow" in answer
+        form = (
+            HEAD.replace(CHAT.encode(), CAPTIONS.encode()) + b"Content-Type: multipart/form-data; boundary=edge\r\n"
+        )
+        assert b"body_too_slow" in ask(url, form + b"Content-Length: 9\r\n\r\n-")
+        assert ask(url, REQUEST).startswith(b"HTTP/1.1 200")
 
 
 def test_a_client_that_closes_its_side_leaves(url: httpx.URL) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import logging
 import math
+import re
 from contextlib import nullcontext
 
 from starlette.requests import ClientDisconnect
@@ -31,6 +32,7 @@ logger = logging.getLogger("serve_app")
 audit = logging.getLogger("serve_app.audit")
 
 _LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 
 
@@ -133,11 +135,8 @@ def _timeout_s(exchange: Exchange, longest_s: float) -> float:
     text = exchange.request.headers.get("x-request-timeout")
     if text is None:
         return longest_s
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
+    seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if not seconds:
         raise InvalidRequest("X-Request-Timeout is no time: give seconds above 0, as 30 or 2.5", "X-Request-Timeout")
     return min(seconds, longest_s)
 

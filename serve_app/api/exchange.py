@@ -11,8 +11,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from python_multipart.exceptions import FormParserError
@@ -27,6 +27,7 @@ from serve_app.api.outbox import Outbox
 from serve_app.config import HttpConfig
 from serve_app.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     DeadlineExceeded,
     InvalidRequest,
     RequestCancelled,
@@ -122,15 +123,17 @@ class Exchange:
         self._tracker.set_model(model)
 
     async def read_body(self) -> bytes:
-        """The whole body. Raises `BodyTooLarge`."""
-        body = await self.request.body()
+        """The whole body. Raises `BodyTooLarge` or `BodyTooSlow`."""
+        async with self._body_in_time():
+            body = await self.request.body()
         self._watch_for_leaving()
         return body
 
     async def read_form(self, max_files: int) -> FormData:
-        """The multipart form; closed by the caller. Raises `InvalidRequest` or `BodyTooLarge`."""
+        """The multipart form; closed by the caller. Raises `InvalidRequest`, `BodyTooLarge` or `BodyTooSlow`."""
         try:
-            form = await self.request.form(max_files=max_files, max_fields=100)
+            async with self._body_in_time():
+                form = await self.request.form(max_files=max_files, max_fields=100)
         except HTTPException as exc:  # Starlette's translation of MultiPartException inside an app
             raise InvalidRequest(f"the multipart form can't be read: {exc.detail}") from exc
         except FormParserError as exc:
@@ -230,6 +233,21 @@ class Exchange:
         if self._num_body_bytes > self._config.max_body_bytes:
             raise self._too_large(self._num_body_bytes)
         return message
+
+    @asynccontextmanager
+    async def _body_in_time(self) -> AsyncIterator[None]:
+        seconds, left_s = self._config.body_timeout_s, self.remaining_s
+        try:
+            async with asyncio.timeout(min(seconds, left_s)) as limit:
+                yield
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            if left_s < seconds:
+                raise DeadlineExceeded(
+                    f"the body wasn't there within the {self.timeout_s:g} s of this request"
+                ) from exc
+            raise BodyTooSlow(f"the body wasn't there within {seconds:g} s: send it at once") from exc
 
     def _too_large(self, num_bytes: int) -> BodyTooLarge:
         return BodyTooLarge(

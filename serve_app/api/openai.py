@@ -12,6 +12,8 @@ from serve_app.errors import Forbidden, InvalidRequest, TooManyImages
 from serve_app.images import ImageSource, source_from_text
 from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
 
+_LONGEST_NAME = 256  # of what is looked up and told again
+
 
 async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
     """`POST /v1/chat/completions`, streamed or not."""
@@ -58,7 +60,7 @@ async def list_models(exchange: Exchange, lane: Lane) -> None:
 
 async def retrieve_model(exchange: Exchange, lane: Lane) -> None:
     """`GET /v1/models/{id}`; ids may contain slashes."""
-    name = exchange.request.path_params["id"]
+    name = exchange.request.path_params["id"][:_LONGEST_NAME]
     entry = lane.catalog.find(name)
     if exchange.key is not None and not exchange.key.may_use(name):
         raise Forbidden(f"this key may not use model '{name}'", "model")
