@@ -61,6 +61,7 @@ logger = logging.getLogger("serve_app")
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 10.0
 _CANCEL_TIMEOUT_S = 3.0
+_PROXY_INTERVAL_S = 0.02  # nobody reads faster; Ray Serve LLM takes 0.05
 _SIDECAR_CALLS = 10_000  # each process that serves HTTP keeps one open
 _NO_ACCESS_LOG = {"enable_access_log": False}  # each request has a line of ours
 
@@ -252,6 +253,8 @@ def _lane(
     metrics: Metrics,
     admission: Admission,
 ) -> Lane:
+    if config.write_interval_s is None:
+        config = config.model_copy(update={"write_interval_s": 0.0 if haproxy_is_on() else _PROXY_INTERVAL_S})
     keys = Keyring(config.keys)
     if keys.is_open:
         logger.warning("no API keys: whoever reaches this service may use it; docs/security.md says how to close it")

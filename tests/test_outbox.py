@@ -64,3 +64,18 @@ async def test_silence_is_filled_and_nothing_else_is() -> None:
     outbox.end()
     await asyncio.sleep(0.1)
     assert await outbox.read() == (b"", True)
+
+
+async def test_a_pause_lasts_its_time_or_until_the_end() -> None:
+    outbox = Outbox(100)
+    pausing = asyncio.create_task(outbox.pause(3600))
+    await asyncio.sleep(0)
+    outbox.write(b"more")
+    await asyncio.sleep(0)
+    assert not pausing.done()
+    outbox.end()
+    async with asyncio.timeout(30):
+        await pausing
+        await outbox.pause(3600)
+        await Outbox(100).pause(0.01)
+    assert await outbox.read() == (b"more", True)

@@ -179,6 +179,8 @@ class Exchange:
                     await self._finish(events)
                 elif events:
                     await self._send({"type": "http.response.body", "body": events, "more_body": True})
+                    if self._config.write_interval_s:
+                        await outbox.pause(self._config.write_interval_s)
             await producer
         finally:
             await _end(producer)

@@ -8,13 +8,14 @@ from serve_app.errors import ClientTooSlow
 class Outbox:
     """Bytes that wait to be sent, at most about `max_bytes`. One reader; writing never waits."""
 
-    __slots__ = ("_is_ended", "_max_bytes", "_num_bytes", "_num_writes", "_reader", "_silence", "_waiting")
+    __slots__ = ("_ending", "_is_ended", "_max_bytes", "_num_bytes", "_num_writes", "_reader", "_silence", "_waiting")
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._waiting: list[bytes] = []
         self._num_bytes = self._num_writes = 0
         self._reader: asyncio.Future[None] | None = None
+        self._ending: asyncio.Future[None] | None = None
         self._silence: asyncio.TimerHandle | None = None
         self._is_ended = False
 
@@ -40,6 +41,8 @@ class Outbox:
         self._is_ended = True
         if self._silence is not None:
             self._silence.cancel()
+        if self._ending is not None:
+            _resolve(self._ending)
         self._wake()
 
     async def read(self) -> tuple[bytes, bool]:
@@ -53,11 +56,27 @@ class Outbox:
         self._num_bytes = 0
         return data, self._is_ended
 
+    async def pause(self, seconds: float) -> None:
+        """Wait for so long, or until the end, whatever is written."""
+        if self._is_ended:
+            return
+        self._ending = asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_later(seconds, _resolve, self._ending)
+        try:
+            await self._ending
+        finally:
+            timer.cancel()
+
     def _break_silence(self, data: bytes, seconds: float, num_writes_before: int) -> None:
         if self._num_writes == num_writes_before and not self._waiting:
             self.write(data)
         self.write_when_silent(data, seconds)
 
     def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
+        if self._reader is not None:
+            _resolve(self._reader)
+
+
+def _resolve(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)

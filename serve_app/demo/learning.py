@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import Idefics3ForConditionalGeneration
 
-from serve_app.demo.architecture import NUM_PATCHES, VISION_WIDTH
+from serve_app.demo.architecture import NUM_IMAGE_TOKENS, NUM_PATCHES, TEXT_WIDTH, VISION_WIDTH
 from serve_app.demo.packing import Batch
 from serve_app.demo.patch_embedding import PatchProduct
 from serve_app.demo.perception import PatchHeads, patch_targets
@@ -50,9 +50,24 @@ def answer_logits(
     model: Idefics3ForConditionalGeneration, features: Tensor, batch: Batch, image_token: int
 ) -> tuple[Tensor, Tensor]:
     """Logits and labels at the positions where the assistant speaks: (answers' tokens, vocabulary) and (tokens,)."""
+    return answer_logits_of(model, image_tokens(model, features), batch, image_token)
+
+
+def image_tokens(model: Idefics3ForConditionalGeneration, features: Tensor) -> Tensor:
+    """(pictures, image tokens, width): what the language model reads; of a batch without pictures, nothing."""
+    if not len(features):
+        return features.new_empty(0, NUM_IMAGE_TOKENS, TEXT_WIDTH)
+    images: Tensor = model.model.connector(features)
+    return images
+
+
+def answer_logits_of(
+    model: Idefics3ForConditionalGeneration, images: Tensor, batch: Batch, image_token: int
+) -> tuple[Tensor, Tensor]:
+    """As `answer_logits`, from image tokens that are there already."""
     embeddings = model.model.text_model.embed_tokens(batch.tokens)
     if len(batch.pictures):
-        images = model.model.connector(features).to(embeddings.dtype)
+        images = images.to(embeddings.dtype)
         embeddings = embeddings.masked_scatter((batch.tokens == image_token)[..., None], images)
     forbidden = torch.zeros(batch.mask.shape).masked_fill(~batch.mask, torch.finfo(torch.float32).min)
     hidden = model.model.text_model(

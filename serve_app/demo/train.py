@@ -21,10 +21,12 @@ import torch
 from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFast
 
 from serve_app.demo import CHECKPOINT
+from serve_app.demo.alignment import Alignment
 from serve_app.demo.architecture import VISION_WIDTH, model_config, new_model
 from serve_app.demo.exact_match import exact_match
 from serve_app.demo.learning import (
-    answer_logits,
+    answer_logits_of,
+    image_tokens,
     mixed_precision,
     normalized,
     patch_features,
@@ -49,6 +51,7 @@ _PICTURES_PER_STEP = 128  # while only the vision tower learns
 _STAGES = (("seeing", 0.0), ("reading", 0.22), ("speaking", 0.6))  # each from this share of the time
 _ONLY_SEEN_PER_STEP = 48  # pictures without words in each later step: kinds are the hardest thing to learn
 _PATCH_LOSS_WEIGHT = 1.0
+_ALIGNMENT_WEIGHT = 0.3
 _CONTINUE_AT = 0.75  # where in a run one that starts from a checkpoint begins: at half the rate
 _HEAD_STEPS = 100
 _SAVE_EVERY_S = 60
@@ -86,6 +89,7 @@ class Training:
         torch.manual_seed(plan.seed)
         self.plan = plan
         self.packer = Packer(tokenizer, _ROW_LENGTH)
+        self.alignment = Alignment(tokenizer)
         self.processor = make_processor(tokenizer)
         self.model: Idefics3ForConditionalGeneration = new_model(model_config(token_ids(tokenizer)))
         prepare(self.model)
@@ -233,20 +237,26 @@ class Training:
         if self.stage == "reading":
             with torch.no_grad():
                 features = patch_features(self.model, pictures.pixels[batch.pictures])
-            words, right = self._words(features, batch)
-            return {"loss": words, "right": right}
+            words, aligned, right = self._words(features, batch, pictures)
+            loss = words + _ALIGNMENT_WEIGHT * aligned
+            return {"loss": loss, "words": words.detach(), "aligned": aligned.detach(), "right": right}
         only_seen = [rng.randrange(len(pictures)) for _ in range(_ONLY_SEEN_PER_STEP)]
         chosen = np.concatenate([batch.pictures.numpy(), np.array(only_seen)])
         features = patch_features(self.model, pictures.pixels[chosen])
-        words, right = self._words(features[: len(batch.pictures)], batch)
+        words, aligned, right = self._words(features[: len(batch.pictures)], batch, pictures)
         patches, _ = patch_loss(self.heads, features, pictures.scenes[chosen], pictures.covering[chosen])
-        loss = words + _PATCH_LOSS_WEIGHT * patches
+        loss = words + _ALIGNMENT_WEIGHT * aligned + _PATCH_LOSS_WEIGHT * patches
         return {"loss": loss, "words": words.detach(), "patches": patches.detach(), "right": right}
 
-    def _words(self, features: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the answers' tokens, and the share of right ones."""
-        logits, labels = answer_logits(self.model, features, batch, self.packer.image)
-        return word_loss(logits, labels), (logits.argmax(-1) == labels).float().mean().detach()
+    def _words(
+        self, features: torch.Tensor, batch: Batch, pictures: Pictures
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss of the answers' tokens, that of the image tokens' own words, and the share of right answers'."""
+        images = image_tokens(self.model, features)
+        logits, labels = answer_logits_of(self.model, images, batch, self.packer.image)
+        shown = batch.pictures.numpy()
+        aligned = self.alignment.loss(self.model, images, pictures.scenes[shown], pictures.covering[shown])
+        return word_loss(logits, labels), aligned, (logits.argmax(-1) == labels).float().mean().detach()
 
     def _print_accuracy(self, held_out: Pictures) -> None:
         shares = exact_match(self.model, self.processor.tokenizer, held_out.pixels, held_out.scenes)
