@@ -213,10 +213,9 @@ class Catalog:
         return base.name if base else name
 
     def capacity(self, name: str) -> int | None:
-        """How many requests the application's replicas run and keep ready at once; None until one has told."""
+        """How many requests the application takes at once; None until a replica has told."""
         entry = self._entries.get(name)
-        limit = entry.description.ongoing_limit if entry and entry.description else None
-        return limit * max(1, entry.num_replicas) if entry and limit else None
+        return entry.description.ongoing_limit if entry and entry.description else None
 
     def why_not_running(self, name: str) -> str | None:
         """Why the model has no replica that could answer now; None where it has one, or nobody knows."""

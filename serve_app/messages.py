@@ -195,7 +195,8 @@ class ModelDescription:
 
     `picture_limit` is the most pictures a conversation may have; None where only the context limits them. With
     `picture_edge` a picture may be sent smaller; None where the model may look at all of it. `ongoing_limit` is how
-    many requests a replica runs and keeps ready at once.
+    many requests all replicas that there may be run and keep ready at once: what waits for one more replica must be
+    seen by Ray Serve, or none would be started.
     """
 
     tasks: tuple[Task, ...]

@@ -121,7 +121,7 @@ class Replica:
             adapters=tuple(self._config.adapters),
             picture_limit=self._engine.picture_limit,
             picture_edge=self._engine.picture_edge,
-            ongoing_limit=self._config.ongoing_limit,
+            ongoing_limit=self._config.ongoing_limit * self._config.autoscaling.max_replicas,
         )
 
     def pressure(self) -> dict[str, float]:

@@ -41,7 +41,12 @@ def ingress(name: str, route_prefix: str, **limits: float) -> dict[str, Any]:
         "name": name,
         "import_path": "serve_app.app:build_ingress",
         "route_prefix": route_prefix,
-        "args": {"num_cpus": 0.1, "max_ongoing_requests": 2000, **limits},
+        "args": {
+            "num_cpus": 0.1,
+            "max_ongoing_requests": 2000,
+            "admission": {"max_waiting_requests": 2000},
+            **limits,
+        },
         "deployments": [{"name": "Ingress", "user_config": {"models": NAMES}}],
     }
 

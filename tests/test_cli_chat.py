@@ -83,7 +83,7 @@ def test_ctrl_c_hangs_up(api: FakeApi, url: str, tmp_path: Path) -> None:
     assert process.stdout
     assert process.stdout.read(3) == b"Hel"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     assert process.returncode == 130
     wait_for(lambda: api.num_hung_up == 1)
 

@@ -22,9 +22,10 @@ from serve_app.errors import (
     InternalError,
     InvalidKey,
     InvalidRequest,
+    ModelNotReady,
+    Overloaded,
     RequestError,
     ServeAppError,
-    ServiceError,
 )
 from serve_app.metrics.specs import CLIENT_LEFT, OK
 
@@ -117,7 +118,7 @@ class Endpoint:
                 await exchange.fail(error, headers)
         except TimeoutError:
             pass  # nobody reads
-        if isinstance(error, RequestError | ServiceError):
+        if isinstance(error, RequestError | Overloaded | ModelNotReady):  # and not what failed in serving it
             audit.info("%s", json.dumps(_audit_line(exchange, error)))
         return error.code
 
