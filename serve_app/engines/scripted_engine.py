@@ -256,7 +256,8 @@ class _Pace:
                 pass
         if self._stopped.is_set():
             raise EngineFailed(f"model '{self._request.model}' is shutting down: send the request again")
-        if time.monotonic() >= self._deadline_s:
+        # The event loop's clock may be a moment early: what is due after the deadline is late in any case.
+        if self._due_s > self._deadline_s or time.monotonic() >= self._deadline_s:
             raise _deadline_error(self._request)
 
 
