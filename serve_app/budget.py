@@ -96,6 +96,7 @@ class Budget:
         self._local = Rates(clock)
         self._accounts: dict[str, _Account] = {}
         self._alone_until_s = float("-inf")
+        self._reports: set[asyncio.Task[None]] = set()
 
     async def take(self, key: Key, requests: int = 0, images: int = 0) -> dict[str, str]:
         """Count what the key asks for now. Returns headers that tell the client what is left, as last known.
@@ -122,13 +123,20 @@ class Budget:
         return grant.headers
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:
-        """Charge tokens that were made; the ledger hears of them when the key next asks."""
+        """Charge tokens that were made. The ledger is told at once, and nobody waits for it."""
         if key.tokens_per_minute is None:
             return
         account = self._accounts.setdefault(key.name, _Account())
         account.tokens += num_tokens
         account.requests = 0  # they may have used the key's tokens up: ask before the next request
         self._local.spend_tokens(key, num_tokens)
+        report = asyncio.create_task(self._report(key, account))
+        self._reports.add(report)
+        report.add_done_callback(self._reports.discard)
+
+    async def _report(self, key: Key, account: _Account) -> None:
+        if account.tokens:
+            await self._asked(Ask(key, requests=0, images=0, tokens=account.tokens), account)
 
     async def _asked(self, ask: Ask, account: _Account) -> Grant | None:
         """The ledger's word, or None where it has none to give now."""

@@ -22,6 +22,7 @@ class Link:
     def __init__(self, clock: Clock) -> None:
         self.ledger = Ledger(clock)
         self.asks: list[Ask] = []
+        self.told = asyncio.Event()
         self.is_broken = False
 
     async def lease(self, ask: Ask) -> Grant:
@@ -29,6 +30,8 @@ class Link:
         if self.is_broken:
             raise ConnectionError("gone")
         self.asks.append(ask)
+        if ask.tokens:
+            self.told.set()
         return self.ledger.grant(ask)
 
 
@@ -97,9 +100,29 @@ async def test_tokens_made_in_one_process_count_in_the_other() -> None:
     one, other = Budget(link.lease, clock), Budget(link.lease, clock)
     key = a_key(tokens_per_minute=100)
     await one.take(key, requests=1)
+    one.spend_tokens(key, 90)
+    one.spend_tokens(key, 60)
+    await asyncio.wait_for(link.told.wait(), 30)
+    for budget in (other, one):
+        with pytest.raises(RateLimited, match="tokens"):
+            await budget.take(key, requests=1)
+    assert [ask.tokens for ask in link.asks if ask.tokens] == [150]  # none twice
+
+
+async def test_tokens_made_while_the_ledger_is_gone_are_told_when_it_is_back() -> None:
+    clock = Clock()
+    link = Link(clock)
+    link.is_broken = True
+    one, other = Budget(link.lease, clock), Budget(link.lease, clock)
+    key = a_key(tokens_per_minute=100)
     one.spend_tokens(key, 150)
+    await asyncio.sleep(0.01)
     with pytest.raises(RateLimited, match="tokens"):
-        await one.take(key, requests=1)  # which tells the ledger
+        await one.take(key, requests=1)  # it knows of its own
+    link.is_broken = False
+    clock.now_s += 6.0
+    with pytest.raises(RateLimited, match="tokens"):
+        await one.take(key, requests=1)
     with pytest.raises(RateLimited, match="tokens"):
         await other.take(key, requests=1)
 
