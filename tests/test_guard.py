@@ -1,4 +1,7 @@
-"""Keys, limits, deadlines and cancellation, before two ingress replicas and a direct lane, as clients meet them."""
+"""Keys, limits, deadlines and cancellation, before two ingress replicas and a direct lane, as clients meet them.
+
+Once with Ray Serve's own proxy and once with HAProxy, which hand headers and errors on differently.
+"""
 
 import hashlib
 import json
@@ -28,6 +31,10 @@ KEYS: dict[str, dict[str, Any]] = {
     "tokens": {"tokens_per_minute": 40},
 }
 LANES = ("", "/models/script")
+PROXIES: dict[str, dict[str, str]] = {
+    "ray": {},
+    "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
+}
 
 
 def secret(name: str) -> str:
@@ -84,16 +91,22 @@ def config(keys_file: Path) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module", params=list(PROXIES))
+def proxy(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def keys_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def keys_file(proxy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys.yaml"
     write_keys(path, KEYS)
     return path
 
 
 @pytest.fixture(scope="module")
-def service(keys_file: Path) -> Iterator[RunningService]:
-    with serving(config(keys_file)) as running:
+def service(keys_file: Path, proxy: str) -> Iterator[RunningService]:
+    with serving(config(keys_file), env=PROXIES[proxy]) as running:
         yield running
 
 
@@ -246,27 +259,30 @@ def test_a_stream_without_news_is_kept_alive(service: RunningService) -> None:
     )
 
 
-def test_large_headers_are_refused(service: RunningService) -> None:
+def test_large_headers_are_refused(service: RunningService, proxy: str) -> None:
     refused = ask(service, "!echo hi", headers={"x-filler": "x" * 33_000})
-    assert refused.status_code == 431
+    assert refused.status_code == (400 if proxy == "haproxy" else 431)  # HAProxy's own limit is 16 KiB
+    assert ask(service, "!echo hi", headers={"x-filler": "x" * 15_000}).status_code == 200
 
 
 @pytest.mark.parametrize("lane", LANES)
-@pytest.mark.parametrize("attempt", range(4))
-def test_a_stream_is_called_off_by_its_key_alone(service: RunningService, lane: str, attempt: int) -> None:
+@pytest.mark.parametrize("other_lane", LANES)
+@pytest.mark.parametrize("attempt", range(2))
+def test_a_stream_is_called_off_by_its_key_alone(
+    service: RunningService, lane: str, other_lane: str, attempt: int
+) -> None:
     body = {"model": "script", "messages": [{"role": "user", "content": "!tokens 100000"}], "stream": True}
     url = f"{service.url}{lane}/v1/chat/completions"
     with httpx.stream("POST", url, json=body, headers=bearer("alice"), timeout=DEADLINE_S, trust_env=False) as stream:
         lines = stream.iter_lines()
         event = json.loads(next(lines).removeprefix("data: "))
-        by_header = attempt % 2 == 0
-        request_id = stream.headers["x-request-id"] if by_header else event["id"]
-        assert error_of(delete(service, request_id, "bob", lane)) == (404, "request_not_found")
-        called_off = delete(service, request_id, "root" if attempt == 3 else "alice", lane)
+        request_id = stream.headers["x-request-id"] if attempt == 0 else event["id"]
+        assert error_of(delete(service, request_id, "bob", other_lane)) == (404, "request_not_found")
+        called_off = delete(service, request_id, "root" if attempt == 1 else "alice", other_lane)
         assert called_off.status_code == 200, called_off.text
         rest = [line for line in lines if line]
     assert json.loads(rest[-1].removeprefix("data: "))["error"]["code"] == "request_cancelled"
-    assert error_of(delete(service, request_id, "alice", lane)) == (404, "request_not_found")
+    assert error_of(delete(service, request_id, "alice", other_lane)) == (404, "request_not_found")
     _until(lambda: _tokens(service)["wasted"] > 0)
     _until_at_rest(service)
 
