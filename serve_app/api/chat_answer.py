@@ -67,7 +67,10 @@ def _logprob_json(one: TokenLogprob) -> dict[str, Any]:
 class ChatEvents:
     """The events of one streamed chat answer, as `EventEncoder` wants them."""
 
-    def __init__(self, answer_id: str, created_s: int, model: str, include_usage: bool) -> None:
+    def __init__(
+        self, answer_id: str, created_s: int, model: str, include_usage: bool, counts_along: bool = False
+    ) -> None:
+        """Usage comes at the end if at all; `counts_along` tells it with every event, as it is by then."""
         self._frame = {
             "id": answer_id,
             "object": "chat.completion.chunk",
@@ -75,7 +78,7 @@ class ChatEvents:
             "model": model,
         }
         self._include_usage = include_usage
-        self._no_usage: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._counts_along = include_usage and counts_along
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: what stands before and after a piece of text
         self._num_tokens = 0
         self._first: Chunk | None = None
@@ -87,12 +90,13 @@ class ChatEvents:
         if chunk.index not in self._around:
             head = self._begin(chunk)
         before, after = self._around[chunk.index]
-        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs):
+        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._counts_along):
             text = chunk.text
             events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
             logprobs = _logprobs_json(chunk.logprobs) if chunk.logprobs else None
-            events = self._event(chunk.index, _delta(chunk), logprobs)
+            delta = _delta(chunk)
+            events = self._event(chunk.index, delta, logprobs) if delta or logprobs else b""
         if chunk.finish_reason is not None:
             return head + events + self._event(chunk.index, {}, None, chunk.finish_reason)
         return head + events
@@ -101,8 +105,10 @@ class ChatEvents:
         """The usage where it was asked for, and `[DONE]`."""
         if not (self._include_usage and self._first):
             return DONE_EVENT
-        usage = Usage(self._first.num_prompt_tokens, self._num_tokens, self._first.num_cached_tokens)
-        return event_bytes(self._frame | {"choices": [], "usage": usage.as_json()}) + DONE_EVENT
+        return event_bytes(self._frame | {"choices": [], "usage": self._usage(self._first)}) + DONE_EVENT
+
+    def _usage(self, first: Chunk) -> dict[str, Any]:
+        return Usage(first.num_prompt_tokens, self._num_tokens, first.num_cached_tokens).as_json()
 
     def _begin(self, chunk: Chunk) -> bytes:
         self._first = self._first or chunk
@@ -116,7 +122,10 @@ class ChatEvents:
         self, index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return event_bytes(self._frame | {"choices": [choice]} | self._no_usage)
+        event = self._frame | {"choices": [choice]}
+        if self._include_usage:
+            event["usage"] = self._usage(self._first) if self._counts_along and self._first else None
+        return event_bytes(event)
 
 
 def _delta(chunk: Chunk) -> dict[str, Any]:

@@ -68,10 +68,10 @@ class ChatMessage(Body):
     """A turn; `content` is a string or a list of parts. `developer` is OpenAI's newer word for `system`."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "refusal": (None,),
-        "audio": (None,),
-        "function_call": (None,),
-        "annotations": (None, []),
+        "refusal": (),
+        "audio": (),
+        "function_call": (),
+        "annotations": ([],),
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -104,6 +104,7 @@ class ChatMessage(Body):
 
 class StreamOptions(Body):
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: usage so far in every event, where it is included at all
     include_obfuscation: bool = False  # OpenAI's padding against traffic analysis; this service adds none
 
 
@@ -125,16 +126,49 @@ class SamplingBody(Body):
 
 
 class ChatBody(SamplingBody):
-    """The body of `POST /v1/chat/completions`. `model` left out means the default chat model."""
+    """The body of `POST /v1/chat/completions`. `model` left out means the default chat model.
+
+    Neutral are OpenAI's fields and, from `skip_special_tokens` on, vLLM's, which its clients send with its defaults.
+    """
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "logit_bias": (None, {}),
-        "modalities": (None, ["text"]),
-        "audio": (None,),
-        "functions": (None, []),
-        "function_call": (None, "none", "auto"),
-        "service_tier": (None, "auto", "default"),
-        "store": (None, False),
+        "logit_bias": ({},),
+        "modalities": (["text"],),
+        "audio": (),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "verbosity": ("medium",),
+        "prediction": (),
+        "web_search_options": (),
+        "reasoning_effort": (),
+        "skip_special_tokens": (True,),
+        "spaces_between_special_tokens": (True,),
+        "include_stop_str_in_output": (False,),
+        "stop_token_ids": ([],),
+        "bad_words": ([],),
+        "allowed_token_ids": (),
+        "prompt_logprobs": (),
+        "truncate_prompt_tokens": (),
+        "best_of": (1,),
+        "use_beam_search": (False,),
+        "length_penalty": (1.0,),
+        "echo": (False,),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "add_special_tokens": (False,),
+        "documents": ([],),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
+        "media_io_kwargs": ({},),
+        "include_reasoning": (True,),
+        "return_token_ids": (False,),
+        "return_token_offsets": (False,),
+        "return_tokens_as_token_ids": (False,),
+        "priority": (0,),
+        "cache_salt": (),
     }
 
     model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from serve_app.api.body import parse_json
 from serve_app.api.chat_answer import ChatEvents, completion_json
-from serve_app.api.chat_body import ChatBody, ImagePart, TextPart
+from serve_app.api.chat_body import ChatBody, ImagePart, StreamOptions, TextPart
 from serve_app.api.exchange import Exchange
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.errors import Forbidden, InvalidRequest, TooManyImages
@@ -42,8 +42,11 @@ async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
         exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
         await exchange.send_json(completion_json(exchange, model.name, chunks))
         return
-    include_usage = body.stream_options is not None and body.stream_options.include_usage
-    encoder = ChatEvents(f"chatcmpl-{exchange.id}", exchange.created_s, model.name, include_usage)
+    options = body.stream_options or StreamOptions()
+    encoder = ChatEvents(
+        f"chatcmpl-{exchange.id}", exchange.created_s, model.name,
+        options.include_usage, options.continuous_usage_stats,
+    )  # fmt: skip
 
     async def produce(write: Write) -> None:
         exchange.count_tokens((await lane.stream(request, encoder, write, exchange.key)).num_tokens)
