@@ -30,7 +30,7 @@ async def health(exchange: Exchange, lane: Lane) -> None:
 async def ready(exchange: Exchange, lane: Lane) -> None:
     """`GET /ready`: 200 when every configured model can serve, else 503 with each model's state."""
     entries = lane.catalog.entries()
-    is_ready = bool(entries) and all(entry.is_ready for entry in entries)
+    is_ready = bool(entries) and all(entry.is_ready for entry in entries) and not lane.running.is_closing
     models = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
     await exchange.send_json({"ready": is_ready, "models": models}, 200 if is_ready else 503)
 

@@ -26,6 +26,7 @@ from serve_app.errors import (
     Overloaded,
     RequestError,
     ServeAppError,
+    ShuttingDown,
 )
 from serve_app.metrics.specs import CLIENT_LEFT, OK
 
@@ -33,6 +34,7 @@ logger = logging.getLogger("serve_app")
 audit = logging.getLogger("serve_app.audit")
 
 _LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
+_BACK_AFTER_S = 5.0  # a guess at when another process serves in this one's place
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 
@@ -86,6 +88,8 @@ class Endpoint:
             )
         if self._is_open:
             return
+        if self._is_counted and self._lane.running.is_closing:
+            raise ShuttingDown("the service is shutting down: send it again later, or elsewhere", None, _BACK_AFTER_S)
         exchange.key = self._lane.keys.key_of(_authorization(exchange))
         exchange.timeout_s = _timeout_s(exchange, config.request_timeout_s)
         if self._is_counted and exchange.key is not None:

@@ -13,6 +13,7 @@
 | `!block`        | blocks the event loop for ever                                                |
 | `!crash`        | ends the process at once                                                      |
 | `!unhealthy`    | answers, and `check_health` fails from now on                                 |
+| `!nonsense`     | does what no engine may: `!nonsense` and one of `Nonsense`                    |
 
 `engine_args` are the fields of `Script`.
 """
@@ -21,7 +22,8 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal, cast, get_args
 
 from pydantic import Field, ValidationError
 
@@ -39,7 +41,10 @@ from serve_app.load_progress import Report, to_nobody
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, PictureEdge, Put, Text
 from serve_app.strict import Strict, first_sentence
 
-_COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
+_COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy",
+             "nonsense")  # fmt: skip
+# No word at all; words without an end; what isn't Unicode; what isn't text; an error that isn't ours.
+Nonsense = Literal["nothing", "unfinished", "garbled", "untyped", "foreign"]
 
 
 class Script(Strict):
@@ -71,6 +76,8 @@ class _Plan:
             self.tokens = int(_number(argument, int))
         elif self.command == "echo":
             self.tokens = _words(argument)
+        elif self.command == "nonsense":
+            self.nonsense = _nonsense(argument)
         elif request.pictures:
             self.tokens = _words(", ".join(identify(p) for p in request.pictures))
         self.breaks = f"scripted failure of model '{request.model}' ({self.command}): send another text"
@@ -186,6 +193,9 @@ class ScriptedEngine:
         pace = _Pace(stopped, received_s + request.timeout_s, request)
         try:
             await self._misbehave(plan, pace)
+            if plan.command == "nonsense":
+                _say_nonsense(plan.nonsense, Chunk("", 1, num_prompt, "stop", queue_s), put)
+                return
             for index in range(num_tokens):
                 await pace.wait(plan.delay_s if index == 0 else 0, self.script.tokens_per_s)
                 if plan.fails_after == index:
@@ -278,6 +288,30 @@ def _command(request: GenerationRequest) -> tuple[str | None, str]:
     if name[1:] not in _COMMANDS:
         raise InvalidRequest(f"unknown command '{name}': it is one of !{', !'.join(_COMMANDS)}", "messages")
     return name[1:], argument
+
+
+def _nonsense(argument: str) -> Nonsense:
+    if argument not in get_args(Nonsense):
+        raise InvalidRequest(f"!nonsense is followed by one of {', '.join(get_args(Nonsense))}", "messages")
+    return cast(Nonsense, argument)
+
+
+def _say_nonsense(which: Nonsense, chunk: Chunk, put: Put) -> None:
+    if which == "garbled":
+        put(replace(chunk, text="\ud800 \x00 \udfff"))
+    elif which == "untyped":
+        put(replace(chunk, text=cast(str, 7)))
+    elif which == "unfinished":
+        put(replace(chunk, text="and then ", finish_reason=None))
+    elif which == "foreign":
+        raise _Unspeakable
+
+
+class _Unspeakable(Exception):
+    """No error of ours, and none that can be sent to another process."""
+
+    def __reduce__(self) -> str:
+        raise TypeError("not to be pickled")
 
 
 def _number(argument: str, kind: type[int] | type[float]) -> Any:
