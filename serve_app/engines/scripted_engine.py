@@ -19,14 +19,19 @@
 
 import asyncio
 import os
+import re
+import sys
 import time
+import zlib
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, ValidationError
 
 from serve_app.affinity import cache_keys
 from serve_app.config import Family, ModelConfig
+from serve_app.engines.prompt_tokens import refuse_pictures
 from serve_app.errors import (
     ConfigError,
     ContextTooLong,
@@ -36,10 +41,23 @@ from serve_app.errors import (
     ModelNotReady,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, PictureEdge, Put, Text
+from serve_app.messages import (
+    Chunk,
+    FinishReason,
+    GenerationRequest,
+    Picture,
+    PictureEdge,
+    PromptToken,
+    Put,
+    Sampling,
+    Text,
+    TokenizedPrompt,
+    TokenLogprob,
+)
 from serve_app.strict import Strict, first_sentence
 
 _COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
+_VOCABULARY = 32_000  # ids of tokens are below it
 
 
 class Script(Strict):
@@ -192,13 +210,22 @@ class ScriptedEngine:
                     raise EngineFailed(plan.breaks)
                 self.num_generated += 1
                 is_last = index == num_tokens - 1
-                put(Chunk(plan.token(index), 1, num_prompt, finish if is_last else None, queue_s))
+                text = plan.token(index)
+                logprobs = () if request.sampling.num_logprobs is None else (_logprob(text, request.sampling),)
+                put(Chunk(text, 1, num_prompt, finish if is_last else None, queue_s, logprobs=logprobs))
                 queue_s = None
                 if plan.command == "hang":
                     await pace.wait(float("inf"), 0)
         finally:
             self._running.discard(stopped)
             self._places.release()
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        """A token a word, with the space before it; each has the id that it has in answers."""
+        refuse_pictures(request)
+        text = "\n".join(part.text for m in request.messages for part in m.parts if isinstance(part, Text))
+        words = re.finditer(r"\s*\S+", text)
+        return TokenizedPrompt(text, tuple(PromptToken(_token_id(w[0]), w.start(), w.end()) for w in words))
 
     async def _take_place(self, num_prompt_tokens: int) -> None:
         self.num_waiting += 1
@@ -222,13 +249,15 @@ class ScriptedEngine:
         """Prompt tokens, answer tokens and how the answer ends. Raises `ContextTooLong`."""
         parts = [part for message in request.messages for part in message.parts]
         num_prompt = sum(len(part.text.split()) if isinstance(part, Text) else 16 for part in parts)
+        if request.raw:
+            num_prompt = min(len(request.raw.tokens) or num_prompt, request.raw.last_tokens or sys.maxsize)
         wanted = request.sampling.max_tokens
         context_length = self.context_length
         if context_length and num_prompt + (wanted or 1) > context_length:
             raise ContextTooLong(
                 f"the prompt has {num_prompt} tokens, the answer may have {wanted or 1}, and the context is "
-                f"{context_length}: shorten the conversation or lower max_tokens",
-                "max_tokens" if num_prompt < context_length else "messages",
+                f"{context_length}: shorten the prompt or lower max_tokens",
+                "max_tokens" if num_prompt < context_length else request.prompt_field,
             )
         room = wanted or (context_length - num_prompt if context_length else plan.num_tokens)
         return num_prompt, min(room, plan.num_tokens), "length" if room < plan.num_tokens else "stop"
@@ -291,6 +320,16 @@ def _words(text: str) -> list[str]:
     """The words, each with the space that follows it; together they are the text. Never empty."""
     words = text.split(" ")
     return [f"{word} " for word in words[:-1]] + [words[-1]]
+
+
+def _token_id(text: str) -> int:
+    return zlib.crc32(text.strip().encode(errors="replace")) % _VOCABULARY
+
+
+def _logprob(token: str, sampling: Sampling) -> TokenLogprob:
+    """A script is certain: of the likeliest tokens it knows one."""
+    alone = TokenLogprob(token, 0.0, id=_token_id(token))
+    return replace(alone, top=(alone,)) if sampling.num_logprobs else alone
 
 
 def _deadline_error(request: GenerationRequest) -> DeadlineExceeded:
