@@ -36,7 +36,20 @@ class TextFormat(Body):
 
 
 class JsonObjectFormat(Body):
+    """Any JSON object; with `value`, which TGI and its clients know, one of this schema."""
+
     type: Literal["json_object"]
+    value: dict[str, Any] | None = None
+
+    @field_validator("value")
+    @classmethod
+    def _can_be_used(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        if schema is not None:
+            check_output_format(_schema_format(schema))
+        return schema
+
+    def output_format(self) -> OutputFormat:
+        return OutputFormat("json_object") if self.value is None else _schema_format(self.value)
 
 
 class JsonSchemaFormat(Body):
