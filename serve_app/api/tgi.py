@@ -1,0 +1,219 @@
+"""TGI's dialect (text-generation-inference): raw prompts, `POST /generate` and its kin. It speaks of one model.
+
+Which one, the header `X-Model` or `?model=` says; the default chat model otherwise.
+"""
+
+from pydantic_core import from_json
+
+from serve_app import __version__
+from serve_app.api.body import parse_json
+from serve_app.api.chat_body import ChatBody
+from serve_app.api.completions import create_completion
+from serve_app.api.exchange import Exchange, Handler
+from serve_app.api.lane import Lane, ModelEntry
+from serve_app.api.markdown_pictures import split_pictures, with_pictures
+from serve_app.api.openai import chat_request, create_chat_completion
+from serve_app.api.pictures import load_pictures
+from serve_app.api.sampling_body import MAX_ANSWERS, MAX_MODEL_CHARACTERS, MAX_STOP_STRINGS
+from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
+from serve_app.api.tgi_body import GenerateBody, TokenizeBody
+from serve_app.errors import InvalidRequest, UnsupportedTask
+from serve_app.images import ImageUrl
+from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, Text, TokenizedPrompt, Write
+
+_NO_LIMIT = 2**31 - 1  # told of a model that states no context length
+
+
+async def generate(exchange: Exchange, lane: Lane) -> None:
+    """`POST /generate`: the whole answer."""
+    body = parse_json(await exchange.read_body(), GenerateBody)
+    if body.stream:
+        raise InvalidRequest("stream: this route answers at once: use /generate_stream, or POST /", "stream")
+    await _generate(exchange, lane, body)
+
+
+async def generate_stream(exchange: Exchange, lane: Lane) -> None:
+    """`POST /generate_stream`: an event a token."""
+    body = parse_json(await exchange.read_body(), GenerateBody)
+    if body.stream is False:
+        raise InvalidRequest("stream: this route streams: use /generate, or POST /", "stream")
+    await _generate_stream(exchange, lane, body)
+
+
+async def generate_either(exchange: Exchange, lane: Lane) -> None:
+    """`POST /`, as the hub's hosted API has it: `stream` decides, and the whole answer is a list of one.
+
+    By default the text of a model without pictures begins with its prompt, as TGI does it here.
+    """
+    body = parse_json(await exchange.read_body(), GenerateBody)
+    if body.stream:
+        await _generate_stream(exchange, lane, body, is_hosted=True)
+    else:
+        await _generate(exchange, lane, body, is_hosted=True)
+
+
+async def invocations(exchange: Exchange, lane: Lane) -> None:
+    """`POST /invocations`, SageMaker's one route: whose body it is, its fields say."""
+    try:
+        values = from_json(await exchange.read_body())
+    except ValueError:
+        values = {}  # told by whoever reads it again
+    handler: Handler = generate_either
+    if isinstance(values, dict) and "inputs" not in values:
+        handler = create_chat_completion if "messages" in values else handler
+        handler = create_completion if "prompt" in values else handler
+    await handler(exchange, lane)
+
+
+async def info(exchange: Exchange, lane: Lane) -> None:
+    """`GET /info`: the model, and what a request may ask of it."""
+    model = _choose(exchange, lane)
+    context_length = model.description.context_length if model.description else None
+    await exchange.send_json(
+        {
+            "model_id": model.name,
+            "model_sha": None,
+            "model_pipeline_tag": "image-text-to-text" if _takes_pictures(model) else "text-generation",
+            "max_concurrent_requests": lane.config.admission.max_waiting_requests,
+            "max_best_of": MAX_ANSWERS,
+            "max_stop_sequences": MAX_STOP_STRINGS,
+            "max_input_tokens": (context_length or _NO_LIMIT) - 1,
+            "max_total_tokens": context_length or _NO_LIMIT,
+            "validation_workers": 1,
+            "max_client_batch_size": 1,
+            "router": "serve_app",
+            "version": __version__,
+            "sha": None,
+            "docker_label": None,
+        }
+    )
+
+
+async def tokenize(exchange: Exchange, lane: Lane) -> None:
+    """`POST /tokenize`: the prompt's tokens."""
+    body = parse_json(await exchange.read_body(), TokenizeBody)
+    model = _choose(exchange, lane)
+    request = GenerationRequest(
+        id=exchange.id,
+        model=model.name,
+        messages=(Message("user", (Text(body.inputs),)),),
+        sampling=Sampling(),
+        timeout_s=exchange.remaining_s,
+        raw=RawPrompt(),
+    )
+    await exchange.send_json(_tokens_json(await lane.tokenize(request, exchange.key)))
+
+
+async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:
+    """`POST /chat_tokenize`: the prompt that the chat template makes of a conversation, and its tokens."""
+    body = parse_json(await exchange.read_body(), ChatBody)
+    if any(part.type != "text" for message in body.messages for part in message.content):
+        raise UnsupportedTask("messages: only text is tokenized: leave the pictures out", "messages")
+    request = await chat_request(exchange, lane, body, _wanted_model(exchange) or body.model)
+    prompt = await lane.tokenize(request, exchange.key)
+    await exchange.send_json({"tokenize_response": _tokens_json(prompt), "templated_text": prompt.text})
+
+
+async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
+    """The whole answer; `is_hosted`: as `POST /` has it."""
+    model = _choose(exchange, lane, body.parameters.adapter_id)
+    style = _style(body, model, is_hosted)
+    request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
+    with named_as_in_tgi():
+        chunks = await lane.answer(request, exchange.key)
+    num_tokens = sum(chunk.num_tokens for chunk in chunks)
+    exchange.count_tokens(num_tokens)
+    answer = answer_json(chunks, style)
+    counts = {
+        "x-compute-characters": str(len(body.inputs)),
+        "x-prompt-tokens": str(chunks[0].num_prompt_tokens),
+        "x-generated-tokens": str(num_tokens),
+    }
+    await exchange.send_json([answer] if is_hosted else answer, headers=counts)
+
+
+async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
+    model = _choose(exchange, lane, body.parameters.adapter_id)
+    if body.parameters.num_answers > 1:
+        raise InvalidRequest("parameters.best_of: one answer is streamed: leave it out", "parameters.best_of")
+    request = await _request(exchange, lane, body, model, tells_tokens=True)
+    encoder = TokenEvents(_style(body, model, is_hosted))
+
+    async def produce(write: Write) -> None:
+        with named_as_in_tgi():
+            total = await lane.stream(request, encoder, write, exchange.key)
+        exchange.count_tokens(total.num_tokens)
+
+    await exchange.send_events(produce)
+
+
+def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyle:
+    parameters = body.parameters
+    is_full_text = parameters.return_full_text
+    if is_full_text is None:
+        is_full_text = is_hosted and not _takes_pictures(model)
+    return AnswerStyle(body.inputs if is_full_text else "", bool(parameters.details), parameters.seed)
+
+
+async def _request(
+    exchange: Exchange, lane: Lane, body: GenerateBody, model: ModelEntry, *, tells_tokens: bool
+) -> GenerationRequest:
+    """The prompt, its pictures loaded. A model that reads text only reads markdown as text, as in TGI."""
+    parameters = body.parameters
+    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if _takes_pictures(model) else [body.inputs]
+    sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
+    if sources and parameters.truncate:
+        raise InvalidRequest("parameters.truncate: a prompt with pictures can't be cut: leave it out", "parameters")
+    pictures = await load_pictures(exchange, lane, model, sources, ["inputs"] * len(sources), "inputs")
+    return GenerationRequest(
+        id=exchange.id,
+        model=model.name,
+        messages=(Message("user", with_pictures(pieces, iter(pictures))),),
+        sampling=parameters.sampling(tells_tokens=tells_tokens),
+        timeout_s=exchange.remaining_s,
+        raw=RawPrompt(last_tokens=parameters.truncate),
+    )
+
+
+def _choose(exchange: Exchange, lane: Lane, adapter: str | None = None) -> ModelEntry:
+    """The model that answers, or the adapter of it that the request names; it is the exchange's from here on."""
+    wanted = _wanted_model(exchange)
+    model = lane.choose(adapter if adapter is not None else wanted, "chat", exchange.key)
+    if adapter is not None and model.base is None:
+        raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is no adapter but a model", "parameters")
+    if adapter is not None and wanted is not None and model.base != lane.choose(wanted, "chat", exchange.key).name:
+        raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is an adapter of '{model.base}'", "parameters")
+    exchange.set_model(model.name)
+    return model
+
+
+def _wanted_model(exchange: Exchange) -> str | None:
+    """What the header and the query say. Raises `InvalidRequest` where they differ."""
+    headers, query = exchange.request.headers.getlist("x-model"), exchange.request.query_params.getlist("model")
+    given = {*headers, *query}
+    if len(given) > 1 or any(len(name) > MAX_MODEL_CHARACTERS for name in given):
+        raise InvalidRequest("X-Model and ?model=: give the name of one model, in one of them", "X-Model")
+    return given.pop() if given else None
+
+
+def _takes_pictures(model: ModelEntry) -> bool:
+    """Also of a model that nobody has described yet."""
+    return model.description is None or model.description.takes_pictures
+
+
+def _tokens_json(prompt: TokenizedPrompt) -> list[dict[str, object]]:
+    return [
+        {"id": one.id, "text": prompt.text[one.start : one.stop], "start": one.start, "stop": one.stop}
+        for one in prompt.tokens
+    ]
+
+
+TGI_ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/", generate_either),
+    ("POST", "/generate", generate),
+    ("POST", "/generate_stream", generate_stream),
+    ("POST", "/invocations", invocations),
+    ("GET", "/info", info),
+    ("POST", "/tokenize", tokenize),
+    ("POST", "/chat_tokenize", chat_tokenize),
+)
