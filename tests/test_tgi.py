@@ -165,6 +165,16 @@ def test_the_root_answers_as_the_hub_does(client: httpx.Client) -> None:
     assert response.headers["x-generated-tokens"] == str(len(stream(client, WHO)))
 
 
+@pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", None])
+def test_a_pictures_file_is_captioned(client: httpx.Client, content_type: str | None) -> None:
+    headers = {"content-type": content_type} if content_type else {}
+    answer = client.post("/", content=png("red", "circle"), headers=headers).json()
+    assert mistakes(answer[0], "GenerateResponse") == []
+    assert says(answer[0]["generated_text"], "red", "circle")
+    broken = client.post("/", content=png("red", "circle")[:200], headers=headers)
+    assert (broken.status_code, broken.json()["error_type"]) == (422, "validation")
+
+
 def test_info_is_the_models(client: httpx.Client) -> None:
     info = client.get("/info").json()
     assert mistakes(info, "Info") == []
@@ -239,6 +249,10 @@ def test_the_hubs_client_generates(hub_client: InferenceClient, client: httpx.Cl
 def test_the_hubs_client_shows_a_picture(hub_client: InferenceClient) -> None:
     prompt = PROMPT.format(picture("green", "triangle") + "What is in this picture?")
     assert says(hub_client.text_generation(prompt), "green", "triangle")
+
+
+def test_the_hubs_client_has_a_picture_captioned(hub_client: InferenceClient) -> None:
+    assert says(hub_client.image_to_text(png("blue", "square")).generated_text, "blue", "square")
 
 
 def test_the_hubs_client_chats(hub_client: InferenceClient) -> None:

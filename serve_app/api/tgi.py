@@ -7,19 +7,22 @@ from pydantic_core import from_json
 
 from serve_app import __version__
 from serve_app.api.body import parse_json
-from serve_app.api.chat_body import ChatBody
+from serve_app.api.caption_body import CaptionRequest
+from serve_app.api.captions import Caption, CaptionTask
 from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.markdown_pictures import split_pictures, with_pictures
-from serve_app.api.openai import chat_request, create_chat_completion
+from serve_app.api.openai import create_chat_completion
 from serve_app.api.pictures import load_pictures
-from serve_app.api.sampling_body import MAX_ANSWERS, MAX_MODEL_CHARACTERS, MAX_STOP_STRINGS
+from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
 from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
-from serve_app.api.tgi_body import GenerateBody, TokenizeBody
-from serve_app.errors import InvalidRequest, UnsupportedTask
-from serve_app.images import ImageUrl
-from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, Text, TokenizedPrompt, Write
+from serve_app.api.tgi_body import DEFAULT_TOKENS, GenerateBody
+from serve_app.api.tgi_model import choose_model, takes_pictures
+from serve_app.api.tgi_tokens import chat_tokenize, tokenize
+from serve_app.errors import InvalidRequest
+from serve_app.images import ImageBytes, ImageUrl
+from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, Write
 
 _NO_LIMIT = 2**31 - 1  # told of a model that states no context length
 
@@ -43,9 +46,14 @@ async def generate_stream(exchange: Exchange, lane: Lane) -> None:
 async def generate_either(exchange: Exchange, lane: Lane) -> None:
     """`POST /`, as the hub's hosted API has it: `stream` decides, and the whole answer is a list of one.
 
-    By default the text of a model without pictures begins with its prompt, as TGI does it here.
+    By default the text of a model without pictures begins with its prompt, as TGI does it here. A body that is a
+    picture's file is captioned.
     """
-    body = parse_json(await exchange.read_body(), GenerateBody)
+    data = await exchange.read_body()
+    if _is_picture(exchange, data):
+        await _caption(exchange, lane, data)
+        return
+    body = parse_json(data, GenerateBody)
     if body.stream:
         await _generate_stream(exchange, lane, body, is_hosted=True)
     else:
@@ -67,13 +75,13 @@ async def invocations(exchange: Exchange, lane: Lane) -> None:
 
 async def info(exchange: Exchange, lane: Lane) -> None:
     """`GET /info`: the model, and what a request may ask of it."""
-    model = _choose(exchange, lane)
+    model = choose_model(exchange, lane)
     context_length = model.description.context_length if model.description else None
     await exchange.send_json(
         {
             "model_id": model.name,
             "model_sha": None,
-            "model_pipeline_tag": "image-text-to-text" if _takes_pictures(model) else "text-generation",
+            "model_pipeline_tag": "image-text-to-text" if takes_pictures(model) else "text-generation",
             "max_concurrent_requests": lane.config.admission.max_waiting_requests,
             "max_best_of": MAX_ANSWERS,
             "max_stop_sequences": MAX_STOP_STRINGS,
@@ -89,34 +97,27 @@ async def info(exchange: Exchange, lane: Lane) -> None:
     )
 
 
-async def tokenize(exchange: Exchange, lane: Lane) -> None:
-    """`POST /tokenize`: the prompt's tokens."""
-    body = parse_json(await exchange.read_body(), TokenizeBody)
-    model = _choose(exchange, lane)
-    request = GenerationRequest(
-        id=exchange.id,
-        model=model.name,
-        messages=(Message("user", (Text(body.inputs),)),),
-        sampling=Sampling(),
-        timeout_s=exchange.remaining_s,
-        raw=RawPrompt(),
-    )
-    await exchange.send_json(_tokens_json(await lane.tokenize(request, exchange.key)))
+def _is_picture(exchange: Exchange, data: bytes) -> bool:
+    """By its type; where that says neither, as curl's and the hub's clients' often doesn't, by its beginning."""
+    content_type = exchange.request.headers.get("content-type", "").lower()
+    return content_type.startswith("image/") or ("json" not in content_type and data.lstrip()[:1] not in (b"{", b""))
 
 
-async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:
-    """`POST /chat_tokenize`: the prompt that the chat template makes of a conversation, and its tokens."""
-    body = parse_json(await exchange.read_body(), ChatBody)
-    if any(part.type != "text" for message in body.messages for part in message.content):
-        raise UnsupportedTask("messages: only text is tokenized: leave the pictures out", "messages")
-    request = await chat_request(exchange, lane, body, _wanted_model(exchange) or body.model)
-    prompt = await lane.tokenize(request, exchange.key)
-    await exchange.send_json({"tokenize_response": _tokens_json(prompt), "templated_text": prompt.text})
+async def _caption(exchange: Exchange, lane: Lane, file: bytes) -> None:
+    """What the hub calls image-to-text: the file's short caption, in the words of its answers."""
+    model = choose_model(exchange, lane, task="caption")
+    model.require_pictures("body")
+    await lane.count_images(exchange.key, 1)
+    sampling = Sampling(max_tokens=DEFAULT_TOKENS, temperature=0.0)
+    wanted = CaptionRequest(model.name, [ImageBytes(file)], ["body"], "short", None, sampling, stream=False)
+    (caption,) = await CaptionTask(exchange, lane, model, wanted).outcomes()
+    assert isinstance(caption, Caption), "a failure of the only picture is raised"
+    await exchange.send_json([{"generated_text": caption.text.strip()}])
 
 
 async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
     """The whole answer; `is_hosted`: as `POST /` has it."""
-    model = _choose(exchange, lane, body.parameters.adapter_id)
+    model = choose_model(exchange, lane, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
     request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
     with named_as_in_tgi():
@@ -133,7 +134,7 @@ async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_ho
 
 
 async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
-    model = _choose(exchange, lane, body.parameters.adapter_id)
+    model = choose_model(exchange, lane, body.parameters.adapter_id)
     if body.parameters.num_answers > 1:
         raise InvalidRequest("parameters.best_of: one answer is streamed: leave it out", "parameters.best_of")
     request = await _request(exchange, lane, body, model, tells_tokens=True)
@@ -151,7 +152,7 @@ def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyl
     parameters = body.parameters
     is_full_text = parameters.return_full_text
     if is_full_text is None:
-        is_full_text = is_hosted and not _takes_pictures(model)
+        is_full_text = is_hosted and not takes_pictures(model)
     return AnswerStyle(body.inputs if is_full_text else "", bool(parameters.details), parameters.seed)
 
 
@@ -160,7 +161,7 @@ async def _request(
 ) -> GenerationRequest:
     """The prompt, its pictures loaded. A model that reads text only reads markdown as text, as in TGI."""
     parameters = body.parameters
-    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if _takes_pictures(model) else [body.inputs]
+    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if takes_pictures(model) else [body.inputs]
     sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
     if sources and parameters.truncate:
         raise InvalidRequest("parameters.truncate: a prompt with pictures can't be cut: leave it out", "parameters")
@@ -173,39 +174,6 @@ async def _request(
         timeout_s=exchange.remaining_s,
         raw=RawPrompt(last_tokens=parameters.truncate),
     )
-
-
-def _choose(exchange: Exchange, lane: Lane, adapter: str | None = None) -> ModelEntry:
-    """The model that answers, or the adapter of it that the request names; it is the exchange's from here on."""
-    wanted = _wanted_model(exchange)
-    model = lane.choose(adapter if adapter is not None else wanted, "chat", exchange.key)
-    if adapter is not None and model.base is None:
-        raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is no adapter but a model", "parameters")
-    if adapter is not None and wanted is not None and model.base != lane.choose(wanted, "chat", exchange.key).name:
-        raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is an adapter of '{model.base}'", "parameters")
-    exchange.set_model(model.name)
-    return model
-
-
-def _wanted_model(exchange: Exchange) -> str | None:
-    """What the header and the query say. Raises `InvalidRequest` where they differ."""
-    headers, query = exchange.request.headers.getlist("x-model"), exchange.request.query_params.getlist("model")
-    given = {*headers, *query}
-    if len(given) > 1 or any(len(name) > MAX_MODEL_CHARACTERS for name in given):
-        raise InvalidRequest("X-Model and ?model=: give the name of one model, in one of them", "X-Model")
-    return given.pop() if given else None
-
-
-def _takes_pictures(model: ModelEntry) -> bool:
-    """Also of a model that nobody has described yet."""
-    return model.description is None or model.description.takes_pictures
-
-
-def _tokens_json(prompt: TokenizedPrompt) -> list[dict[str, object]]:
-    return [
-        {"id": one.id, "text": prompt.text[one.start : one.stop], "start": one.start, "stop": one.stop}
-        for one in prompt.tokens
-    ]
 
 
 TGI_ROUTES: tuple[tuple[str, str, Handler], ...] = (

@@ -21,7 +21,7 @@ from serve_app.api.sampling_body import (
 from serve_app.messages import OutputFormat, Sampling
 from serve_app.output_format import check_output_format
 
-_DEFAULT_TOKENS = 100
+DEFAULT_TOKENS = 100
 
 
 class JsonGrammar(Body):
@@ -109,7 +109,7 @@ class GenerateParameters(Body):
         """`tells_tokens`: the answer says more of each token than its text."""
         needs_logprobs = tells_tokens or self.num_answers > 1
         return Sampling(
-            max_tokens=self.max_new_tokens or _DEFAULT_TOKENS,
+            max_tokens=self.max_new_tokens or DEFAULT_TOKENS,
             temperature=(self.temperature or 1.0) if self.samples else 0.0,
             top_p=self.top_p or 1.0,
             top_k=self.top_k or 0,

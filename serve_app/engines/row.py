@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.output_grammar import Grammar
-from serve_app.engines.prompt import Prompt
+from serve_app.engines.prompt_batch import Prompt
 from serve_app.errors import InvalidRequest, ServeAppError
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, TokenLogprob
 

@@ -18,7 +18,8 @@ from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.delivery import Delivery
 from serve_app.engines.output_grammar import Grammar, GrammarCompiler
-from serve_app.engines.prompt import Prompt, prepare, tokenized
+from serve_app.engines.prompt import prepare, tokenized
+from serve_app.engines.prompt_batch import Prompt
 from serve_app.engines.row import Outcome, Row, RowSampling
 from serve_app.errors import (
     EngineFailed,
