@@ -11,6 +11,7 @@ import pytest
 from tests.malformed_json import NO_OBJECTS
 from tests.own_lane import MODEL, bearer, own_lane
 from tests.test_malformed import check_error, check_serves_on
+from tests.tgi_page import mistakes
 
 WHO = "<|im_start|>User:\nWho are you?<end_of_utterance>\nAssistant:\n"
 
@@ -32,6 +33,12 @@ def test_a_completion_goes_on_with_the_text(client: openai.OpenAI) -> None:
     chat = client.chat.completions.create(model="dummy", messages=[{"role": "user", "content": "Who are you?"}])
     assert chat.choices[0].message.content == answer.choices[0].text
     assert chat.usage == answer.usage
+
+
+def test_tgis_page_knows_this_answer_too(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="tgi", prompt=WHO).model_dump(exclude_none=True)
+    assert answer.pop("object") == "text_completion"
+    assert mistakes(answer, "CompletionFinal") == []
 
 
 def test_sixteen_tokens_unless_asked_for_more(client: openai.OpenAI) -> None:

@@ -8,9 +8,11 @@ import httpx
 import pytest
 
 from serve_app.api.tgi import TGI_ROUTES
+from serve_app.api.tgi_answer import TGI
+from serve_app.errors import ServeAppError, concrete_errors
 from tests.malformed_json import NO_OBJECTS, Case
 from tests.malformed_tgi import tgi_cases
-from tests.own_lane import as_bytes, bearer, own_lane
+from tests.own_lane import MODEL, SCRIPTED, as_bytes, bearer, own_lane
 from tests.test_malformed import OUR_INSIDES
 from tests.tgi_page import mistakes
 
@@ -96,6 +98,66 @@ def test_every_failure_has_tgis_shape(
 ) -> None:
     check(client.post(path, json=body, headers=as_bytes(headers)), status, error_type)
     check_serves_on(client)
+
+
+TYPES = {
+    "overloaded": (429, "overloaded"),
+    "rate_limit_exceeded": (429, "overloaded"),
+    "engine_failed": (424, "generation"),
+    "replica_died": (424, "generation"),
+    "internal_error": (500, "incomplete_generation"),
+    "body_too_large": (413, "validation"),
+    "image_too_large": (413, "validation"),
+}
+
+
+@pytest.mark.parametrize("error", concrete_errors())
+def test_every_error_has_a_status_and_a_type_here(error: type[ServeAppError]) -> None:
+    told = error("change this", "prompt", 1.0)
+    assert mistakes(TGI.error_json(told), "ErrorResponse") == []
+    own = (422, "validation") if error.status == 400 else (error.status, error.code)
+    assert (TGI.status(told), TGI.error_json(told)["error_type"]) == TYPES.get(error.code, own)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """A model with two adapters, one of which is called what others call the default."""
+    model = SCRIPTED.model_copy(update={"adapters": {"pirate": "none", "tgi": "none"}})
+    with (
+        own_lane(tmp_path_factory.mktemp("lane"), model) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("headers", "adapter", "answering"),
+    [
+        ({}, None, MODEL),
+        ({"x-model": "dummy"}, None, MODEL),
+        ({"x-model": "tgi"}, None, "tgi"),
+        ({"x-model": "pirate"}, None, "pirate"),
+        ({}, "pirate", "pirate"),
+        ({"x-model": MODEL}, "pirate", "pirate"),
+    ],
+)
+def test_an_adapter_answers(
+    adapted: httpx.Client, headers: dict[str, str], adapter: str | None, answering: str
+) -> None:
+    body = {"inputs": "!oom", "parameters": {"adapter_id": adapter}}
+    assert f"model '{answering}'" in check(adapted.post("/generate", json=body, headers=headers), 424, "generation")
+
+
+@pytest.mark.parametrize(
+    ("headers", "adapter", "status"),
+    [({}, MODEL, 422), ({}, "nobody", 404), ({"x-model": "pirate"}, "tgi", 422), ({"x-model": "nobody"}, "tgi", 404)],
+)
+def test_an_adapter_that_is_none_is_refused(
+    adapted: httpx.Client, headers: dict[str, str], adapter: str, status: int
+) -> None:
+    body = {"inputs": "hi", "parameters": {"adapter_id": adapter}}
+    refused = adapted.post("/generate", json=body, headers=headers)
+    check(refused, status, "validation" if status == 422 else "model_not_found")
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
