@@ -143,6 +143,15 @@ def test_a_grammar_binds(client: httpx.Client, grammar: dict[str, Any], fits: se
     assert generate(client, WHO, grammar=grammar)["generated_text"] in fits
 
 
+def test_a_grammar_binds_a_chat_too(client: httpx.Client) -> None:
+    for form, said in (
+        ({"type": "json", "value": {"const": 7}}, "7"),
+        ({"type": "regex", "value": "(ab){2}"}, "abab"),
+    ):
+        body = {"messages": [{"role": "user", "content": "Who are you?"}], "response_format": form}
+        assert client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]["content"] == said
+
+
 @pytest.mark.parametrize(("color", "shape"), [("red", "circle"), ("blue", "square")])
 def test_a_picture_in_the_prompt_is_seen(client: httpx.Client, color: str, shape: str) -> None:
     prompt = PROMPT.format(picture(color, shape) + "What is in this picture?")
@@ -244,6 +253,13 @@ def test_the_hubs_client_generates(hub_client: InferenceClient, client: httpx.Cl
     assert ("".join(texts), end) == (expected["generated_text"], "<end_of_utterance>")
     *_, last = hub_client.text_generation(WHO, stream=True, details=True)
     assert (last.generated_text, last.details.finish_reason) == (expected["generated_text"], "eos_token")
+
+
+@pytest.mark.usefixtures("hub_client")
+def test_the_hubs_client_asks_for_info(demo_lane: str) -> None:
+    client = InferenceClient(model=demo_lane, provider="hf-inference", token="sa-all")
+    assert client.get_endpoint_info()["model_id"] == MODEL
+    assert client.health_check()
 
 
 def test_the_hubs_client_shows_a_picture(hub_client: InferenceClient) -> None:

@@ -5,7 +5,7 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from serve_app.api.body import Body, wrong
-from serve_app.api.chat_formats import JsonObjectFormat, JsonSchemaFormat, ResponseFormat, StructuredOutputs
+from serve_app.api.chat_formats import ResponseFormat, StructuredOutputs, TextFormat
 from serve_app.messages import OutputFormat, Sampling
 
 MAX_ANSWERS = 16
@@ -101,6 +101,6 @@ class GenerationBody(SamplingBody):
     def _output_format(self) -> OutputFormat | None:
         if self.structured_outputs is not None:
             return self.structured_outputs.output_format()
-        if isinstance(self.response_format, JsonObjectFormat | JsonSchemaFormat):
-            return self.response_format.output_format()
-        return None
+        if self.response_format is None or isinstance(self.response_format, TextFormat):
+            return None
+        return self.response_format.output_format()

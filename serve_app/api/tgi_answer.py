@@ -14,6 +14,7 @@ from serve_app.errors import EngineFailed, InternalError, Overloaded, RateLimite
 from serve_app.messages import Chunk, TokenLogprob
 
 _EVENT_START = b"data:"
+_FARTHEST = 8  # characters that tokens may have said before one whose own text is found
 _TYPES: tuple[tuple[tuple[type[ServeAppError], ...], int, str], ...] = (
     ((RateLimited, Overloaded), 429, "overloaded"),
     ((EngineFailed, ReplicaDied), 424, "generation"),
@@ -85,7 +86,7 @@ def _details(chunk: Chunk, style: AnswerStyle) -> dict[str, Any]:
         "generated_tokens": chunk.num_tokens,
         "seed": style.seed,
         "prefill": [],
-        "tokens": [_token_json(one, one.token) for one in chunk.logprobs],
+        "tokens": [_token_json(*told) for told in _with_texts(chunk)],
         **({"top_tokens": top_tokens} if any(top_tokens) else {}),
     }
 
@@ -107,8 +108,7 @@ def _top_json(one: TokenLogprob) -> list[dict[str, Any]]:
 class TokenEvents:
     """The events of one streamed answer, as `EventEncoder` wants them: one a token, the last one with the whole text.
 
-    The texts of all tokens that aren't special are the generated text. A chunk that has several tokens says its
-    text with the last of these, as TGI does with a character of which each token is only a part.
+    The texts of all tokens that aren't special are the generated text.
     """
 
     def __init__(self, style: AnswerStyle) -> None:
@@ -151,13 +151,28 @@ class TokenEvents:
 
 
 def _with_texts(chunk: Chunk) -> Iterator[tuple[TokenLogprob, str]]:
-    """The chunk's tokens, and what each adds to the text; a special one only shows its name."""
+    """The chunk's tokens, and what each adds to the text; a special one only shows its name.
+
+    All texts but those are the chunk's. A token alone may decode otherwise: a part of a character adds nothing, and
+    the last part all of it; a space in front is missing.
+    """
     # A chunk without a token ends an answer whose last token had no text, or none to be told.
     tokens = chunk.logprobs or (TokenLogprob("", 0.0, is_special=not chunk.text),)
-    # Text that was held back comes with whatever ended the answer; that isn't shown as special then.
-    teller = max((n for n, one in enumerate(tokens) if not one.is_special), default=len(tokens) - 1)
+    texts = [one.token if one.is_special else "" for one in tokens]
+    at, waiting = 0, None
     for number, one in enumerate(tokens):
-        if number == teller and (chunk.text or not one.is_special):
-            yield one, chunk.text
-        else:
-            yield one, one.token if one.is_special else ""
+        if one.is_special:
+            continue
+        found = chunk.text.find(one.token, at, at + len(one.token) + _FARTHEST) if one.token else -1
+        if found < 0:
+            waiting = number
+            continue
+        teller = number if waiting is None else waiting
+        texts[teller] = chunk.text[at:found]
+        texts[number] += one.token
+        at, waiting = found + len(one.token), None
+    if rest := chunk.text[at:]:
+        # Text that was held back may come with the special token that ends the answer: that isn't shown as one then.
+        teller = max((number for number, one in enumerate(tokens) if not one.is_special), default=len(tokens) - 1)
+        texts[teller] = ("" if tokens[teller].is_special else texts[teller]) + rest
+    yield from zip(tokens, texts, strict=True)

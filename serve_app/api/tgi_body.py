@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from serve_app.api.body import Body, wrong
+from serve_app.api.chat_formats import JsonGrammar, RegexGrammar, UsableSchema
 from serve_app.api.sampling_body import (
     MAX_ANSWERS,
     MAX_MODEL_CHARACTERS,
@@ -19,32 +20,13 @@ from serve_app.api.sampling_body import (
     few_and_not_empty,
 )
 from serve_app.messages import OutputFormat, Sampling
-from serve_app.output_format import check_output_format
 
 DEFAULT_TOKENS = 100
 
 
-class JsonGrammar(Body):
-    """`value` is the schema, or its text."""
-
-    type: Literal["json"]
-    value: dict[str, Any] | str
-
-    def output_format(self) -> OutputFormat:
-        return OutputFormat("json_schema", self.value if isinstance(self.value, str) else json.dumps(self.value))
-
-
-class RegexGrammar(Body):
-    type: Literal["regex"]
-    value: str
-
-    def output_format(self) -> OutputFormat:
-        return OutputFormat("regex", self.value)
-
-
 class NamedSchema(Body):
     name: str | None = None
-    schema_: dict[str, Any] = Field(alias="schema")
+    schema_: UsableSchema = Field(alias="schema")
 
 
 class JsonSchemaGrammar(Body):
@@ -98,11 +80,6 @@ class GenerateParameters(Body):
             raise wrong("best_of", "greedy answers are all alike: set do_sample, or leave best_of out")
         if self.num_answers > 1 and self.seed is not None:
             raise wrong("seed", "with best_of above 1 there is no one seed: leave it out")
-        if self.grammar is not None:
-            try:
-                check_output_format(self.grammar.output_format())
-            except ValueError as exc:
-                raise wrong("grammar", str(exc)) from exc
         return self
 
     def sampling(self, *, tells_tokens: bool) -> Sampling:
