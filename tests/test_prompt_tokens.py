@@ -1,5 +1,7 @@
 """Raw prompts as tokens: one bos, a cut start, and the places of tokens in the text."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.prompt_tokens import cut_start, text_tokens, with_one_bos
+from serve_app.errors import RequestError
 from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, Text
 from tests import tiny_models
-from tests.tiny_engine import chunks_of, started
+from tests.tiny_engine import chunks_of, picture, request, started
 
 
 def tokenizer_with_bos() -> Any:
@@ -66,17 +69,44 @@ async def test_a_raw_prompt_is_the_tokenizers_own_and_no_template_goes_around_it
         return GenerationRequest("id", "tiny", (Message("user", (Text(text),)),), sampling, 60, raw=raw)
 
     async with started(folder) as engine:
-        for request in (
+        for each in (
             asked("abc", RawPrompt()),
             asked("<s>abc", RawPrompt()),
             asked("a long text before abc", RawPrompt(last_tokens=4)),
             asked("", RawPrompt(tokens=tuple(ids[0].tolist()))),
         ):
-            chunks = await chunks_of(engine, request)
+            chunks = await chunks_of(engine, each)
             assert chunks[0].num_prompt_tokens == 4
             assert [one.id for chunk in chunks for one in chunk.logprobs] == wanted
         told = await engine.tokenize(asked("abc", RawPrompt()))
         assert [one.id for one in told.tokens] == ids[0].tolist()
+
+
+async def test_a_model_without_a_template_reads_chats_raw(checkpoints: dict[str, Path]) -> None:
+    async with started(checkpoints["plain"]) as engine:
+        told = [
+            await chunks_of(engine, asked) for asked in (request("abc"), replace(request("abc"), raw=RawPrompt()))
+        ]
+    assert [one.text for one in told[0]] == [one.text for one in told[1]]
+    assert told[0][0].num_prompt_tokens == told[1][0].num_prompt_tokens
+
+
+@pytest.mark.parametrize("name", ["llava", "idefics3"])
+async def test_pictures_stand_where_they_stood(checkpoints: dict[str, Path], name: str) -> None:
+    one, two = picture(32, 32, 1), picture(32, 32, 2)
+    asked = [request(*parts) for parts in ((one, "abc", two), (two, "abc", one), ("abc", one, two))]
+    async with started(checkpoints[name]) as engine:
+        told = [await chunks_of(engine, replace(each, raw=RawPrompt())) for each in asked]
+        chat = await chunks_of(engine, request(one, "abc", two))
+        with pytest.raises(RequestError, match="stands for a picture"):
+            await chunks_of(engine, replace(request("a <image> b"), raw=RawPrompt()))
+        with pytest.raises(RequestError, match="stands for a picture"):
+            await chunks_of(engine, replace(request(), raw=RawPrompt(tokens=(10, 3))))
+        with pytest.raises(RequestError, match="pictures"):
+            await engine.tokenize(replace(asked[0], raw=RawPrompt()))
+    assert len({chunks[0].num_prompt_tokens for chunks in told}) == 1
+    assert told[0][0].num_prompt_tokens < chat[0].num_prompt_tokens
+    assert len({"".join(chunk.text for chunk in chunks) for chunks in told}) == 3
 
 
 @pytest.mark.parametrize(

@@ -35,3 +35,8 @@ def _as_json_schema(schema: Any) -> Any:
     if isinstance(said.get("properties"), dict) and "type" in said:
         said["additionalProperties"] = False
     return {"anyOf": [said, {"type": "null"}]} if said.pop("nullable", None) is True else said
+
+
+def properties(name: str) -> set[str]:
+    """The fields that the page gives an object."""
+    return set(_schemas()[name]["properties"])
