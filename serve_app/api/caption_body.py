@@ -7,8 +7,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from starlette.datastructures import FormData, UploadFile
 
 from serve_app.api.body import Body, parse_json, shortened, validate, wrong
-from serve_app.api.chat_body import MAX_MODEL_CHARACTERS, SamplingBody
 from serve_app.api.exchange import Exchange
+from serve_app.api.sampling_body import MAX_MODEL_CHARACTERS, SamplingBody
 from serve_app.errors import InvalidRequest
 from serve_app.families import Style
 from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text

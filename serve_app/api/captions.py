@@ -4,11 +4,11 @@ One picture or several, as JSON (URL, data URI or base64) or as a multipart uplo
 generation, all at once; a bad picture has its own error and never shifts another's caption.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
+from serve_app.api.all_at_once import all_at_once
 from serve_app.api.caption_body import CaptionRequest, read_caption_request
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.lane import Lane, ModelEntry
@@ -16,8 +16,6 @@ from serve_app.api.usage import Usage
 from serve_app.errors import ClientTooSlow, ServeAppError, TooManyImages, error_json
 from serve_app.families import caption_prompt
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, Message, Text, Write, merged
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ class CaptionTask:
             self._exchange.count_tokens(chunks[0].num_tokens)
             return Caption.of(index, self._prompt, chunks[0])
 
-        found = await _all_at_once(outcome, len(self._wanted.sources))
+        found = await all_at_once(outcome, len(self._wanted.sources))
         failures = [one for one in found if isinstance(one, Failure)]
         if len(failures) == len(found):
             raise _no_caption(failures)
@@ -156,7 +154,7 @@ class CaptionTask:
                 else:
                     early.append(failure)
 
-        await _all_at_once(caption, len(self._wanted.sources))
+        await all_at_once(caption, len(self._wanted.sources))
         if not has_begun:
             raise _no_caption(sorted(early, key=lambda failure: failure.index))
         write(DONE_EVENT)
@@ -171,16 +169,6 @@ class CaptionTask:
             sampling=self._wanted.sampling,
             timeout_s=self._exchange.remaining_s,
         )
-
-
-async def _all_at_once(do: Callable[[int], Coroutine[Any, Any, T]], count: int) -> list[T]:
-    """What `do` gives for 0 to count - 1. The first that raises ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(do(index)) for index in range(count)]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]
 
 
 def _no_caption(failures: Sequence[Failure]) -> ServeAppError:
