@@ -21,7 +21,7 @@ from prometheus_client import CollectorRegistry
 from serve_app.admission import Admission
 from serve_app.api.lane import Lane
 from serve_app.budget import Budget
-from serve_app.config import HttpConfig, KeysConfig, ModelConfig
+from serve_app.config import Family, HttpConfig, KeysConfig, ModelConfig
 from serve_app.engines.scripted_engine import ScriptedEngine
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
@@ -68,11 +68,14 @@ def write_keys(path: Path) -> None:
 
 
 @contextmanager
-def own_lane(folder: Path, **http: Any) -> Iterator[httpx.URL]:
-    """The lane's address while the block runs. It keeps its file of keys in `folder`; `http` are further limits."""
+def own_lane(folder: Path, family: Family = "generic", **http: Any) -> Iterator[httpx.URL]:
+    """The lane's address while the block runs. It keeps its file of keys in `folder`; `http` are further limits.
+
+    Its model is asked for captions as one of `family`.
+    """
     write_keys(folder / "keys.yaml")
     config = uvicorn.Config(
-        _lane_app(folder / "keys.yaml", http),
+        _lane_app(folder / "keys.yaml", family, http),
         port=0,
         http="httptools",
         log_level="critical",
@@ -93,7 +96,7 @@ def own_lane(folder: Path, **http: Any) -> Iterator[httpx.URL]:
         thread.join()
 
 
-def _lane_app(keys_file: Path, more: dict[str, Any]) -> Any:
+def _lane_app(keys_file: Path, family: Family, more: dict[str, Any]) -> Any:
     http = HttpConfig(
         **more,
         keys=KeysConfig(file=str(keys_file)),
@@ -101,9 +104,8 @@ def _lane_app(keys_file: Path, more: dict[str, Any]) -> Any:
         max_header_bytes=MAX_HEADER_BYTES,
         max_images_per_request=MAX_IMAGES,
     )
-    model = ModelConfig(
-        source="none", engine="scripted", engine_args={"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
-    )
+    script = {"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
+    model = ModelConfig(source="none", engine="scripted", family=family, engine_args=script)
     metrics = Metrics(CollectorRegistry(), [MODEL])
     replica = Replica(MODEL, model, ScriptedEngine(model), metrics)
     asyncio.run(replica.start())
