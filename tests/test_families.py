@@ -1,6 +1,7 @@
 """Families: every style has its prompt, the authors' words are theirs, and what a family lacks is refused by name."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from serve_app.config import Family
 from serve_app.demo import STYLE_PROMPTS
 from serve_app.errors import InvalidRequest
-from serve_app.families import FAMILIES, STYLES, caption_prompt, family_of
+from serve_app.families import FAMILIES, STYLES, CaptionFamily, caption_prompt, family_of
 from serve_app.families.family import LENGTHS
 from serve_app.families.joycaption import ALPHA_TWO, ALPHA_TWO_TYPES, BETA_ONE, BETA_ONE_TYPES
 from serve_app.families.wish import Wish, worded
@@ -64,12 +65,11 @@ def test_the_families_are_those_that_a_config_may_name() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
-def test_every_family_says_itself_in_full(family: object) -> None:
-    assert family in FAMILIES.values()
-    names = [style.name for style in family.styles]  # type: ignore[attr-defined]
+def test_every_family_says_itself_in_full(family: CaptionFamily) -> None:
+    names = [style.name for style in family.styles]
     assert len(set(names)) == len(names)
     assert "short" in names
-    for style in family.styles:  # type: ignore[attr-defined]
+    for style in family.styles:
         assert (style.in_words is None) == (style.at_length is None)
         if style.in_words is not None and style.at_length is not None:
             assert style.in_words.count("{word_count}") == 1
@@ -174,6 +174,24 @@ def test_florence_is_sent_its_task(task: str, own: str | None, sent: str) -> Non
     words = worded(FAMILIES["florence2"], Wish(task=task, prompt=own))
     assert words.prompt == sent
     assert words.task is not None
+
+
+def test_a_prompt_that_begins_with_a_task_is_read_as_that_task() -> None:
+    words = worded(FAMILIES["florence2"], Wish(prompt="<OPEN_VOCABULARY_DETECTION>a car"))
+    assert words.task is not None
+    assert (words.prompt, words.task.reading) == ("<OPEN_VOCABULARY_DETECTION>a car", "boxes or polygons")
+    assert worded(FAMILIES["florence2"], Wish(prompt="What is it?")).task is None
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_the_models_page_has_every_family_with_its_styles(family: CaptionFamily) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "models.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{family.name}` |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[1] == ", ".join(f"`{style.name}`" for style in family.styles)
+    assert (cells[2] == "yes") == any(style.takes_lengths for style in family.styles)
+    assert (int(cells[3]), int(cells[4])) == (len(family.options), len(family.tasks))
+    assert (cells[5] == "any") == family.speaks_languages
 
 
 @pytest.mark.parametrize(

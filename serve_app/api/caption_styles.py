@@ -22,9 +22,9 @@ async def list_caption_styles(exchange: Exchange, lane: Lane) -> None:
             name = shortened(name)
             raise InvalidRequest(f"{name}: unknown in the query{nearest_hint(name, ['model'])}", name)
     model = _model(exchange, lane, query.get("model"))
-    if model.description is None:
+    if model.family is None:
         raise ModelNotReady(f"model '{model.name}' hasn't told its family yet: it is {model.state}", "model")
-    family = family_named(model.description.family)
+    family = family_named(model.family)
     await exchange.send_json({"object": "caption.styles", "model": model.name} | family_json(family))
 
 

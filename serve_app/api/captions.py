@@ -55,7 +55,7 @@ class CaptionTask:
         self._model = model
         self._wanted = wanted
         fields = wanted.fields
-        family = family_named(model.description.family if model.description else "generic")
+        family = family_named(model.family or "generic")
         words = _words(family, fields)
         self._sampling = fields.sampling()
         self._asked = _asked(family, words, fields)

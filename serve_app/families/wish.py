@@ -54,12 +54,13 @@ def worded(family: CaptionFamily, wish: Wish) -> Words:
         return _worded_task(family, wish)
     if wish.prompt is not None:
         _refuse_beside(wish, "prompt", ("style", "length", "options", "name"))
-        prompt = wish.prompt + _in_language(family, language, "prompt")
-        return Words(prompt, family.system, language=language)
+        prompt = wish.prompt + _in_language(family, language)
+        task = next((task for task in family.tasks if prompt.startswith(task.token)), None)
+        return Words(prompt, family.system, task, language)
     style = _style(family, wish.style or "short")
     prompt = _at_length(family, style, wish.length).replace("{code}", (language or ENGLISH).code)
     prompt = " ".join([prompt, *_options(family, wish)])
-    prompt += "" if "{code}" in style.prompt else _in_language(family, language, "language")
+    prompt += "" if "{code}" in style.prompt else _in_language(family, language)
     return Words(prompt, family.system, language=language or ENGLISH, lists_tags=style.lists_tags)
 
 
@@ -154,12 +155,10 @@ def _language(family: CaptionFamily, wanted: str | None) -> Language | None:
     return language
 
 
-def _in_language(family: CaptionFamily, language: Language | None, field: str) -> str:
+def _in_language(family: CaptionFamily, language: Language | None) -> str:
     """What is added to a prompt; models write English by themselves."""
     if language is None or language == ENGLISH:
         return ""
     if family.in_language is None:
-        raise InvalidRequest(
-            f"language: with a {field} of your own, say the language in it: leave this out", "language"
-        )
+        raise InvalidRequest("language: there is a prompt of your own: say the language in it", "language")
     return family.in_language.replace("{language}", language.name)
