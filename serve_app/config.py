@@ -16,8 +16,9 @@ from serve_app.strict import Strict, nearest_hint
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Family = Literal[
-    "generic", "joycaption", "blip", "blip2", "instructblip", "florence2", "kosmos2", "paligemma", "minicpm"
-]
+    "generic", "joycaption", "joycaption-alpha-two", "blip", "blip2", "instructblip", "florence2", "git", "kosmos2",
+    "paligemma", "minicpm", "qwen-vl", "internvl", "llava",
+]  # fmt: skip
 _VLLM_MAX_NUM_SEQS = 256  # `vllm serve`'s default on most GPUs; the engine alone takes 128
 _LEAST_LOOK_BACK_S = 15.0  # Ray's processes report every 10 s, and it wants to look back further than that
 VLLM_MEMORY_SHARE = 0.92  # of each GPU's memory: vLLM's own default

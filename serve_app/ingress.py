@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from serve_app.api.caption_styles import list_caption_styles
 from serve_app.api.captions import create_captions
 from serve_app.api.completions import create_completion
 from serve_app.api.dialect import OPENAI, Dialect
@@ -43,6 +44,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", create_chat_completion),
     ("POST", "/v1/completions", create_completion),
     ("POST", "/v1/captions", create_captions),
+    ("GET", "/v1/captions/styles", list_caption_styles),
     ("GET", "/v1/models", list_models),
     ("GET", "/v1/models/{id:path}", retrieve_model),
     ("DELETE", "/v1/requests/{id}", cancel_request),

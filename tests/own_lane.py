@@ -40,9 +40,14 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "blind": {"images_per_minute": 1},
 }
 START_TIMEOUT_S = 60.0  # transformers takes its time to be imported
-SCRIPTED = ModelConfig(
-    source="none", engine="scripted", engine_args={"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
-)
+
+
+def scripted(**more: Any) -> ModelConfig:
+    script = {"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
+    return ModelConfig(source="none", engine="scripted", engine_args=script, **more)
+
+
+SCRIPTED = scripted()
 
 
 def bearer(name: str) -> dict[str, str]:

@@ -39,7 +39,7 @@ READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
 class ModelEntry:
     """A model as the lane knows it. `description` is None until a replica has told it once.
 
-    Until then `declared_tasks` are known, where the model's args name any.
+    Until then `declared_tasks` and `declared_family` are known, where the model's args name any.
     """
 
     name: str
@@ -51,6 +51,12 @@ class ModelEntry:
     num_replicas: int = 0  # that can answer now
     weights: Mapping[str, float] | None = None  # of an alias: the share of requests that each model gets
     declared_tasks: tuple[str, ...] = ()
+    declared_family: str | None = None
+
+    @property
+    def family(self) -> str | None:
+        """How it is prompted for captions, where anybody has told."""
+        return self.description.family if self.description else self.declared_family
 
     @property
     def is_ready(self) -> bool:

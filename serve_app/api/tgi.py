@@ -7,8 +7,10 @@ from pydantic_core import from_json
 
 from serve_app import __version__
 from serve_app.api.body import parse_json
+from serve_app.api.caption_answer import Caption
 from serve_app.api.caption_body import CaptionRequest
-from serve_app.api.captions import Caption, CaptionTask
+from serve_app.api.caption_fields import CaptionFields
+from serve_app.api.captions import CaptionTask
 from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane, ModelEntry
@@ -22,7 +24,7 @@ from serve_app.api.tgi_model import choose_model, takes_pictures
 from serve_app.api.tgi_tokens import chat_tokenize, tokenize
 from serve_app.errors import InvalidRequest
 from serve_app.images import ImageBytes, ImageUrl
-from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, Write
+from serve_app.messages import GenerationRequest, Message, RawPrompt, Write
 
 _NO_LIMIT = 2**31 - 1  # told of a model that states no context length
 
@@ -108,11 +110,11 @@ async def _caption(exchange: Exchange, lane: Lane, file: bytes) -> None:
     model = choose_model(exchange, lane, task="caption")
     model.require_pictures("body")
     await lane.count_images(exchange.key, 1)
-    sampling = Sampling(max_tokens=DEFAULT_TOKENS, temperature=0.0)
-    wanted = CaptionRequest(model.name, [ImageBytes(file)], ["body"], "short", None, sampling, stream=False)
+    fields = CaptionFields(model=model.name, max_tokens=DEFAULT_TOKENS)
+    wanted = CaptionRequest(fields, [ImageBytes(file)], ["body"])
     (caption,) = await CaptionTask(exchange, lane, model, wanted).outcomes()
     assert isinstance(caption, Caption), "a failure of the only picture is raised"
-    await exchange.send_json([{"generated_text": caption.text.strip()}])
+    await exchange.send_json([{"generated_text": caption.as_json()["caption"].strip()}])
 
 
 async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:

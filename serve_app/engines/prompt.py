@@ -7,7 +7,7 @@ the plain texts, a line each.
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
+from jinja2 import TemplateError, UndefinedError
 from PIL import Image
 
 from serve_app.engines.checkpoint import Checkpoint
@@ -145,10 +145,26 @@ def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
         return _plain_inputs(checkpoint, request)
     content = _parts if checkpoint.takes_pictures else _joined_text
     conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
-    inputs = processor.apply_chat_template(
-        conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-    )
+    try:
+        inputs = processor.apply_chat_template(
+            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+        )
+    except (UndefinedError, TypeError):
+        if not checkpoint.takes_pictures:
+            raise
+        return _string_inputs(processor, request)
     return dict(inputs)
+
+
+def _string_inputs(processor: Any, request: GenerationRequest) -> dict[str, Any]:
+    """For chat templates that want each message as one string and place the picture themselves: JoyCaption's."""
+    conversation = [{"role": m.role, "content": _joined_text(m)} for m in request.messages]
+    prompt = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    has_start = bool(processor.tokenizer.bos_token) and prompt.startswith(processor.tokenizer.bos_token)
+    pictures = [_image(p) for p in request.pictures]
+    return dict(
+        processor(text=[prompt], images=pictures or None, add_special_tokens=not has_start, return_tensors="pt")
+    )
 
 
 def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:

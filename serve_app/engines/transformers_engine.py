@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 
 from serve_app.config import Family, ModelConfig
-from serve_app.engines.answer_text import AnswerText
+from serve_app.engines.answer_text import AnswerText, Decode
 from serve_app.engines.batch_worker import BatchWorker
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.context import answer_limit, deadline_error
@@ -224,14 +224,22 @@ def _row(
         prompt=prompt,
         max_tokens=max_tokens,
         sampling=_row_sampling(request, index, checkpoint),
-        answer=AnswerText(
-            partial(decode, skip_special_tokens=True), request.sampling.stop, request.sampling.keeps_stop
-        ),
+        answer=AnswerText(_decode_answer(checkpoint), request.sampling.stop, request.sampling.keeps_stop),
         token_text=lambda token: str(decode([token])),
         received_s=received_s,
         special_ids=checkpoint.special_ids,
         grammar=grammar,
     )
+
+
+def _decode_answer(checkpoint: Checkpoint) -> Decode:
+    """Token ids to an answer's text: without special tokens, but for those that say something."""
+    tokenizer = checkpoint.decoding_tokenizer
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    if not checkpoint.architecture.says_places:
+        return partial(decode, skip_special_tokens=True)
+    silent = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "mask", "image")}
+    return lambda tokens: str(decode([token for token in tokens if token not in silent]))
 
 
 def _row_sampling(request: GenerationRequest, index: int, checkpoint: Checkpoint) -> RowSampling:
