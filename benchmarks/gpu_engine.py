@@ -60,7 +60,7 @@ def caption_request(number: int, family: str, max_tokens: int = MAX_TOKENS) -> G
     colors = list(pictures.COLORS)
     image = pictures.draw(colors[number % len(colors)], pictures.SHAPES[number % len(pictures.SHAPES)], (96, 96))
     picture = Picture(image.width, image.height, image.tobytes())
-    prompt = caption_prompt(family, "short" if family == "blip" else "detailed")  # the BLIPs know one prompt, none
+    prompt = caption_prompt(family, "short" if family in ("blip", "git") else "detailed")  # these are asked nothing
     return text_request(number, picture, Text(prompt), max_tokens=max_tokens)
 
 

@@ -40,6 +40,7 @@ from serve_app.messages import (
     ModelDescription,
     ModelHandle,
     StreamTotal,
+    TokenizedPrompt,
 )
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
@@ -177,6 +178,10 @@ class ModelDeployment:
         """Sends the answer's events to the ingress's address; the work stops if they can't get there."""
         outlet = await self._outlets.open(address)
         yield await until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
+
+    async def tokenize(self, request: GenerationRequest) -> AsyncIterator[TokenizedPrompt]:
+        """The prompt that the request would make."""
+        yield await self._model.tokenize(request)
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         http, sidecar = self._config.http, SidecarLink(self._config.metrics_application)

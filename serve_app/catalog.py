@@ -159,7 +159,8 @@ class Catalog:
             application = status.applications.get(name)
             entry = _with_state(self._entries[name], application)
             if name in self._declarations:
-                entry = replace(entry, declared_tasks=self._declarations[name].tasks)
+                declared = self._declarations[name]
+                entry = replace(entry, declared_tasks=declared.tasks, declared_family=declared.family)
             if name in unplaced:
                 entry = _without_room(entry, unplaced[name])
             if entry.state == "loading" and entry.reason == STARTING:

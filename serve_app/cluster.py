@@ -42,6 +42,7 @@ class Declaration:
 
     tasks: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
+    family: str | None = None
 
 
 def unplaced() -> dict[str, str]:
@@ -85,8 +86,13 @@ def declarations() -> dict[str, Declaration]:
     deployed = {name: app.get("deployed_app_config") or {} for name, app in _applications().items()}
     args = {name: config.get("args") or {} for name, config in deployed.items()}
     return {
-        name: Declaration(_tuple(given.get("tasks")), _tuple(given.get("adapters"))) for name, given in args.items()
+        name: Declaration(_tuple(given.get("tasks")), _tuple(given.get("adapters")), _family(given.get("family")))
+        for name, given in args.items()
     }
+
+
+def _family(value: Any) -> str | None:
+    return str(value) if value not in (None, "auto") else None
 
 
 def _tuple(values: Any) -> tuple[str, ...]:

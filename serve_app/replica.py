@@ -23,6 +23,7 @@ from serve_app.messages import (
     StreamTotal,
     Task,
     Text,
+    TokenizedPrompt,
     Write,
     merged,
 )
@@ -103,6 +104,9 @@ class Replica:
             num_writes += 1
             write(events)
         return StreamTotal(num_tokens, num_writes, num_prompt_tokens)
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        return await self._engine.tokenize(request)
 
     async def _warm_up(self) -> None:
         """A few tokens from the engine itself, so that no metric counts them."""

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from serve_app.errors import EngineFailed, ReplicaDied
-from serve_app.messages import Chunk, EventEncoder, GenerationRequest, StreamTotal, Write
+from serve_app.messages import Chunk, EventEncoder, GenerationRequest, StreamTotal, TokenizedPrompt, Write
 from serve_app.replica import Replica
 
 logger = logging.getLogger("serve_app")
@@ -40,6 +40,10 @@ class WatchedReplica:
     async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
         async with self._watching():
             return await self._replica.stream(request, encoder, write)
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        async with self._watching():
+            return await self._replica.tokenize(request)
 
     async def check_health(self) -> None:
         """As the replica's. One failure is enough, where Ray Serve would wait for three."""

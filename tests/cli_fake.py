@@ -30,7 +30,7 @@ class FakeApi:
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
-        self.forms: list[dict[str, str]] = []
+        self.forms: list[dict[str, Any]] = []
         self.chats: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.sees: Callable[[Request], None] = lambda request: None
@@ -65,6 +65,8 @@ class FakeApi:
             assert isinstance(upload, UploadFile)
             content = (await upload.read()).decode()
             self.forms.append({key: value for key, value in form.items() if isinstance(value, str)})
+            if options := form.getlist("options"):
+                self.forms[-1]["options"] = options
         self.seen[content] += 1
         await asyncio.sleep(self.delay_s)
         if response := self.fault(content, self.seen[content]):

@@ -4,7 +4,7 @@ import json
 
 from PIL import Image
 
-from serve_app.ingress import ROUTES
+from serve_app.ingress import ROUTES, TGI_PATHS
 from tests.malformed_json import CHAT, NO_OBJECTS, USER, Case
 from tests.own_lane import MAX_BODY_BYTES, MAX_HEADER_BYTES, bearer
 from tests.pictures import b64, encode
@@ -18,15 +18,28 @@ GOOD_CAPTION = json.dumps({"image": PICTURE}).encode()
 # Each value is wrong, and the field itself is named.
 FIELDS: dict[str, tuple[str, ...]] = {
     "model": ("5", "[]", json.dumps("x" * 300)),
-    "style": ("null", "5", '""', '"poem"', '"Short"', '["short"]'),
+    "style": ("5", '""', '"poem"', '["short"]', json.dumps("x" * 201)),
+    "length": ("0", "-1", "1001", "1.5", "true", '""', '"50"', '"huge"', "[]", json.dumps("x" * 201), "9" * 60),
+    "options": ("5", '"include_lighting"', '["include_lighting"]', "{}", json.dumps(["x"] * 33)),
+    "name": ("5", '""', '"Ann"', json.dumps("x" * 101)),
+    "language": ("5", '""', '"klingon"', json.dumps("x" * 201)),
+    "task": ("5", '""', '"od"'),
     "prompt": ("5", '""', "[]"),
+    "format": ("5", '"yaml"', "[]", "true"),
+    "guard": ("5", '"yes"', "[]"),
+    "n": ("0", "17", "1.5", '"2"', "2"),  # the last at temperature 0
     "temperature": ("-0.1", "2.1", '"0"', "true", "1e999"),
     "top_p": ("0", "1.1"),
+    "top_k": ("-2", "1.5"),
+    "min_p": ("-0.1", "1.1"),
+    "repetition_penalty": ("0", "11"),
+    "frequency_penalty": ("3",),
+    "presence_penalty": ("-3",),
     "max_tokens": ("0", "-1", "1.5", "true", '"5"', "9" * 60),
+    "min_tokens": ("-1", "9" * 60),
     "seed": ("1.5", "9223372036854775808"),
     "stop": ("5", '[""]', json.dumps(["x"] * 17)),
     "stream": ("null", "1", '"yes"'),
-    "n": ("2",),  # chat's, and not here
     "messages": ("[]",),
     "stile": ('"short"',),
 }
@@ -54,6 +67,25 @@ BODIES: tuple[tuple[str, str, str], ...] = (
     ('{"images": [[]]}', "images[0]", "base64"),
     (f'{{"images": ["{PICTURE}", {{}}]}}', "images[1]", "exactly one"),
     (f'{{"images": ["{PICTURE}", {{"url": 5}}]}}', "images[1].url", "string"),
+    (f'{{"image": "{PICTURE}", "prompt": "hi", "style": "short"}}', "style", "there is a prompt as well"),
+    (f'{{"image": "{PICTURE}", "prompt": "hi", "length": 50}}', "length", "there is a prompt as well"),
+    (f'{{"image": "{PICTURE}", "style": "short", "length": "longish"}}', "length", "did you mean"),
+    (f'{{"image": "{PICTURE}", "style": "detail"}}', "style", "did you mean 'detailed'"),
+    (f'{{"image": "{PICTURE}", "language": "germn"}}', "language", "did you mean 'German'"),
+    (f'{{"image": "{PICTURE}", "guard": true, "stream": true}}', "guard", "can't be taken back"),
+    (f'{{"image": "{PICTURE}", "guard": true, "n": 2, "temperature": 1}}', "guard", "leave out n"),
+    (f'{{"image": "{PICTURE}", "guard": {{"retries": 6}}}}', "guard.retries", "less"),
+    (f'{{"image": "{PICTURE}", "guard": {{"retry": 1}}}}', "guard.retry", "did you mean 'retries'"),
+    (f'{{"image": "{PICTURE}", "guard": {{"checks": []}}}}', "guard.checks", "at least 1"),
+    (f'{{"image": "{PICTURE}", "guard": {{"checks": ["loops"]}}}}', "guard.checks", "did you mean 'loop'"),
+    (f'{{"image": "{PICTURE}", "guard": {{"checks": [5]}}}}', "guard.checks[0]", ""),
+    (f'{{"image": "{PICTURE}", "format": "tags", "style": "short"}}', "format", "lists no tags"),
+    (f'{{"image": "{PICTURE}", "format": {{"type": "tags", "schema": {{}}}}}}', "format.schema", "has none"),
+    (f'{{"image": "{PICTURE}", "format": {{"type": "json", "schema": 5}}}}', "format.schema", "object"),
+    (f'{{"image": "{PICTURE}", "format": {{}}}}', "format.type", "missing"),
+    (f'{{"image": "{PICTURE}", "format": {{"type": "xml"}}}}', "format.type", "'json'"),
+    (f'{{"image": "{PICTURE}", "format": "json", "task": "od"}}', "format", "a form of its own"),
+    (f'{{"image": "{PICTURE}", "min_tokens": 9, "max_tokens": 5}}', "min_tokens", "lower it"),
 )
 
 # (an image, its code); each is one JSON text
@@ -118,7 +150,7 @@ FORMS: dict[str, tuple[bytes, str | None, str]] = {
     "a file in a field with a long name": (part("x" * 1000, FILE, "x.png") + END, "x" * 100 + "…", "no file"),
     "an unknown field": (UPLOAD + part("stile", b"short") + END, "stile", "did you mean 'style'"),
     "a field with a long name": (UPLOAD + part("x" * 1000, b"") + END, "x" * 100 + "…", "such a long name"),
-    "a style that isn't there": (UPLOAD + part("style", b"poem") + END, "style", "'short'"),
+    "a style that isn't there": (UPLOAD + part("style", b"poem") + END, "style", "detailed, short, tags"),
     "a style twice": (UPLOAD + part("style", b"short") + part("style", b"tags") + END, "style", "twice"),
     "a model twice": (UPLOAD + part("model", b"script") * 2 + END, "model", "twice"),
     "an empty prompt": (UPLOAD + part("prompt", b"") + END, "prompt", "at least 1"),
@@ -135,6 +167,15 @@ FORMS: dict[str, tuple[bytes, str | None, str]] = {
     "17 stops": (UPLOAD + part("stop", b"x") * 17 + END, "stop", "up to 16"),
     "200 fields": (UPLOAD + b"".join(part(f"f{n}", b"") for n in range(200)) + END, None, "Too many fields"),
     "25 files": (UPLOAD * 25 + END, None, "Too many files"),
+    "a length in words that is none": (UPLOAD + part("length", b"huge") + END, "length", "very long"),
+    "a length of no words": (UPLOAD + part("length", b"0") + END, "length", "greater"),
+    "a length of many digits": (UPLOAD + part("length", b"9" * 5000) + END, "length", "integer"),
+    "options for a model that has none": (UPLOAD + part("options", b"a") * 2 + END, "options", "have none"),
+    "a format that isn't there": (UPLOAD + part("format", b"yaml") + END, "format", "'tags'"),
+    "a format in broken JSON": (UPLOAD + part("format", b"{") + END, "format", "JSON"),
+    "a guard that is a word": (UPLOAD + part("guard", b"yes") + END, "guard", "object"),
+    "a guard of many retries": (UPLOAD + part("guard", b'{"retries": 9}') + END, "guard.retries", "less"),
+    "a task of another model": (UPLOAD + part("task", b"od") + END, "task", "Florence-2"),
     "a form in a form": (b"--edge\r\n" + _NESTED + b"--inner\r\n\r\nx\r\n--inner--\r\n" + END, "image", "no file"),
 }  # fmt: skip
 
@@ -178,6 +219,10 @@ OTHERS: dict[str, Case] = {
                                headers={"content-type": "application/x-www-form-urlencoded"}),
     "a bare picture": Case(FILE, None, "JSON", path=CAPTIONS, headers={"content-type": "image/png"}),
     "no content type": Case(FILE, None, "JSON", path=CAPTIONS, headers={"content-type": ""}),
+    "styles of another model": Case(b"", "model", "did you mean 'script'", 404, "model_not_found", "GET",
+                                    "/v1/captions/styles?model=scrip"),
+    "styles asked with another word": Case(b"", "mode", "did you mean 'model'", method="GET",
+                                           path="/v1/captions/styles?mode=script"),
     "another model's caption": Case(json.dumps({"image": PICTURE, "model": "scrip"}).encode(), "model",
                                     "did you mean 'script'", 404, "model_not_found", path=CAPTIONS),
     "a picture in chat that is none": Case(json.dumps({"messages": [{"role": "user", "content": [
@@ -199,7 +244,8 @@ _BAD_KEYS: dict[str, str | bytes] = {
     "the key in capitals": "Bearer SA-ALL", "a long key": "Bearer " + "x" * 600, "no ASCII": b"Bearer s\xc3\xa4",
     "quotes": 'Bearer "sa-all"', "a hash": "Bearer " + "0" * 64,
 }  # fmt: skip
-_ALLOWED = {path: method for method, path, _ in ROUTES}
+# TGI's routes have errors of their own shape.
+_ALLOWED = {path: method for method, path, _ in ROUTES if path not in TGI_PATHS}
 
 
 def header_cases() -> dict[str, Case]:
@@ -235,7 +281,7 @@ def _with_headers(case: Case, headers: dict[str, str]) -> Case:
 
 
 NO_ROUTES = (
-    "/", "//", "/v1", "/v1/", "/v1/chat", "/v1/chat/completion", "/v1/completions", "/v1/embeddings", "/v2/models",
+    "/v1", "/v1/", "/v1/chat", "/v1/chat/completion", "/v1/completion", "/v1/embeddings", "/v2/models",
     "/V1/models", "/v1/caption", "/v1/model", "/v1/requests", "/v1/requests/", "/v1/requests/a/b", "/metrics",
     "/docs", "/openapi.json", "/.env", "/v1/../etc/passwd", "/v1/%2e%2e/x", "/%00", "/%ff", "/v1/chat%2Fcompletion",
     "/" + "x" * 5000,

@@ -137,3 +137,55 @@ def test_max_tokens_ends_a_caption(client: httpx.Client) -> None:
     (caption,) = client.post("/v1/captions", json={"image": b64(RED_CIRCLE), "max_tokens": 2}).json()["data"]
     assert caption["finish_reason"] == "length"
     assert caption["usage"]["completion_tokens"] == 2
+
+
+def test_a_length_is_asked_for_and_told(client: httpx.Client) -> None:
+    answer = client.post("/v1/captions", json={"image": b64(RED_CIRCLE), "style": "detailed", "length": 20})
+    (caption,) = answer.json()["data"]
+    assert caption["prompt"] == "Describe this picture in at most 20 words."
+    assert caption["caption"]
+    assert caption["timing"]["total_s"] > 0
+
+
+def test_tags_come_as_a_list_and_an_object_as_an_object(client: httpx.Client) -> None:
+    (tags,) = client.post("/v1/captions", json={"image": b64(RED_CIRCLE), "format": "tags"}).json()["data"]
+    assert tags["prompt"] == caption_prompt("generic", "tags")
+    assert "red" in " ".join(tags["tags"])
+    schema = {
+        "type": "object",
+        "properties": {"shape": {"enum": ["circle", "square"]}},
+        "required": ["shape"],
+        "additionalProperties": False,
+    }
+    body = {"image": b64(RED_CIRCLE), "format": {"type": "json", "schema": schema}, "max_tokens": 60}
+    body["frequency_penalty"] = 2  # else the demo model, which knows no JSON, fills it with empty lines
+    (held,) = client.post("/v1/captions", json=body).json()["data"]
+    assert held["json"]["shape"] in ("circle", "square")
+
+
+def test_several_captions_of_one_picture(client: httpx.Client) -> None:
+    body = {"image": b64(RED_CIRCLE), "n": 3, "temperature": 0.7, "seed": 5}
+    (caption,) = client.post("/v1/captions", json=body).json()["data"]
+    assert len(caption["captions"]) == 3
+    assert caption["captions"][0]["caption"] == caption["caption"]
+    assert all(one["finish_reason"] == "stop" for one in caption["captions"])
+
+
+def test_the_guard_looks_at_what_a_model_wrote(client: httpx.Client) -> None:
+    body = {"images": [b64(RED_CIRCLE), b64(BLUE_SQUARE)], "guard": True}
+    answer = client.post("/v1/captions", json=body).json()
+    assert [one["guard"]["passed"] for one in answer["data"]] == [True, True]
+    cut = client.post("/v1/captions", json={**body, "guard": {"retries": 1}, "max_tokens": 1}).json()
+    for one in cut["data"]:
+        assert one["guard"]["findings"] == ["truncated"]
+        assert len(one["guard"]["attempts"]) == 2
+        assert one["usage"]["completion_tokens"] == 2
+
+
+def test_the_demo_model_says_what_it_understands(client: httpx.Client) -> None:
+    answer = client.get("/v1/captions/styles", params={"model": "demo"}).json()
+    assert {style["name"]: style["prompt"] for style in answer["styles"]} == {
+        style: caption_prompt("generic", style) for style in STYLES
+    }
+    refused = client.get("/v1/captions/styles", params={"model": "script"}).json()
+    assert refused["error"]["code"] == "unsupported_task"

@@ -273,13 +273,14 @@ ASLEEP = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY)
 
 async def test_what_a_sleeping_model_can_do_is_known_from_its_args(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else nobody could wake it by its adapter's name, and it might be woken for a task that it doesn't do."""
-    told = {"talk": Declaration(("chat",), ("tuned",)), "see": Declaration()}
+    told = {"talk": Declaration(("chat",), ("tuned",)), "see": Declaration(family="joycaption")}
     catalog = Catalog(describe, nothing_loads, declarations=lambda: told)
     await reasons_of(monkeypatch, catalog, talk=ASLEEP, tuned=None, see=ASLEEP)
     tuned = catalog.find("tuned")
     assert (tuned.state, tuned.base, catalog.application_of("tuned")) == ("scaled_to_zero", "talk", "talk")
     assert catalog.choose("tuned", "chat").name == "tuned"
     assert catalog.choose(None, "caption").name == "see"
+    assert (catalog.find("see").family, catalog.find("talk").family) == ("joycaption", None)
     with pytest.raises(UnsupportedTask):
         catalog.choose("tuned", "caption")
 

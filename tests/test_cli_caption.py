@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
 from tests.cli_fake import FakeApi, failure, free_port, run
 
@@ -53,6 +53,33 @@ def test_the_row_says_what_was_asked_and_answered(url: str, tmp_path: Path) -> N
         "asked_model": None, "finish_reason": "stop",
         "usage": {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10},
     }  # fmt: skip
+
+
+DETAIL = ("--length", "80", "--option", "include_lighting", "--option", "exclude_text", "--name", "Ann")
+
+
+@pytest.mark.parametrize("output", ["o.jsonl", "o.csv"])
+def test_length_options_and_name_are_sent_and_decide_what_counts_as_done(
+    api: FakeApi, url: str, tmp_path: Path, output: str
+) -> None:
+    write(tmp_path, "a.jpg")
+    asked = ("caption", "a.jpg", "-o", output, "--style", "Descriptive")
+    for detail in (DETAIL, DETAIL, (), DETAIL[:2], DETAIL[:2], ()):
+        done = run(*asked, *detail, url=url, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    sent = {"style": "Descriptive", "length": "80", "options": ["include_lighting", "exclude_text"], "name": "Ann"}
+    assert api.forms == [sent, {"style": "Descriptive"}, {"style": "Descriptive", "length": "80"}]
+
+
+def test_an_option_that_isnt_there_ends_the_run(api: FakeApi, url: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "b.jpg")
+    api.fault = lambda content, _: JSONResponse(
+        {"error": {"message": "options[0]: 'x' is unknown", "type": "t", "param": "options[0]", "code": "c"}}, 400
+    )
+    done = run("caption", ".", "-o", "o.jsonl", "--option", "x", url=url, cwd=tmp_path)
+    assert done.returncode == 2
+    assert b"'x' is unknown" in done.stderr
+    assert sum(api.seen.values()) <= 2
 
 
 NASTY: list[str | bytes] = [
@@ -208,7 +235,6 @@ def test_what_concerns_the_run_ends_it(
         ([".", "-o", "out.xml"], "name a file that ends in .jsonl or .csv, or write txt"),
         ([".", "-o", "taken.jsonl"], "holds something else than captions"),
         ([".", "--url", "localhost:8000"], "isn't an address"),
-        ([".", "--style", "poem"], "poem"),
     ],
 )
 def test_mistakes_are_named(url: str, tmp_path: Path, arguments: list[str], sentence: str) -> None:

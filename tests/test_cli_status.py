@@ -6,9 +6,7 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from importlib import import_module
 from pathlib import Path
-from typing import get_args
 
 import httpx
 import pytest
@@ -16,7 +14,6 @@ from starlette.responses import JSONResponse
 
 from serve_app.cli import client
 from serve_app.cli.errors import CliError
-from serve_app.families import STYLES
 from tests.cli_fake import FakeApi, failure, free_port, run, serving
 
 MODELS = {
@@ -120,10 +117,6 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, serve_app.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
-
-
-def test_styles_are_the_families() -> None:
-    assert get_args(import_module("serve_app.cli.caption").Style) == STYLES
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ def full(clock: Clock) -> Sidecar:
         ingress, replica = Process(clock, "ingress", f"in-{num}"), Process(clock, "model", f"re-{num}")
         with ingress.metrics.request("demo") as tracker, ingress.metrics.image("demo"):
             tracker.first_token()
+            ingress.metrics.caption_checked("demo", ())
         with replica.metrics.generation("demo") as generation:
             generation.started()
         replica.generate(5)

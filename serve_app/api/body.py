@@ -10,7 +10,8 @@ from serve_app.strict import Strict
 
 _LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
 _LONGEST_SENTENCE = 1000
-_TAGS = frozenset({"text", "image_url", "json_object", "json_schema"})  # of unions that are told apart by `type`
+# Of unions that are told apart by `type`.
+_TAGS = frozenset({"text", "image_url", "json_object", "json_schema", "json", "regex"})
 _OBJECT_TYPES = frozenset({"model_type", "dict_type", "model_attributes_type"})
 
 

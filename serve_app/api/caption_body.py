@@ -4,15 +4,18 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
 from serve_app.api.body import Body, parse_json, shortened, validate, wrong
-from serve_app.api.chat_body import MAX_MODEL_CHARACTERS, SamplingBody
+from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.exchange import Exchange
 from serve_app.errors import InvalidRequest
-from serve_app.families import Style
 from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
-from serve_app.messages import Sampling
+
+_LISTS = ("stop", "options")  # fields that a form may have more than once
+_DOCUMENTS = ("format", "guard")  # fields that a form may say in JSON
+_LONGEST_NUMBER = 10  # digits
 
 
 class ImageObject(Body):
@@ -43,16 +46,11 @@ def _object_from_text(value: Any) -> Any:
 Image = Annotated[ImageObject, BeforeValidator(_object_from_text)]
 
 
-class CaptionBody(SamplingBody):
-    """The body of `POST /v1/captions`. `prompt` overrides `style`; the default temperature is 0, greedy."""
+class CaptionBody(CaptionFields):
+    """The body of `POST /v1/captions`."""
 
-    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     image: Image | None = None
     images: list[Image] | None = Field(None, min_length=1)
-    style: Style = "short"
-    prompt: str | None = Field(None, min_length=1)
-    temperature: float | None = Field(0.0, ge=0, le=2)
-    stream: bool = False
 
     @model_validator(mode="after")
     def _image_or_images(self) -> "CaptionBody":
@@ -61,27 +59,17 @@ class CaptionBody(SamplingBody):
         return self
 
 
-class CaptionForm(SamplingBody):
+class CaptionForm(CaptionFields):
     """The multipart form's fields beside the uploaded `image` files."""
-
-    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
-    style: Style = "short"
-    prompt: str | None = Field(None, min_length=1)
-    temperature: float | None = Field(0.0, ge=0, le=2)
-    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
     """What both encodings of the request come to; `params` name each picture in the client's spelling."""
 
-    model: str | None
+    fields: CaptionFields
     sources: list[ImageSource]
     params: list[str]
-    style: Style
-    prompt: str | None
-    sampling: Sampling
-    stream: bool
 
 
 async def read_caption_request(exchange: Exchange, max_images: int) -> CaptionRequest:
@@ -95,7 +83,7 @@ async def read_caption_request(exchange: Exchange, max_images: int) -> CaptionRe
     else:
         assert body.image is not None, "validated above"
         images, params = [body.image], ["image"]
-    return _request(body, [image.source() for image in images], params)
+    return CaptionRequest(body, [image.source() for image in images], params)
 
 
 async def _read_form(exchange: Exchange, max_images: int) -> CaptionRequest:
@@ -106,7 +94,7 @@ async def _read_form(exchange: Exchange, max_images: int) -> CaptionRequest:
     finally:
         await form.close()
     params = [f"image[{i}]" for i in range(len(sources))] if len(sources) > 1 else ["image"]
-    return _request(validate(_fields(form), CaptionForm, strict=False), sources, params)
+    return CaptionRequest(validate(_fields(form), CaptionForm, strict=False), sources, params)
 
 
 def _uploads(form: FormData) -> list[UploadFile]:
@@ -124,27 +112,28 @@ def _uploads(form: FormData) -> list[UploadFile]:
 
 
 def _fields(form: FormData) -> dict[str, Any]:
-    """The form's texts. Raises `InvalidRequest` where one comes twice, unless it is a list's."""
+    """The form's values. Raises `InvalidRequest` where one comes twice, unless it is a list's."""
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             continue
-        if name == "stop":
+        if name in _LISTS:
             fields.setdefault(name, []).append(value)
         elif name in fields:
             name = shortened(name)
             raise InvalidRequest(f"{name}: the form has it twice: send it once", name)
         else:
-            fields[name] = value
+            fields[name] = _from_text(name, value)
     return fields
 
 
-def _request(body: CaptionBody | CaptionForm, sources: list[ImageSource], params: list[str]) -> CaptionRequest:
-    sampling = Sampling(
-        max_tokens=body.max_tokens,
-        temperature=body.temperature,
-        top_p=body.top_p,
-        stop=tuple(body.stop or ()),
-        seed=body.seed,
-    )
-    return CaptionRequest(body.model, sources, params, body.style, body.prompt, sampling, body.stream)
+def _from_text(name: str, value: str) -> Any:
+    """A form has texts only: a number of words, and what JSON says by an object, a list or a truth value."""
+    if name == "length" and value.isascii() and value.isdigit() and len(value) < _LONGEST_NUMBER:
+        return int(value)
+    if name in _DOCUMENTS and value.lstrip().startswith(("{", "true", "false")):
+        try:
+            return from_json(value, allow_inf_nan=False)
+        except ValueError as exc:
+            raise InvalidRequest(f"{name}: it is no valid JSON: {exc}", name) from exc
+    return value

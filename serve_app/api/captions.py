@@ -1,87 +1,31 @@
-"""Our own dialect: `POST /v1/captions`, pictures in and captions out.
+"""Our own dialect: `POST /v1/captions`, pictures in and captions out, and which styles a model understands.
 
 One picture or several, as JSON (URL, data URI or base64) or as a multipart upload. Each picture is its own
 generation, all at once; a bad picture has its own error and never shifts another's caption.
 """
 
-import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+import time
+from collections.abc import Sequence
+from typing import Any
 
+from serve_app.api.all_at_once import all_at_once
+from serve_app.api.caption_answer import Asked, Caption, CaptionEvents, Failure, Outcome
 from serve_app.api.caption_body import CaptionRequest, read_caption_request
+from serve_app.api.caption_fields import CaptionFields
+from serve_app.api.caption_guard import CaptionGuard
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.usage import Usage
-from serve_app.errors import ClientTooSlow, ServeAppError, TooManyImages, error_json
-from serve_app.families import caption_prompt
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Message, Text, Write, merged
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Caption:
-    """A finished caption of the picture at `index`."""
-
-    index: int
-    text: str
-    prompt: str
-    finish_reason: FinishReason | None
-    usage: Usage
-
-    @classmethod
-    def of(cls, index: int, prompt: str, whole: Chunk) -> "Caption":
-        """From the one chunk that says a whole answer."""
-        return cls(index, whole.text, prompt, whole.finish_reason, Usage.of([whole]))
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "object": "caption",
-            "index": self.index,
-            "caption": self.text.strip(),
-            "prompt": self.prompt,
-            "finish_reason": self.finish_reason,
-            "usage": self.usage.as_json(),
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why the picture at `index` has no caption."""
-
-    index: int
-    error: ServeAppError
-
-    def as_json(self) -> dict[str, Any]:
-        return {"object": "error", "index": self.index} | error_json(self.error)
-
-
-Outcome = Caption | Failure
-
-
-class CaptionEvents:
-    """The events of one picture's streamed caption, as `EventEncoder` wants them: its pieces, then the whole."""
-
-    def __init__(self, index: int, prompt: str) -> None:
-        self._index = index
-        self._prompt = prompt
-        self._chunks: list[Chunk] = []
-
-    def encode(self, chunk: Chunk) -> bytes:
-        self._chunks.append(chunk)
-        if not chunk.text:
-            return b""
-        return event_bytes({"object": "caption.chunk", "index": self._index, "delta": chunk.text})
-
-    def end(self) -> bytes:
-        return event_bytes(Caption.of(self._index, self._prompt, merged(self._chunks)[0]).as_json())
+from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooManyImages
+from serve_app.families import CaptionFamily, family_named
+from serve_app.families.wish import Words, worded
+from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text, Write
 
 
 async def create_captions(exchange: Exchange, lane: Lane) -> None:
     """`POST /v1/captions`, JSON or multipart, streamed or not."""
     wanted = await read_caption_request(exchange, lane.config.max_images_per_request)
-    model = lane.choose(wanted.model, "caption", exchange.key)
+    model = lane.choose(wanted.fields.model, "caption", exchange.key)
     exchange.set_model(model.name)
     if len(wanted.sources) > lane.config.max_images_per_request:
         raise TooManyImages(
@@ -89,41 +33,70 @@ async def create_captions(exchange: Exchange, lane: Lane) -> None:
             "send several requests", "images",
         )  # fmt: skip
     model.require_pictures(wanted.params[0])
-    await lane.count_images(exchange.key, len(wanted.sources))
     task = CaptionTask(exchange, lane, model, wanted)
-    if wanted.stream:
+    await lane.count_images(exchange.key, len(wanted.sources))
+    if wanted.fields.stream:
         await exchange.send_events(task.stream)
     else:
         await exchange.send_json(_answer(exchange, model.name, await task.outcomes()))
 
 
 class CaptionTask:
-    """The pictures of one request, each captioned apart from the others, all at once."""
+    """The pictures of one request, each captioned apart from the others, all at once.
+
+    Raises `InvalidRequest` for wishes that the model's family can't grant.
+    """
 
     def __init__(self, exchange: Exchange, lane: Lane, model: ModelEntry, wanted: CaptionRequest) -> None:
         self._exchange = exchange
         self._lane = lane
         self._model = model
         self._wanted = wanted
-        family = model.description.family if model.description else "generic"
-        self._prompt = wanted.prompt or caption_prompt(family, wanted.style)
+        fields = wanted.fields
+        family = family_named(model.family or "generic")
+        words = _words(family, fields)
+        self._sampling = fields.sampling()
+        self._asked = _asked(family, words, fields)
+        self._guard = CaptionGuard(fields.guard, self._asked, words) if fields.guard else None
 
     async def outcomes(self) -> list[Outcome]:
         """Every picture's caption or failure, in order. Raises where no picture has a caption."""
 
         async def outcome(index: int) -> Outcome:
             try:
-                chunks = await self._lane.answer(await self._request(index), self._exchange.key)
+                return await self._caption(index)
             except ServeAppError as error:
                 return Failure(index, error)
-            self._exchange.count_tokens(chunks[0].num_tokens)
-            return Caption.of(index, self._prompt, chunks[0])
 
-        found = await _all_at_once(outcome, len(self._wanted.sources))
+        found = await all_at_once(outcome, len(self._wanted.sources))
         failures = [one for one in found if isinstance(one, Failure)]
         if len(failures) == len(found):
             raise _no_caption(failures)
         return found
+
+    async def _caption(self, index: int) -> Caption:
+        begun_s = time.monotonic()
+        picture = await self._picture(index)
+        image_s = time.monotonic() - begun_s
+
+        async def ask(attempt: int, sampling: Sampling) -> Chunk:
+            return (await self._answer(index, picture, attempt, sampling))[0]
+
+        if self._guard is None:
+            chunks = await self._answer(index, picture, 0, self._sampling)
+            usage, report = Usage.of(chunks), None
+        else:
+            guarded = await self._guard.run(ask, self._sampling, lambda: self._exchange.remaining_s)
+            for attempt in guarded.attempts:
+                self._lane.metrics.caption_checked(self._model.name, attempt.found)
+            chunks = (guarded.chunks[guarded.chosen],)
+            usage, report = Usage.total(Usage.of([chunk]) for chunk in guarded.chunks), guarded.report()
+        return Caption(index, self._asked, chunks, image_s, usage, time.monotonic() - begun_s, report)
+
+    async def _answer(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
+        chunks = await self._lane.answer(self._request(index, picture, attempt, sampling), self._exchange.key)
+        self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
+        return chunks
 
     async def stream(self, write: Write) -> None:
         """Every picture's events as they come, and `[DONE]`. Raises where no picture has a caption.
@@ -143,8 +116,10 @@ class CaptionTask:
 
         async def caption(index: int) -> None:
             try:
-                encoder = CaptionEvents(index, self._prompt)
-                request = await self._request(index)
+                begun_s = time.monotonic()
+                picture = await self._picture(index)
+                encoder = CaptionEvents(index, self._asked, time.monotonic() - begun_s)
+                request = self._request(index, picture, 0, self._sampling)
                 total = await self._lane.stream(request, encoder, begin, self._exchange.key)
                 self._exchange.count_tokens(total.num_tokens)
             except ClientTooSlow:
@@ -156,31 +131,45 @@ class CaptionTask:
                 else:
                     early.append(failure)
 
-        await _all_at_once(caption, len(self._wanted.sources))
+        await all_at_once(caption, len(self._wanted.sources))
         if not has_begun:
             raise _no_caption(sorted(early, key=lambda failure: failure.index))
         write(DONE_EVENT)
 
-    async def _request(self, index: int) -> GenerationRequest:
+    async def _picture(self, index: int) -> Picture:
         source, param = self._wanted.sources[index], self._wanted.params[index]
-        picture = await self._exchange.in_time(self._lane.load_picture(self._model, source, param))
+        return await self._exchange.in_time(self._lane.load_picture(self._model, source, param))
+
+    def _request(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> GenerationRequest:
+        system = self._asked.system
+        user = Message("user", (picture, Text(self._asked.prompt)))
         return GenerationRequest(
-            id=f"{self._exchange.id}-{index}",
+            id=f"{self._exchange.id}-{index}" + (f"-{attempt}" if attempt else ""),
             model=self._model.name,
-            messages=(Message("user", (picture, Text(self._prompt))),),
-            sampling=self._wanted.sampling,
+            messages=(Message("system", (Text(system),)), user) if system is not None else (user,),
+            sampling=sampling,
             timeout_s=self._exchange.remaining_s,
         )
 
 
-async def _all_at_once(do: Callable[[int], Coroutine[Any, Any, T]], count: int) -> list[T]:
-    """What `do` gives for 0 to count - 1. The first that raises ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(do(index)) for index in range(count)]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]
+def _words(family: CaptionFamily, fields: CaptionFields) -> Words:
+    """Raises `InvalidRequest`, also where tags are wanted of a style that lists none."""
+    has_tags = any(style.lists_tags for style in family.styles)
+    if fields.form == "tags" and not has_tags and fields.style is None and fields.prompt is None:
+        raise InvalidRequest(
+            f"format: models of the family '{family.name}' have no style of tags: ask with a prompt", "format"
+        )
+    words = worded(family, fields.wish())
+    if fields.form == "tags" and words.lists_tags is False:
+        raise InvalidRequest(f"format: the style '{fields.style}' lists no tags: leave out one of the two", "format")
+    return words
+
+
+def _asked(family: CaptionFamily, words: Words, fields: CaptionFields) -> Asked:
+    reading = words.task.reading if words.task else "text"
+    if family.grounding is not None and family.grounding in words.prompt:
+        reading = "entities"
+    return Asked(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_captions)
 
 
 def _no_caption(failures: Sequence[Failure]) -> ServeAppError:

@@ -10,7 +10,7 @@ from json.encoder import encode_basestring  # json.dumps of a bare string, at a 
 from typing import Any
 
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
-from serve_app.api.usage import Usage
+from serve_app.api.usage import RunningUsage, Usage
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
 
 
@@ -67,30 +67,24 @@ def _logprob_json(one: TokenLogprob) -> dict[str, Any]:
 class ChatEvents:
     """The events of one streamed chat answer, as `EventEncoder` wants them."""
 
-    def __init__(
-        self, answer_id: str, created_s: int, model: str, include_usage: bool, counts_along: bool = False
-    ) -> None:
-        """Usage comes at the end if at all; `counts_along` tells it with every event, as it is by then."""
+    def __init__(self, answer_id: str, created_s: int, model: str, usage: RunningUsage) -> None:
         self._frame = {
             "id": answer_id,
             "object": "chat.completion.chunk",
             "created": created_s,
             "model": model,
         }
-        self._include_usage = include_usage
-        self._counts_along = include_usage and counts_along
+        self._usage = usage
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: what stands before and after a piece of text
-        self._num_tokens = 0
-        self._first: Chunk | None = None
 
     def encode(self, chunk: Chunk) -> bytes:
         """An answer's first chunk is preceded by its role, its last one followed by how it finished."""
-        self._num_tokens += chunk.num_tokens
+        self._usage.count(chunk)
         head = b""
         if chunk.index not in self._around:
             head = self._begin(chunk)
         before, after = self._around[chunk.index]
-        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._counts_along):
+        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._usage.is_told_along):
             text = chunk.text
             events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
@@ -103,15 +97,11 @@ class ChatEvents:
 
     def end(self) -> bytes:
         """The usage where it was asked for, and `[DONE]`."""
-        if not (self._include_usage and self._first):
+        if not (self._usage.is_told and self._usage.total):
             return DONE_EVENT
-        return event_bytes(self._frame | {"choices": [], "usage": self._usage(self._first)}) + DONE_EVENT
-
-    def _usage(self, first: Chunk) -> dict[str, Any]:
-        return Usage(first.num_prompt_tokens, self._num_tokens, first.num_cached_tokens).as_json()
+        return event_bytes(self._frame | {"choices": [], "usage": self._usage.total.as_json()}) + DONE_EVENT
 
     def _begin(self, chunk: Chunk) -> bytes:
-        self._first = self._first or chunk
         event = self._event(chunk.index, {"role": "assistant", "content": ""})
         text_event = self._event(chunk.index, {"content": ""})
         before, after = text_event.split(b'{"content":""}')
@@ -122,10 +112,7 @@ class ChatEvents:
         self, index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        event = self._frame | {"choices": [choice]}
-        if self._include_usage:
-            event["usage"] = self._usage(self._first) if self._counts_along and self._first else None
-        return event_bytes(event)
+        return event_bytes(self._frame | {"choices": [choice]} | self._usage.field)
 
 
 def _delta(chunk: Chunk) -> dict[str, Any]:

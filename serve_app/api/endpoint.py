@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
 from serve_app.errors import (
@@ -42,15 +43,18 @@ _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 class Endpoint:
     """An ASGI app that runs one handler. `is_counted`: whether it stands in the metrics; `is_open`: to anyone."""
 
-    def __init__(self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False) -> None:
+    def __init__(
+        self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False, dialect: Dialect = OPENAI
+    ) -> None:
         self._handler = handler
+        self._dialect = dialect
         self._lane = lane
         self._is_counted = is_counted
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config, tracker)
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._dialect)
         with tracker if self._is_counted else nullcontext():
             exchange.outcome = await self._run(exchange)
             tracker.outcome(exchange.outcome)

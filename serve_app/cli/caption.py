@@ -1,14 +1,12 @@
 """`serve-app caption`: pictures in, captions out, however many there are."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
-
-Style = Literal["short", "detailed", "tags"]  # those of families.py, which is slow to import
 
 
 def caption(
@@ -16,7 +14,12 @@ def caption(
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
-    style: Annotated[Style | None, typer.Option(help="How to caption. Left out: short.")] = None,
+    style: Annotated[
+        str | None, typer.Option(help="short, detailed, tags or one of the model's own. Left out: short.")
+    ] = None,
+    length: Annotated[str | None, typer.Option(help="Words, or: very short, short, medium-length, long …")] = None,
+    option: Annotated[list[str] | None, typer.Option(help="One of the model's extra options; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option(help="What a person in the picture is called (JoyCaption).")] = None,
     prompt: Annotated[str | None, typer.Option(help="Your own words instead of a style.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest caption, in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same captions.")] = None,
@@ -36,11 +39,12 @@ def caption(
     serve-app caption cat.jpg
     serve-app caption holiday/ --output captions.jsonl
     serve-app caption holiday/ --style tags --output txt
+    serve-app caption holiday/ --style descriptive --length 80 --option include_lighting
 
     With --output the run can be stopped at any moment: the same command
     continues where it stopped. Pictures that failed wait for --retry-failed.
-    A row counts for the model, style and prompt that were asked when it was
-    made; asking otherwise adds rows of its own. With txt a picture whose text
+    A row counts for the model, style, length, options, name and prompt that were
+    asked when it was made; asking otherwise adds rows of its own. With txt a picture whose text
     file is there is done, and failures stand in serve-app-failures.jsonl.
 
     Exit codes: 0 all captioned, 1 some failed, 2 the command can't work,
@@ -53,7 +57,7 @@ def caption(
     kind = _output_kind(output)
     if overwrite and retry_failed:
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
-    request = CaptionRequest(Asked(model, style, prompt), max_tokens, seed)
+    request = CaptionRequest(Asked(model, style, prompt, length, tuple(option or ()), name), max_tokens, seed)
     session = Session(
         url=url, api_key=api_key, pictures=pictures, is_recursive=recursive, request=request, kind=kind,
         output=output, is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,

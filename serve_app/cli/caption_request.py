@@ -18,7 +18,7 @@ from serve_app.cli.rows import Asked, Row
 # so that `concurrency` pictures always fit in memory; services take far less
 LARGEST_FILE_BYTES = 256 * 1024 * 1024
 # the request's own settings: another picture would be refused alike
-_RUN_PARAMS = {"model", "style", "prompt", "max_tokens", "seed"}
+_RUN_PARAMS = {"model", "style", "length", "options", "name", "prompt", "max_tokens", "seed"}
 _RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_not_allowed"}
 
 
@@ -47,10 +47,17 @@ class CaptionRequest:
     seed: int | None = None
 
     @property
-    def fields(self) -> dict[str, str]:
+    def fields(self) -> dict[str, str | list[str]]:
         """The form's fields; what isn't asked is left to the service's defaults."""
         asked = self.asked
-        fields = {"model": asked.model, "style": asked.style, "prompt": asked.prompt}
+        fields: dict[str, str | list[str] | None] = {
+            "model": asked.model,
+            "style": asked.style,
+            "length": asked.length,
+            "options": list(asked.options) or None,
+            "name": asked.name,
+            "prompt": asked.prompt,
+        }
         fields |= {name: str(n) for name in ("max_tokens", "seed") if (n := getattr(self, name)) is not None}
         return {name: value for name, value in fields.items() if value is not None}
 
@@ -97,9 +104,14 @@ class CaptionRequest:
         if error.status >= 500:
             raise Broken(row)
         is_about_run = error.status in (401, 403, 404, 405) or error.status < 400
-        if is_about_run or error.code in _RUN_CODES or error.param in _RUN_PARAMS:
+        if is_about_run or error.code in _RUN_CODES or _field(error.param) in _RUN_PARAMS:
             raise error
         return row
+
+
+def _field(param: str | None) -> str | None:
+    """Of `options[2]` the field."""
+    return param.partition("[")[0] if param else None
 
 
 def _read(file: str) -> bytes:

@@ -16,11 +16,29 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What decides whether a picture's row counts as this run's: model, style and prompt as asked, or None."""
+    """What decides whether a picture's row counts as this run's: as it was asked, None where it wasn't."""
 
     model: str | None = None
     style: str | None = None
     prompt: str | None = None
+    length: str | None = None
+    options: tuple[str, ...] = ()
+    name: str | None = None
+
+    @property
+    def detail(self) -> str | None:
+        """Length, options and name as one JSON text, which rows have where any of them was asked."""
+        asked = {"length": self.length, "options": list(self.options) or None, "name": self.name}
+        told = {name: value for name, value in asked.items() if value is not None}
+        return json.dumps(told) if told else None
+
+    @classmethod
+    def of_row(cls, model: str | None, style: str | None, prompt: str | None, detail: str | None) -> "Asked":
+        """From what a row says. Raises `ValueError` where that is none of ours."""
+        told = json.loads(detail) if detail else {}
+        if not isinstance(told, dict):
+            raise ValueError("no detail of ours")
+        return cls(model, style, prompt, told.get("length"), tuple(told.get("options") or ()), told.get("name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,7 @@ class JsonLines:
 
     def encode(self, row: Row) -> bytes:
         asked = {"style": row.asked.style, "prompt": row.asked.prompt, "asked_model": row.asked.model}
+        asked |= {"detail": row.asked.detail} if row.asked.detail else {}
         value: dict[str, Any] = {"file": row.file}
         if row.is_failed:
             value |= {"error": {"code": row.error_code, "message": row.error_message}} | asked
@@ -90,7 +109,8 @@ class JsonLines:
     def _row(self, line: bytes) -> Row | None:
         try:
             value = json.loads(line)
-            row = Row(value["file"], Asked(value["asked_model"], value["style"], value["prompt"]))
+            asked = Asked.of_row(value["asked_model"], value["style"], value["prompt"], value.get("detail"))
+            row = Row(value["file"], asked)
             if not isinstance(row.file, str):
                 return None
             if "error" in value:
@@ -106,7 +126,7 @@ class CsvRecords:
 
     columns = (
         "file", "caption", "model", "style", "prompt", "asked_model", "finish_reason",
-        "prompt_tokens", "completion_tokens", "error_code", "error_message",
+        "prompt_tokens", "completion_tokens", "error_code", "error_message", "detail",
     )  # fmt: skip
     header = ",".join(columns).encode() + b"\r\n"
     start = header
@@ -116,6 +136,7 @@ class CsvRecords:
         values = (
             row.file, row.caption, row.model, asked.style, asked.prompt, asked.model, row.finish_reason,
             usage.get("prompt_tokens"), usage.get("completion_tokens"), row.error_code, row.error_message,
+            asked.detail,
         )  # fmt: skip
         text = io.StringIO()
         csv.writer(text).writerow(values)
@@ -139,6 +160,9 @@ class CsvRecords:
         if len(values) != len(self.columns) or values[0].removeprefix("\ufeff") == "file":
             return None
         row = dict(zip(self.columns, values, strict=True))
-        asked = Asked(row["asked_model"] or None, row["style"] or None, row["prompt"] or None)
+        try:
+            asked = Asked.of_row(*(row[name] or None for name in ("asked_model", "style", "prompt", "detail")))
+        except (ValueError, TypeError):
+            return None
         error_code = row["error_code"] or None
         return Row(row["file"], asked, row["caption"], error_code=error_code, error_message=row["error_message"])

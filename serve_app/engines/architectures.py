@@ -18,7 +18,8 @@ class Architecture:
     first token, padding included, so only prompts of one length batch exactly.
     `ends_with_separator`: its tokenizer closes a prompt that the answer has to go on with. `unused_inputs`: what
     its processor makes and its model doesn't take. `has_pixel_strip`: the pixels of all its pictures are one strip,
-    end to end along the last dimension.
+    end to end along the last dimension. `says_places`: its answers say places with special tokens, which are left
+    out of other models' answers.
     """
 
     picture_limit: int | None = None
@@ -28,6 +29,7 @@ class Architecture:
     ends_with_separator: bool = False
     unused_inputs: tuple[str, ...] = ()
     has_pixel_strip: bool = False
+    says_places: bool = False
 
 
 _ONE_PICTURE = Architecture(picture_limit=1, needs_picture=True, pictures="by_processor")
@@ -35,7 +37,7 @@ _ARCHITECTURES = {
     "blip": Architecture(1, needs_picture=True, pictures="by_processor", equal_lengths_only=True),
     "blip-2": _ONE_PICTURE,
     "instructblip": _ONE_PICTURE,
-    "florence2": _ONE_PICTURE,
+    "florence2": Architecture(1, needs_picture=True, pictures="by_processor", says_places=True),
     "pix2struct": _ONE_PICTURE,
     "git": Architecture(
         picture_limit=1,

@@ -16,7 +16,7 @@ from serve_app.errors import InternalError, ServeAppError
 from serve_app.messages import Chunk
 from serve_app.metrics import specs
 from serve_app.metrics.histogram import DurationHistogram
-from serve_app.metrics.specs import CLIENT_LEFT, NO_MODEL, OK, OUTCOMES, MetricSpec, metrics_table
+from serve_app.metrics.specs import CLEAN, CLIENT_LEFT, NO_MODEL, OK, OUTCOMES, MetricSpec, metrics_table
 
 __all__ = ["GenerationTracker", "ImageTracker", "Metrics", "RequestTracker", "metrics_table"]
 
@@ -42,6 +42,7 @@ class Metrics:
         self.time_to_first_token = DurationHistogram(specs.TIME_TO_FIRST_TOKEN, registry)
         self.images = _counter(specs.IMAGES, registry)
         self.image_seconds = DurationHistogram(specs.IMAGE_SECONDS, registry)
+        self.caption_guard = _counter(specs.CAPTION_GUARD, registry)
         self.tokens = _counter(specs.TOKENS, registry)
         self.inter_token = DurationHistogram(specs.INTER_TOKEN, registry)
         self.queue_seconds = DurationHistogram(specs.QUEUE_SECONDS, registry)
@@ -58,6 +59,11 @@ class Metrics:
     def image(self, model: str = "") -> "ImageTracker":
         """Track one picture from its URL or bytes to pixels: `with metrics.image(model):`."""
         return ImageTracker(self, self.label(model))
+
+    def caption_checked(self, model: str, findings: Iterable[str]) -> None:
+        """Count a caption that the guard looked at, once for each of its findings (`caption_quality.FINDINGS`)."""
+        for finding in tuple(findings) or (CLEAN,):
+            self.caption_guard.labels(self.label(model), finding).inc()
 
     def generation(self, model: str) -> "GenerationTracker":
         """Track one request inside a replica: `with metrics.generation(model) as generation:`."""

@@ -11,6 +11,7 @@ from serve_app.errors import concrete_errors
 OK = "ok"
 CLIENT_LEFT = "client_left"
 NO_MODEL = "none"
+CLEAN = "clean"  # of a caption in which the guard found nothing
 OUTCOMES = frozenset({OK, CLIENT_LEFT, *(error.code for error in concrete_errors())})
 
 
@@ -49,6 +50,11 @@ IMAGE_SECONDS = MetricSpec(
     "serve_app_image_seconds", "histogram", ("model",),
     "Seconds to fetch, check and decode one picture, whatever the outcome.", "ingress, lane",
 )  # fmt: skip
+CAPTION_GUARD = MetricSpec(
+    "serve_app_caption_guard_total", "counter", ("model", "finding"),
+    "Captions that the guard looked at, by what it found wrong, each finding once; clean where nothing.",
+    "ingress, lane",
+)  # fmt: skip
 TOKENS = MetricSpec(
     "serve_app_tokens_total", "counter", ("model", "kind"),
     "Tokens by kind; wasted is the part of generated whose client didn't get a whole answer.", "model",
@@ -79,7 +85,7 @@ REFUSED_SNAPSHOTS = MetricSpec(
 )  # fmt: skip
 
 METRICS: tuple[MetricSpec, ...] = (
-    REQUESTS, IN_FLIGHT, REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, IMAGES, IMAGE_SECONDS,
+    REQUESTS, IN_FLIGHT, REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, IMAGES, IMAGE_SECONDS, CAPTION_GUARD,
     TOKENS, INTER_TOKEN, QUEUE_SECONDS, QUEUED, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
 )  # fmt: skip
 

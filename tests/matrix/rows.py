@@ -105,19 +105,35 @@ ROWS: tuple[Row, ...] = (
         needs_picture=True,
         note=LOADER,
     ),
-    _chatter("llava", "LLaVA 1.5", _LLAVA, tiny_models.build_llava),
+    _chatter("llava", "LLaVA 1.5", _LLAVA, tiny_models.build_llava, "llava"),
     _chatter("joycaption", "JoyCaption", _LLAVA, chatters.build_joycaption, "joycaption"),
-    _chatter("llava-next", "LLaVA-NeXT", "LlavaNextForConditionalGeneration", chatters.build_llava_next),
-    _chatter("llava-interleave", "LLaVA-interleave (Qwen)", _LLAVA, chatters.build_llava_interleave),
+    _chatter("llava-next", "LLaVA-NeXT", "LlavaNextForConditionalGeneration", chatters.build_llava_next, "llava"),
+    _chatter("llava-interleave", "LLaVA-interleave (Qwen)", _LLAVA, chatters.build_llava_interleave, "llava"),
     _chatter("idefics2", "Idefics2", "Idefics2ForConditionalGeneration", chatters.build_idefics2, vllm="no"),
     _chatter("idefics3", "Idefics3", "Idefics3ForConditionalGeneration", tiny_models.build_idefics3, vllm="yes"),
     _chatter("smolvlm", "SmolVLM", "SmolVLMForConditionalGeneration", chatters.build_smolvlm, has_videos=True),
-    _chatter("internvl", "InternVL", "InternVLForConditionalGeneration", patchers.build_internvl, has_videos=True),
-    _chatter("qwen2-vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", patchers.build_qwen2_vl, has_videos=True),
     _chatter(
-        "qwen2.5-vl", "Qwen2.5-VL", "Qwen2_5_VLForConditionalGeneration", patchers.build_qwen2_5_vl, has_videos=True
+        "internvl",
+        "InternVL",
+        "InternVLForConditionalGeneration",
+        patchers.build_internvl,
+        "internvl",
+        has_videos=True,
     ),
-    _chatter("qwen3-vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", patchers.build_qwen3_vl, has_videos=True),
+    _chatter(
+        "qwen2-vl", "Qwen2-VL", "Qwen2VLForConditionalGeneration", patchers.build_qwen2_vl, "qwen-vl", has_videos=True
+    ),
+    _chatter(
+        "qwen2.5-vl",
+        "Qwen2.5-VL",
+        "Qwen2_5_VLForConditionalGeneration",
+        patchers.build_qwen2_5_vl,
+        "qwen-vl",
+        has_videos=True,
+    ),
+    _chatter(
+        "qwen3-vl", "Qwen3-VL", "Qwen3VLForConditionalGeneration", patchers.build_qwen3_vl, "qwen-vl", has_videos=True
+    ),
     Row(
         "minicpm-v-4.6",
         "MiniCPM-V 4.6",
@@ -131,7 +147,7 @@ ROWS: tuple[Row, ...] = (
     _captioner(
         "florence2", "Florence-2", "Florence2ForConditionalGeneration", captioners.build_florence2, "florence2"
     ),
-    _captioner("git", "GIT", "GitForCausalLM", captioners.build_git, "blip"),
+    _captioner("git", "GIT", "GitForCausalLM", captioners.build_git, "git"),
     _captioner("kosmos2", "Kosmos-2", "Kosmos2ForConditionalGeneration", captioners.build_kosmos2, "kosmos2"),
     Row(
         "paligemma",
