@@ -219,6 +219,9 @@ def test_invocations_take_all_three_bodies(client: httpx.Client) -> None:
     assert chat["choices"][0]["message"]["content"] == text
     completion = client.post("/invocations", json={"prompt": WHO, "max_tokens": 100}).json()
     assert completion["choices"][0]["text"] == text
+    for body in ({"inputs": WHO}, {"messages": [{"role": "user", "content": "a"}]}, {"prompt": WHO}):
+        unknown = client.post("/invocations", json=body, headers={"x-model": "none"})
+        assert (unknown.status_code, unknown.json()["error_type"]) == (404, "model_not_found")
     refused = client.post("/invocations", json={"messages": []})
     assert (refused.status_code, mistakes(refused.json(), "ErrorResponse")) == (422, [])
     assert client.get("/ping", headers={"authorization": ""}).status_code == 200
