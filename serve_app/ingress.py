@@ -28,7 +28,7 @@ from serve_app.strict import nearest_hint
 
 
 async def health(exchange: Exchange, lane: Lane) -> None:
-    """`GET /health`, SageMaker's `GET /ping`: this process answers."""
+    """`GET /health`, SageMaker's `GET /ping`, TGI's `GET /`: this process answers."""
     await exchange.send_json({"status": "ok"})
 
 
@@ -52,10 +52,11 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/ready", ready),
     ("GET", "/ping", health),
     *TGI_ROUTES,
+    ("GET", "/", health),
 )
 TGI_PATHS = frozenset({"/ping", *(path for _, path, _ in TGI_ROUTES)})
 _LONGEST_SHOWN_PATH = 200
-_OPEN = frozenset({"/health", "/ready", "/ping"})  # to probes, which have no key
+_OPEN: frozenset[Handler] = frozenset({health, ready})  # to probes, which have no key
 
 
 def create_app(lane: Lane) -> Starlette:
@@ -76,7 +77,7 @@ def create_app(lane: Lane) -> Starlette:
                 handler,
                 lane,
                 is_counted=method == "POST",
-                is_open=path in _OPEN,
+                is_open=handler in _OPEN,
                 dialect=_dialect_of(path),
             ),
             methods=[method],

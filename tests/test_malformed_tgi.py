@@ -163,7 +163,7 @@ def test_an_adapter_that_is_none_is_refused(
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
 @pytest.mark.parametrize(("allowed", "path"), [(allowed, path) for allowed, path, _ in TGI_ROUTES])
 def test_a_wrong_method_too(client: httpx.Client, method: str, allowed: str, path: str) -> None:
-    if method != allowed:
+    if method != allowed and (method, path) != ("GET", "/"):  # which is a probe
         refused = check(client.request(method, path), 405, "method_not_allowed")
         assert allowed in refused.partition(": use ")[2]
 

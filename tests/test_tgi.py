@@ -9,6 +9,7 @@ import pytest
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import ValidationError
 
+from serve_app.api.tgi import TGI_ROUTES
 from tests.own_lane import MODEL, bearer
 from tests.pictures import data_uri, png, says
 from tests.tgi_page import mistakes
@@ -219,9 +220,19 @@ def test_invocations_take_all_three_bodies(client: httpx.Client) -> None:
     assert chat["choices"][0]["message"]["content"] == text
     completion = client.post("/invocations", json={"prompt": WHO, "max_tokens": 100}).json()
     assert completion["choices"][0]["text"] == text
+    for body in ({"inputs": WHO}, {"messages": [{"role": "user", "content": "a"}]}, {"prompt": WHO}):
+        unknown = client.post("/invocations", json=body, headers={"x-model": "none"})
+        assert (unknown.status_code, unknown.json()["error_type"]) == (404, "model_not_found")
     refused = client.post("/invocations", json={"messages": []})
     assert (refused.status_code, mistakes(refused.json(), "ErrorResponse")) == (422, [])
-    assert client.get("/ping", headers={"authorization": ""}).status_code == 200
+
+
+def test_probes_need_no_key_and_nothing_else_goes_without(client: httpx.Client) -> None:
+    for path in ("/", "/ping", "/health"):
+        assert client.get(path, headers={"authorization": ""}).json() == {"status": "ok"}
+    for method, path, _ in TGI_ROUTES:
+        refused = client.request(method, path, headers={"authorization": ""})
+        assert (refused.status_code, refused.json()["error_type"]) == (401, "invalid_api_key")
 
 
 def test_the_model_is_chosen_outside_the_body(client: httpx.Client) -> None:

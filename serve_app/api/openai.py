@@ -15,10 +15,10 @@ from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
 _LONGEST_NAME = 256  # of what is looked up and told again
 
 
-async def create_chat_completion(exchange: Exchange, lane: Lane) -> None:
-    """`POST /v1/chat/completions`, streamed or not."""
+async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
+    """`POST /v1/chat/completions`, streamed or not. `model_name` stands above the body's."""
     body = parse_json(await exchange.read_body(), ChatBody)
-    request = await chat_request(exchange, lane, body, body.model)
+    request = await chat_request(exchange, lane, body, model_name or body.model)
     if not body.stream:
         chunks = await lane.answer(request, exchange.key)
         exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))

@@ -20,7 +20,7 @@ from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
 from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
 from serve_app.api.tgi_body import DEFAULT_TOKENS, GenerateBody
-from serve_app.api.tgi_model import choose_model, takes_pictures
+from serve_app.api.tgi_model import choose_model, takes_pictures, wanted_model
 from serve_app.api.tgi_tokens import chat_tokenize, tokenize
 from serve_app.errors import InvalidRequest
 from serve_app.images import ImageBytes, ImageUrl
@@ -68,11 +68,13 @@ async def invocations(exchange: Exchange, lane: Lane) -> None:
         values = from_json(await exchange.read_body())
     except ValueError:
         values = {}  # told by whoever reads it again
-    handler: Handler = generate_either
-    if isinstance(values, dict) and "inputs" not in values:
-        handler = create_chat_completion if "messages" in values else handler
-        handler = create_completion if "prompt" in values else handler
-    await handler(exchange, lane)
+    fields = values.keys() if isinstance(values, dict) else set()
+    if "messages" in fields:
+        await create_chat_completion(exchange, lane, wanted_model(exchange))
+    elif "prompt" in fields:
+        await create_completion(exchange, lane, wanted_model(exchange))
+    else:
+        await generate_either(exchange, lane)
 
 
 async def info(exchange: Exchange, lane: Lane) -> None:

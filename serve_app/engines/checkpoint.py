@@ -18,7 +18,7 @@ from serve_app.config import Family, ModelConfig
 from serve_app.engines.architectures import Architecture, architecture_of
 from serve_app.engines.load_errors import explain, require_all_weights
 from serve_app.engines.picture_edges import picture_edge
-from serve_app.engines.processors import load_processor
+from serve_app.engines.processors import load_processor, picture_mark
 from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.remote_model import RemoteModel
 from serve_app.engines.remote_models import way_of
@@ -55,6 +55,7 @@ class Checkpoint:
     family: Family
     takes_pictures: bool
     picture_edge: PictureEdge | None
+    picture_mark: str  # what stands for a picture in a raw prompt
     is_encoder_decoder: bool
     context_length: int | None
     eos_ids: frozenset[int]
@@ -158,6 +159,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         family=family_of_config(model.config),
         takes_pictures=takes_pictures,
         picture_edge=None if isinstance(model, RemoteModel) else picture_edge(folder),
+        picture_mark=picture_mark(processor) if takes_pictures and not isinstance(model, RemoteModel) else "",
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,

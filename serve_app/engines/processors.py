@@ -6,6 +6,7 @@ Videos aren't served, so where torchvision is missing a stand-in takes the video
 
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
@@ -29,6 +30,31 @@ def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> An
     if wants_videos and not is_torchvision_available():
         return without_videos(processor_class, source, common)
     return AutoProcessor.from_pretrained(source, **common)
+
+
+def picture_tokens(processor: Any) -> set[str]:
+    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too."""
+    holders = (processor, getattr(processor, "tokenizer", processor))
+    tokens = [getattr(holder, name, None) for holder in holders for name in ("image_token", "video_token")]
+    return {str(token) for token in tokens if token}
+
+
+def picture_mark(processor: Any) -> str:
+    """What stands for a picture in a raw prompt: what the chat template writes for one between two texts.
+
+    Qwen-VL's has the picture's begin and end around its token. Without a template, or with one that puts pictures
+    elsewhere, it is the processor's own token; empty where the processor places pictures itself.
+    """
+    own = str(getattr(processor, "image_token", None) or "")
+    if not getattr(processor, "chat_template", None):
+        return own
+    parts = [{"type": "text", "text": "BEFORE"}, {"type": "image"}, {"type": "text", "text": "AFTER"}]
+    try:
+        text = processor.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError):
+        return own
+    between = str(text).partition("BEFORE")[2].partition("AFTER")[0].strip()
+    return between if any(token in between for token in picture_tokens(processor)) else own
 
 
 def without_videos(processor_class: Any, source: str, common: dict[str, Any]) -> Any:

@@ -11,6 +11,7 @@ from jinja2 import TemplateError, UndefinedError
 from PIL import Image
 
 from serve_app.engines.checkpoint import Checkpoint
+from serve_app.engines.processors import picture_tokens
 from serve_app.engines.prompt_batch import Prompt, batch_key, is_along_prompt
 from serve_app.engines.prompt_tokens import cut_start, refuse_pictures, text_tokens, with_one_bos
 from serve_app.engines.remote_model import RemoteModel, Turn
@@ -76,12 +77,9 @@ def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) ->
 
 
 def _reserved(checkpoint: Checkpoint) -> set[str]:
-    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too."""
     if isinstance(checkpoint.model, RemoteModel):
         return {checkpoint.model.placeholder} if checkpoint.model.placeholder else set()
-    holders = (checkpoint.processor, checkpoint.tokenizer)
-    tokens = [getattr(holder, name, None) for holder in holders for name in ("image_token", "video_token")]
-    return {str(token) for token in tokens if token}
+    return picture_tokens(checkpoint.processor)
 
 
 def _check_tokens(checkpoint: Checkpoint, request: GenerationRequest) -> None:
@@ -169,7 +167,7 @@ def _string_inputs(processor: Any, request: GenerationRequest) -> dict[str, Any]
 
 def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
     placed = checkpoint.architecture.pictures
-    mark = str(getattr(checkpoint.processor, "image_token", None) or "") if checkpoint.takes_pictures else ""
+    mark = checkpoint.picture_mark
     lines = [_joined_text(m, mark if placed == "inline" else "") for m in request.messages]
     prompt = "\n".join(line for line in lines if line)
     if request.raw:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,10 +18,11 @@ from serve_app.engines.checkpoint import Checkpoint
 from serve_app.engines.processors import NoVideoProcessor, without_videos
 from serve_app.engines.prompt import prepare
 from serve_app.engines.prompt_batch import collate
+from serve_app.engines.remote_model import RemoteModel
 from serve_app.engines.transformers_engine import TransformersEngine
 from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
 from serve_app.families import caption_prompt
-from serve_app.messages import GenerationRequest
+from serve_app.messages import GenerationRequest, Message, Picture, RawPrompt, Text
 from tests.matrix.conftest import Checkpoints
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
@@ -79,6 +81,43 @@ async def test_int8(row: Row, checkpoints: Checkpoints) -> None:
         _, num_tokens, _ = await answer(engine, asked)
         assert num_tokens > 0
     record(row.name, "int8", "yes")
+
+
+async def test_a_raw_prompt_is_what_its_template_makes(row: Row, checkpoints: Checkpoints) -> None:
+    """The template's own text, sent raw with the pictures in their places, is the same prompt to the token."""
+    async with serving(row, checkpoints) as engine:
+        checkpoint = loaded(engine)
+        asked = [each for each in mixed_requests(row) if all(len(m.parts) <= 2 for m in each.messages)]
+        for chat in asked:
+            raw = replace(chat, raw=RawPrompt())
+            if isinstance(checkpoint.model, RemoteModel):
+                with pytest.raises(UnsupportedTask):
+                    prepare(checkpoint, raw)
+                continue
+            if getattr(checkpoint.processor, "chat_template", None):
+                raw = replace(raw, messages=(Message("user", templated(checkpoint, chat)),))
+            told, own = prepare(checkpoint, chat), prepare(checkpoint, raw)
+            assert torch.equal(told.tensors["input_ids"], own.tensors["input_ids"])
+            assert (await answer(engine, raw))[1] > 0
+
+
+def templated(checkpoint: Checkpoint, chat: GenerationRequest) -> tuple[Text | Picture, ...]:
+    """The parts of a raw prompt that say what the template makes of this chat."""
+    content = [
+        {"type": "text", "text": p.text} if isinstance(p, Text) else {"type": "image"} for p in chat.messages[0].parts
+    ]
+    is_text = not checkpoint.takes_pictures
+    text = checkpoint.processor.apply_chat_template(
+        [{"role": "user", "content": content[0]["text"] if is_text else content}],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    pieces = text.split(checkpoint.picture_mark) if checkpoint.picture_mark else [text]
+    assert len(pieces) == len(chat.pictures) + 1, text
+    parts: list[Text | Picture] = [Text(pieces[0])]
+    for shown, piece in zip(chat.pictures, pieces[1:], strict=True):
+        parts += [shown, Text(piece)]
+    return tuple(parts)
 
 
 async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:
