@@ -4,6 +4,7 @@ Prompts are prepared as for a request, from tiny checkpoints with the architectu
 are tiny as well, a token a byte, and the special tokens are the real ones by name.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from serve_app.engines.transformers_engine import _decode_answer
 from serve_app.families import FAMILIES
 from serve_app.families.wish import Wish, worded
 from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
-from tests.matrix import captioners, chatters
+from tests import tiny_models
+from tests.matrix import captioners, chatters, patchers
 from tests.matrix.parts import decoder, save, square, tower
 from tests.tiny_models import spell_as_hub, tokenizer
 
@@ -188,3 +190,42 @@ def test_blip2(tmp_path: Path, wish: Wish, prompt: str) -> None:
     words = [token for token in tokens if token != "<image>"]
     assert "".join(words).removeprefix(BOS) == "".join(spelled(checkpoint, prompt))
     assert tokens.count(BOS) <= 1
+
+
+@pytest.mark.parametrize(
+    ("build", "family"),
+    [
+        (tiny_models.build_llava, "llava"),
+        (chatters.build_llava_next, "llava"),
+        (patchers.build_qwen2_5_vl, "qwen-vl"),
+        (patchers.build_internvl, "internvl"),
+    ],
+)
+def test_chat_models(tmp_path: Path, build: Callable[[Path], Path], family: str) -> None:
+    """The picture first, then the words, in the one user's turn of their chat template; nothing before or after."""
+    checkpoint = loaded(build(tmp_path))
+    assert checkpoint.family == family
+    tokens = prompt_tokens(checkpoint, Wish(style="detailed", language="de"))
+    special = set(checkpoint.tokenizer.all_special_tokens)
+    said = checkpoint.tokenizer.convert_tokens_to_string([token for token in tokens if token not in special])
+    plain = "user: Describe this picture in detail. Answer in German.\nassistant: "
+    assert "".join(said.split()) == "".join(plain.split())
+    assert tokens.count(str(checkpoint.processor.image_token)) >= 1
+    assert tokens.count(BOS) <= 1
+
+
+@pytest.mark.parametrize("build", [captioners.build_instructblip_t5, captioners.build_instructblip_vicuna])
+def test_instructblip(tmp_path: Path, build: Callable[[Path], Path]) -> None:
+    checkpoint = loaded(build(tmp_path))
+    tokens = prompt_tokens(checkpoint, Wish(style="detailed"))
+    num_pictures = tokens.count("<image>")
+    assert num_pictures == checkpoint.processor.num_query_tokens
+    assert tokens[num_pictures:] == spelled(checkpoint, "Write a detailed description for the image.")
+
+
+@pytest.mark.parametrize(
+    ("build", "begins"), [(captioners.build_blip, ["[CLS]", "[SEP]"]), (captioners.build_git, ["[CLS]"])]
+)
+def test_blip_and_git_begin_without_a_word(tmp_path: Path, build: Callable[[Path], Path], begins: list[str]) -> None:
+    """BLIP's own `generate` takes its separator away."""
+    assert prompt_tokens(loaded(build(tmp_path)), Wish()) == begins
