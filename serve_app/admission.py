@@ -33,7 +33,8 @@ def estimated_tokens(request: GenerationRequest) -> int:
     characters = sum(
         len(part.text) for message in request.messages for part in message.parts if isinstance(part, Text)
     )
-    return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_PICTURE * len(request.pictures)
+    num_ids = len(request.raw.tokens) if request.raw else 0
+    return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_PICTURE * len(request.pictures) + num_ids
 
 
 class Admission:

@@ -22,6 +22,8 @@ R = TypeVar("R", bound=Hashable)
 def cache_keys(request: GenerationRequest) -> list[bytes]:
     """What a cache may hold of this request, the most telling first. Keys of different models differ."""
     conversation = hashlib.blake2b(request.model.encode(), digest_size=_DIGEST_BYTES)
+    if request.raw:
+        conversation.update(str(request.raw.tokens).encode())
     turns: list[bytes] = []
     pictures: list[bytes] = []
     has_pictures = bool(request.pictures)

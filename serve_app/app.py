@@ -40,6 +40,7 @@ from serve_app.messages import (
     ModelDescription,
     ModelHandle,
     StreamTotal,
+    TokenizedPrompt,
 )
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
@@ -53,7 +54,7 @@ from serve_app.side_stream import Address, Inbox, Outlets
 from serve_app.sidecar_link import SidecarLink, heed_wishes
 from serve_app.single_model import SingleModelCatalog
 from serve_app.strict import first_sentence
-from serve_app.watched_replica import LAST_WORDS_S, WatchedReplica, until_lost
+from serve_app.watched_replica import LAST_WORDS_S, WatchedReplica, end_if_stuck, until_lost
 
 logger = logging.getLogger("serve_app")
 
@@ -63,6 +64,7 @@ HEALTH_CHECK_TIMEOUT_S = 10.0
 _CANCEL_TIMEOUT_S = 3.0
 _PROXY_INTERVAL_S = 0.02  # nobody reads faster; Ray Serve LLM takes 0.05
 _SIDECAR_CALLS = 10_000  # each process that serves HTTP keeps one open
+_SIDECAR_DRAIN_S = 3.0  # those open calls would hold its end up for longer, and nobody depends on them
 _NO_ACCESS_LOG = {"enable_access_log": False}  # each request has a line of ours
 
 
@@ -129,6 +131,7 @@ def build_metrics(config: MetricsConfig) -> Application:
         num_replicas=1,
         ray_actor_options={"num_cpus": config.num_cpus},
         max_ongoing_requests=_SIDECAR_CALLS,
+        graceful_shutdown_timeout_s=_SIDECAR_DRAIN_S,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,
     )
@@ -158,7 +161,9 @@ class ModelDeployment:
         self._model = WatchedReplica(name, self._replica)
         self._lane_model = WatchedReplica(name, self._replica, LAST_WORDS_S)
         self._outlets = Outlets()
+        self._running = Running()
         self._reporter = reporter
+        self._watch = asyncio.create_task(end_if_stuck())
 
     # Both yield their one result: only of a generator does Ray Serve's router hear at once that a replica took the
     # request and how many it has, which is what it balances by.
@@ -174,11 +179,20 @@ class ModelDeployment:
         outlet = await self._outlets.open(address)
         yield await until_lost(self._model.stream(request, encoder, outlet.write), outlet.lost)
 
+    async def tokenize(self, request: GenerationRequest) -> AsyncIterator[TokenizedPrompt]:
+        """The prompt that the request would make."""
+        yield await self._model.tokenize(request)
+
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         http, sidecar = self._config.http, SidecarLink(self._config.metrics_application)
         catalog = SingleModelCatalog(self._name, self._replica.describe())
         admission = Admission(http.admission, lambda _: self._config.ongoing_limit, lambda _: self._name)
-        return create_app(_lane(http, sidecar, catalog, self._lane_model, self._metrics, admission))
+        lane = _lane(http, sidecar, catalog, self._lane_model, self._metrics, admission, self._running)
+        return create_app(lane)
+
+    async def refuse_new(self) -> int:
+        """Refuse the direct lane's requests from now on; how many still run."""
+        return self._running.close()
 
     def describe(self) -> ModelDescription:
         return self._replica.describe()
@@ -187,10 +201,11 @@ class ModelDeployment:
         return self._replica.pressure()
 
     async def check_health(self) -> None:
-        await self._replica.check_health()
+        await self._lane_model.check_health()
 
     async def __del__(self) -> None:
         if hasattr(self, "_reporter"):  # absent where the start failed
+            self._watch.cancel()
             self._model.is_ending = self._lane_model.is_ending = True
             await self._replica.stop()
             await self._reporter.stop()
@@ -210,6 +225,7 @@ class IngressDeployment:
         )
         self._inbox = Inbox(config.stream_host or ray.util.get_node_ip_address())
         self._router = Router(self._catalog, self._inbox)
+        self._running = Running()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -233,11 +249,17 @@ class IngressDeployment:
         await self._inbox.start()  # here, so that a wrong `stream_host` fails the deploy
         if not self._tasks:
             self._reporter = _start_reporter(self._registry, "ingress", self._config.metrics_application)
-            self._tasks.append(asyncio.create_task(self._catalog.keep_fresh()))
+            self._tasks += [asyncio.create_task(work) for work in (self._catalog.keep_fresh(), end_if_stuck())]
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         admission = Admission(self._config.admission, self._capacity, self._catalog.application_of)
-        return create_app(_lane(self._config, self._sidecar, self._catalog, self._router, self._metrics, admission))
+        return create_app(
+            _lane(self._config, self._sidecar, self._catalog, self._router, self._metrics, admission, self._running)
+        )
+
+    async def refuse_new(self) -> int:
+        """Refuse requests from now on; how many still run."""
+        return self._running.close()
 
     def _capacity(self, application: str) -> int:
         """This ingress's part of what the application's replicas take; all that may wait, until that is known."""
@@ -252,6 +274,7 @@ def _lane(
     handle: ModelHandle,
     metrics: Metrics,
     admission: Admission,
+    running: Running,
 ) -> Lane:
     if config.write_interval_s is None:
         config = config.model_copy(update={"write_interval_s": 0.0 if haproxy_is_on() else _PROXY_INTERVAL_S})
@@ -259,7 +282,6 @@ def _lane(
     if keys.is_open:
         logger.warning("no API keys: whoever reaches this service may use it; docs/security.md says how to close it")
     process = serve.get_replica_context().replica_id.unique_id
-    running = Running()
     has_sidecar = sidecar.application is not None
 
     async def cancel_elsewhere(request_id: str, key: Key | None) -> bool:

@@ -148,6 +148,8 @@ class HttpConfig(Strict):
     goes with the next one; by default all goes at once behind HAProxy, and 50 times a second behind Ray Serve's own
     proxy, for which each piece is dear.
     `cors_origins` are the web pages' origins whose scripts may call the service from a browser; `*` is all.
+    `default_model_names` are what clients send that know no name, as those of a server with one model do: they mean
+    the default, unless a model is really called that.
     """
 
     request_timeout_s: float = Field(300.0, gt=0, allow_inf_nan=False)
@@ -160,6 +162,7 @@ class HttpConfig(Strict):
     max_unsent_bytes: int = Field(4_000_000, ge=1)
     keep_alive_s: float = Field(15.0, gt=0)
     write_interval_s: float | None = Field(None, ge=0, le=1)
+    default_model_names: tuple[str, ...] = ("tgi", "dummy")
     images: ImageConfig = ImageConfig()
     keys: KeysConfig = KeysConfig()
 

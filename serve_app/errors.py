@@ -25,6 +25,7 @@ ServeAppError                    status  code
 └── ServiceError                         the same request may work later
     ├── ModelNotReady             503    model_not_ready
     ├── Overloaded                503    overloaded
+    ├── ShuttingDown              503    shutting_down
     ├── ReplicaDied               503    replica_died
     ├── DeadlineExceeded          504    deadline_exceeded
     ├── EngineFailed              500    engine_failed
@@ -153,6 +154,10 @@ class ModelNotReady(ServiceError):
 
 class Overloaded(ServiceError):
     status, code = 503, "overloaded"
+
+
+class ShuttingDown(ServiceError):
+    status, code = 503, "shutting_down"
 
 
 class ReplicaDied(ServiceError):

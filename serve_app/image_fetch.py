@@ -10,11 +10,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Any, Final
 from weakref import WeakValueDictionary
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from serve_app.config import ImageConfig
@@ -24,6 +26,8 @@ from serve_app.image_cache import Fetched, PictureCache, SharedFetches, allowed_
 
 _READ_BYTES: Final = 65_536
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_MAX_BEFORE_ANSWER_BYTES: Final = 65_536  # interim answers and the final one's head
+_HEAD_SLICE_BYTES: Final = 4096  # what aiohttp parses at once of them: thousands of interim answers hold everybody up
 _MAX_ADDRESSES: Final = 16  # of one name: aiohttp's work grows with the square of their number
 
 
@@ -113,6 +117,8 @@ class ImageFetcher:
             use_dns_cache=False,
             force_close=True,
         )
+        # aiohttp has no public place for it
+        connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `fetch` holds the one deadline
@@ -150,6 +156,31 @@ class ImageFetcher:
             if len(body) > limit:
                 raise _too_large(limit)
         return bytes(body)
+
+
+class _Connection(ResponseHandler):
+    """Ends where a server sends too much before it answers, which aiohttp would read, and throw away, for ever."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self._num_head_bytes = 0
+        self._is_answered = False
+
+    def data_received(self, data: bytes) -> None:
+        while data and not self._is_answered and self.transport is not None and not self.transport.is_closing():
+            self._num_head_bytes += len(head := data[:_HEAD_SLICE_BYTES])
+            super().data_received(head)
+            data = data[len(head) :]
+            if not self._is_answered and self._num_head_bytes > _MAX_BEFORE_ANSWER_BYTES:
+                self.set_exception(aiohttp.ClientConnectionError("too much before the answer"))
+                self.transport.abort()
+        if data and self._is_answered:
+            super().data_received(data)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        message, _ = data
+        self._is_answered = self._is_answered or message.code >= 200
+        super().feed_data(data, size)
 
 
 class _Turns:

@@ -14,30 +14,35 @@ from starlette.routing import Route
 
 from serve_app.api.caption_styles import list_caption_styles
 from serve_app.api.captions import create_captions
+from serve_app.api.completions import create_completion
+from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.endpoint import Endpoint
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
 from serve_app.api.openai import create_chat_completion, list_models, retrieve_model
 from serve_app.api.requests import cancel_request
-from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError, error_json
+from serve_app.api.tgi import TGI_ROUTES
+from serve_app.api.tgi_answer import TGI
+from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
 from serve_app.strict import nearest_hint
 
 
 async def health(exchange: Exchange, lane: Lane) -> None:
-    """`GET /health`: this process answers."""
+    """`GET /health`, SageMaker's `GET /ping`: this process answers."""
     await exchange.send_json({"status": "ok"})
 
 
 async def ready(exchange: Exchange, lane: Lane) -> None:
     """`GET /ready`: 200 when every configured model can serve, else 503 with each model's state."""
     entries = lane.catalog.entries()
-    is_ready = bool(entries) and all(entry.is_ready for entry in entries)
+    is_ready = bool(entries) and all(entry.is_ready for entry in entries) and not lane.running.is_closing
     models = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
     await exchange.send_json({"ready": is_ready, "models": models}, 200 if is_ready else 503)
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("POST", "/v1/chat/completions", create_chat_completion),
+    ("POST", "/v1/completions", create_completion),
     ("POST", "/v1/captions", create_captions),
     ("GET", "/v1/captions/styles", list_caption_styles),
     ("GET", "/v1/models", list_models),
@@ -45,9 +50,12 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("DELETE", "/v1/requests/{id}", cancel_request),
     ("GET", "/health", health),
     ("GET", "/ready", ready),
+    ("GET", "/ping", health),
+    *TGI_ROUTES,
 )
+TGI_PATHS = frozenset({"/ping", *(path for _, path, _ in TGI_ROUTES)})
 _LONGEST_SHOWN_PATH = 200
-_OPEN = frozenset({"/health", "/ready"})  # to probes, which have no key
+_OPEN = frozenset({"/health", "/ready", "/ping"})  # to probes, which have no key
 
 
 def create_app(lane: Lane) -> Starlette:
@@ -62,7 +70,17 @@ def create_app(lane: Lane) -> Starlette:
 
     # An Endpoint is an instance, so that Starlette hands it the raw ASGI call.
     routes = [
-        Route(path, Endpoint(handler, lane, is_counted=method == "POST", is_open=path in _OPEN), methods=[method])
+        Route(
+            path,
+            Endpoint(
+                handler,
+                lane,
+                is_counted=method == "POST",
+                is_open=path in _OPEN,
+                dialect=_dialect_of(path),
+            ),
+            methods=[method],
+        )
         for method, path, handler in ROUTES
     ]
     return Starlette(
@@ -82,7 +100,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=list(origins),
             allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=["authorization", "content-type", "x-request-id", "x-request-timeout"],
+            allow_headers=["authorization", "content-type", "x-request-id", "x-request-timeout", "x-model"],
             expose_headers=["x-request-id", "retry-after"],
         )
     ]
@@ -91,7 +109,7 @@ def _cors(origins: Sequence[str]) -> list[Middleware]:
 async def _http_error(request: Request, exc: Exception) -> Response:
     """Starlette's own refusals (no such route, wrong method) in our error's shape."""
     assert isinstance(exc, HTTPException), "registered for HTTPException"
-    path = request.url.path[:_LONGEST_SHOWN_PATH]
+    path = _path(request)[:_LONGEST_SHOWN_PATH]
     error: ServeAppError
     if exc.status_code == 405:
         allowed = (exc.headers or {}).get("Allow", "")
@@ -99,9 +117,19 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     else:
         routes = [route.replace(":path", "") for _, route, _ in ROUTES]
         error = RouteNotFound(f"no route {path}{nearest_hint(path, routes)}")
-    return JSONResponse(error_json(error), error.status, headers=exc.headers)
+    dialect = _dialect_of(path)
+    return JSONResponse(dialect.error_json(error), dialect.status(error), headers=exc.headers)
 
 
 async def _unexpected_error(request: Request, exc: Exception) -> Response:
-    error = InternalError("the service failed unexpectedly: try again")
-    return JSONResponse(error_json(error), error.status)
+    error, dialect = InternalError("the service failed unexpectedly: try again"), _dialect_of(_path(request))
+    return JSONResponse(dialect.error_json(error), dialect.status(error))
+
+
+def _path(request: Request) -> str:
+    """Without the prefix that the lane stands under."""
+    return request.url.path.removeprefix(request.scope.get("root_path", ""))
+
+
+def _dialect_of(path: str) -> Dialect:
+    return TGI if path in TGI_PATHS else OPENAI

@@ -96,6 +96,7 @@ class Sampling:
     prompt. `num_logprobs` None means no log-probabilities; n means the chosen token's and those of the n likeliest.
 
     The same `seed` gives the same answer to the same request on the same engine, whatever else is batched.
+    With `keeps_stop` the stop string that ends an answer is its end; without, it is left out.
     """
 
     max_tokens: int | None = None
@@ -108,6 +109,7 @@ class Sampling:
     frequency_penalty: float = 0.0
     presence_penalty: float = 0.0
     stop: tuple[str, ...] = ()
+    keeps_stop: bool = False
     ignores_eos: bool = False
     seed: int | None = None
     num_answers: int = 1
@@ -116,10 +118,23 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
+class RawPrompt:
+    """How a prompt is read that no chat template goes around: the parts of the request's one message, as they stand.
+
+    The tokenizer adds its special tokens (one bos, where it has any), as for any text. With `tokens` the prompt is
+    these ids and nothing is added; `last_tokens` keeps so many of its end (and the bos).
+    """
+
+    tokens: tuple[int, ...] = ()
+    last_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One answer asked of one model. `timeout_s` counts from the moment the replica receives it.
 
-    Nobody reads along where it isn't `is_streamed`: an engine may then give few large chunks instead of one a token.
+    `raw` None means a conversation, which the model's chat template makes a prompt of. Nobody reads along where it
+    isn't `is_streamed`: an engine may then give few large chunks instead of one a token.
     """
 
     id: str
@@ -129,6 +144,12 @@ class GenerationRequest:
     timeout_s: float
     tool_use: ToolUse | None = None
     is_streamed: bool = True
+    raw: RawPrompt | None = None
+
+    @property
+    def prompt_field(self) -> str:
+        """What clients call the field with the prompt."""
+        return "messages" if self.raw is None else "prompt"
 
     @property
     def pictures(self) -> tuple[Picture, ...]:
@@ -138,11 +159,16 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A token's natural log-probability under the model, before temperature and penalties."""
+    """A token's natural log-probability under the model, before temperature and penalties.
+
+    `id` is its number in the vocabulary; a special one, as the end of the answer, is no part of the text.
+    """
 
     token: str
     logprob: float
     top: tuple["TokenLogprob", ...] = ()
+    id: int = 0
+    is_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +189,8 @@ class Chunk:
     apart from the answer.
 
     `num_tokens` counts the tokens generated for this piece (special tokens too), so that their sum is the
-    answer's usage. The last chunk of each complete answer, and only that one, has a `finish_reason`. Every
+    answer's usage. The last chunk of each complete answer, and only that one, has a `finish_reason`, and `stopped_by`
+    where a stop string was the reason. Every
     chunk repeats `num_prompt_tokens` (pictures' tokens included). The first chunk, and only that one, has
     `queue_s`: seconds that the request waited in the engine before the engine worked on it. Where an engine keeps a
     cache of prompts, the first chunk also has `num_cached_tokens`: how many of the prompt's it found there.
@@ -179,6 +206,24 @@ class Chunk:
     tool_calls: tuple[ToolCallDelta, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     num_cached_tokens: int | None = None
+    stopped_by: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptToken:
+    """A token of a prompt and the characters that it stands for; none for one that the tokenizer added."""
+
+    id: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizedPrompt:
+    """A prompt's text, its chat template applied, and that text's tokens."""
+
+    text: str
+    tokens: tuple[PromptToken, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +295,7 @@ class StreamTotal:
 class ModelHandle(Protocol):
     """How a dialect reaches a model: by way of the router, or in this very process.
 
-    Both raise a `ServeAppError`; cancelling either stops the engine's work within one step.
+    All raise a `ServeAppError`; cancelling stops the engine's work within one step.
     """
 
     async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
@@ -259,6 +304,10 @@ class ModelHandle(Protocol):
 
     async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
         """The answer's events, each to `write` as soon as it is there."""
+        ...
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        """The prompt that this request would make, which has no pictures; nothing is generated."""
         ...
 
 
@@ -283,4 +332,5 @@ def _joined(chunks: list[Chunk]) -> Chunk:
         tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
         logprobs=tuple(one for chunk in chunks for one in chunk.logprobs),
         num_cached_tokens=first.num_cached_tokens,
+        stopped_by=last.stopped_by,
     )

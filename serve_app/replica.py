@@ -9,7 +9,7 @@ from serve_app.config import ModelConfig
 from serve_app.engines import Engine, source
 from serve_app.engines.vllm_args import check_engine_args, is_installed, serves
 from serve_app.engines.vllm_ranks import check_ranks
-from serve_app.errors import ConfigError, ServeAppError
+from serve_app.errors import ConfigError, EngineFailed, ServeAppError
 from serve_app.load_progress import LoadProgress, Report, to_nobody
 from serve_app.messages import (
     Chunk,
@@ -23,6 +23,7 @@ from serve_app.messages import (
     StreamTotal,
     Task,
     Text,
+    TokenizedPrompt,
     Write,
     merged,
 )
@@ -61,10 +62,17 @@ class Replica:
             ) from exc
 
     async def generate(self, request: GenerationRequest, put: Put) -> None:
-        """The engine's chunks, counted, to `put`. Cancelling stops the engine's work within a step."""
+        """The engine's chunks, counted, to `put`. Cancelling stops the engine's work within a step.
+
+        Raises `EngineFailed` where the engine returns before each answer has its end.
+        """
+        begun, num_ended = set[int](), 0
         with self._metrics.generation(request.model) as generation, self._first_tokens.waiting() as has_token:
 
             def counted(chunk: Chunk) -> None:
+                nonlocal num_ended
+                begun.add(chunk.index)
+                num_ended += chunk.finish_reason is not None
                 if chunk.queue_s is not None:
                     has_token()
                     generation.started(chunk.queue_s)
@@ -72,6 +80,8 @@ class Replica:
                 put(chunk)
 
             await self._engine.generate(request, counted)
+            if not begun or num_ended != len(begun):
+                raise EngineFailed(f"model '{request.model}' stopped in the middle of its answer: send it again")
 
     async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
         chunks: list[Chunk] = []
@@ -94,6 +104,9 @@ class Replica:
             num_writes += 1
             write(events)
         return StreamTotal(num_tokens, num_writes, num_prompt_tokens)
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        return await self._engine.tokenize(request)
 
     async def _warm_up(self) -> None:
         """A few tokens from the engine itself, so that no metric counts them."""

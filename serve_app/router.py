@@ -29,7 +29,15 @@ from serve_app.errors import (
     ReplicaDied,
     ServeAppError,
 )
-from serve_app.messages import Chunk, EventEncoder, GenerationRequest, ModelDescription, StreamTotal, Write
+from serve_app.messages import (
+    Chunk,
+    EventEncoder,
+    GenerationRequest,
+    ModelDescription,
+    StreamTotal,
+    TokenizedPrompt,
+    Write,
+)
 from serve_app.side_stream import Inbox
 
 T = TypeVar("T")
@@ -109,6 +117,17 @@ class Router:
 
         return await _with_one_retry(attempt, lambda: not has_output, request)
 
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        """The prompt that the request would make. Raises as `answer` does."""
+        deadline = _deadline(request)
+
+        async def attempt() -> TokenizedPrompt:
+            call = _Call((await self._methods(request.model)).tokenize.remote(request), deadline)
+            prompt: TokenizedPrompt = await self._result(call, request)
+            return prompt
+
+        return await _with_one_retry(attempt, lambda: True, request)
+
     async def describe(self, model: str) -> ModelDescription:
         """What a model's replica says about itself."""
         try:
@@ -179,6 +198,7 @@ class _Methods:
 
     answer: DeploymentHandle
     stream: DeploymentHandle
+    tokenize: DeploymentHandle
     describe: DeploymentHandle
 
     @classmethod
@@ -189,6 +209,7 @@ class _Methods:
         return cls(
             answer=handle.options(method_name="answer", **generators),
             stream=handle.options(method_name="stream", **generators),
+            tokenize=handle.options(method_name="tokenize", **generators),
             describe=handle.options(method_name="describe", **plain),
         )
 

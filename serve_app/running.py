@@ -1,4 +1,4 @@
-"""The requests that this process answers now, by their id, so that whoever sent one can call it off."""
+"""The requests that this process answers now, by their id: to be called off by who sent them, or waited for."""
 
 import re
 from collections.abc import Iterator
@@ -24,6 +24,12 @@ class Running:
 
     def __init__(self) -> None:
         self._requests: dict[str, list[Cancellable]] = {}
+        self.is_closing = False
+
+    def close(self) -> int:
+        """Have new requests refused from now on; how many still run."""
+        self.is_closing = True
+        return sum(len(same) for same in self._requests.values())
 
     @contextmanager
     def listed(self, request: Cancellable) -> Iterator[None]:

@@ -6,6 +6,7 @@ Used by `serve-app up` on one machine. On a cluster `serve deploy` or KubeRay do
 import io
 import logging
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +17,15 @@ from typing import Any
 import httpx
 
 from serve_app.errors import ConfigError
-from serve_app.serve_states import last_line
+from serve_app.serve_states import last_line, num_serving
 
 Say = Callable[[str], None]
 
 POLL_S = 0.25
 LOOK_FOR_ROOM_S = 2.0
 NUM_LOOKS_TO_REST = 3  # a replica that ended may still be giving its room back
+LANE_TIMEOUT_S = 5.0
+NUM_LOOKS_AT_NOTHING = 3  # an answer's last bytes may still be on their way through the proxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     _require_cluster(os.environ.get("RAY_ADDRESS") if address == "auto" else address)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         context = ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="error")
     except ConnectionError as exc:
@@ -83,6 +87,8 @@ def connected(address: str | None) -> Iterator[Any]:
         raise ConfigError(
             f"the Ray cluster at '{address}' lets nobody in: check that it runs and that its token is the one here"
         ) from exc
+    for number, handler in handlers.items():  # Ray has put its own in their place, which abort this process
+        signal.signal(number, handler)
     try:
         yield context
     finally:
@@ -191,6 +197,48 @@ class _Waiting:
         """Whether every application has come to rest; one that waits has, after `NUM_LOOKS_TO_REST` looks."""
         moving = [name for name, state in states.items() if state not in ("RUNNING", "DEPLOY_FAILED")]
         return all(self._num_looks.get(name, 0) >= NUM_LOOKS_TO_REST for name in moving)
+
+
+def drain(timeout_s: float) -> int:
+    """Have every lane refuse new requests, and wait for those that run; how many hadn't ended after `timeout_s`."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    deadline = time.monotonic() + timeout_s
+    num_looks = num_running = 0
+    while num_looks < NUM_LOOKS_AT_NOTHING and time.monotonic() < deadline:
+        try:
+            num_running = sum(_refuse_new(name) for name in _answering(serve.status().applications))
+        except RayError:  # Serve's controller is away, and comes back
+            num_running = 1
+        num_looks = 0 if num_running else num_looks + 1
+        time.sleep(POLL_S)
+    return num_running
+
+
+def _answering(applications: dict[str, Any]) -> list[str]:
+    """Those with processes that answer clients: not the sidecar, nor what sleeps, waits for room or failed."""
+    lanes = {"Ingress", "Model"}
+    return [name for name, one in applications.items() if lanes & one.deployments.keys() and num_serving(one)]
+
+
+def _refuse_new(application: str) -> int:
+    """How many requests run in the application's processes, which from now on refuse new ones.
+
+    A process that doesn't tell in time counts as one request.
+    """
+    from ray import serve
+    from ray.exceptions import RayError
+    from ray.serve.exceptions import RayServeException
+
+    try:
+        told = serve.get_app_handle(application).broadcast("refuse_new")
+        answers = told.results(timeout_s=LANE_TIMEOUT_S, return_exceptions=True)
+    except TimeoutError:
+        return 1
+    except (RayError, RayServeException):  # it has no replica any more
+        return 0
+    return sum(answer if isinstance(answer, int) else isinstance(answer, TimeoutError) for answer in answers)
 
 
 def lets_anyone_in(url: str) -> bool:

@@ -13,9 +13,9 @@ Knows nothing of models, chunks or HTTP.
 import asyncio
 import datetime
 import logging
+import os
 import socket
 import ssl
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -311,11 +311,22 @@ def _tls(protocol: int, credentials: str) -> ssl.SSLContext:
     context.check_hostname = False  # the certificate itself is what was agreed on
     context.verify_mode = ssl.CERT_REQUIRED
     context.load_verify_locations(cadata=credentials[credentials.index("-----BEGIN CERTIFICATE") :])
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:  # mode 0600; `ssl` reads keys from files alone
-        file.write(credentials)
-        file.flush()
-        context.load_cert_chain(file.name)
+    # `ssl` reads keys from files alone; from pipes they touch no disk, which may be full.
+    with _in_a_pipe(credentials) as certificate_path, _in_a_pipe(credentials) as key_path:
+        context.load_cert_chain(certificate_path, key_path)
     return context
+
+
+@contextmanager
+def _in_a_pipe(text: str) -> Iterator[str]:
+    """A path at which the text, some kilobytes at most, can be read once."""
+    reader, writer = os.pipe()
+    try:
+        os.write(writer, text.encode())
+        os.close(writer)
+        yield f"/dev/fd/{reader}"
+    finally:
+        os.close(reader)
 
 
 def _new_credentials() -> str:

@@ -75,6 +75,17 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def demo_lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of the demo model's own lane, in this process, on engine transformers."""
+    from serve_app.config import ModelConfig
+    from tests.own_lane import own_lane
+
+    model = ModelConfig(source="demo", engine="transformers")
+    with own_lane(tmp_path_factory.mktemp("demo-lane"), model) as url:
+        yield str(url)
+
+
+@pytest.fixture(scope="session")
 def service() -> Iterator[RunningService]:
     with serving(CONFIG) as running:
         yield running

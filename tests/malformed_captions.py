@@ -4,7 +4,7 @@ import json
 
 from PIL import Image
 
-from serve_app.ingress import ROUTES
+from serve_app.ingress import ROUTES, TGI_PATHS
 from tests.malformed_json import CHAT, NO_OBJECTS, USER, Case
 from tests.own_lane import MAX_BODY_BYTES, MAX_HEADER_BYTES, bearer
 from tests.pictures import b64, encode
@@ -244,7 +244,8 @@ _BAD_KEYS: dict[str, str | bytes] = {
     "the key in capitals": "Bearer SA-ALL", "a long key": "Bearer " + "x" * 600, "no ASCII": b"Bearer s\xc3\xa4",
     "quotes": 'Bearer "sa-all"', "a hash": "Bearer " + "0" * 64,
 }  # fmt: skip
-_ALLOWED = {path: method for method, path, _ in ROUTES}
+# TGI's routes have errors of their own shape.
+_ALLOWED = {path: method for method, path, _ in ROUTES if path not in TGI_PATHS}
 
 
 def header_cases() -> dict[str, Case]:
@@ -280,7 +281,7 @@ def _with_headers(case: Case, headers: dict[str, str]) -> Case:
 
 
 NO_ROUTES = (
-    "/", "//", "/v1", "/v1/", "/v1/chat", "/v1/chat/completion", "/v1/completions", "/v1/embeddings", "/v2/models",
+    "/v1", "/v1/", "/v1/chat", "/v1/chat/completion", "/v1/completion", "/v1/embeddings", "/v2/models",
     "/V1/models", "/v1/caption", "/v1/model", "/v1/requests", "/v1/requests/", "/v1/requests/a/b", "/metrics",
     "/docs", "/openapi.json", "/.env", "/v1/../etc/passwd", "/v1/%2e%2e/x", "/%00", "/%ff", "/v1/chat%2Fcompletion",
     "/" + "x" * 5000,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 USER = '{"role": "user", "content": "hi"}'
 
 

@@ -1,7 +1,7 @@
 """A model's direct lane in this very process: the real HTTP app over a real replica, without Ray.
 
-It is put together as `app.py` does it, over the scripted engine, and served by uvicorn with httptools, as Ray Serve
-serves it, on a thread and a port of its own.
+It is put together as `app.py` does it, over the scripted engine or another, and served by uvicorn with httptools, as
+Ray Serve serves it, on a thread and a port of its own.
 """
 
 import asyncio
@@ -21,13 +21,12 @@ from prometheus_client import CollectorRegistry
 from serve_app.admission import Admission
 from serve_app.api.lane import Lane
 from serve_app.budget import Budget
-from serve_app.config import Family, HttpConfig, KeysConfig, ModelConfig
-from serve_app.engines.scripted_engine import ScriptedEngine
+from serve_app.config import HttpConfig, KeysConfig, ModelConfig
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.keys import Key, Keyring
 from serve_app.metrics.registry import Metrics
-from serve_app.replica import Replica
+from serve_app.replica import Replica, create_engine
 from serve_app.running import Running
 from serve_app.single_model import SingleModelCatalog
 
@@ -40,7 +39,15 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "spent": {"requests_per_minute": 1},
     "blind": {"images_per_minute": 1},
 }
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0  # transformers takes its time to be imported
+
+
+def scripted(**more: Any) -> ModelConfig:
+    script = {"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
+    return ModelConfig(source="none", engine="scripted", engine_args=script, **more)
+
+
+SCRIPTED = scripted()
 
 
 def bearer(name: str) -> dict[str, str]:
@@ -68,25 +75,22 @@ def write_keys(path: Path) -> None:
 
 
 @contextmanager
-def own_lane(folder: Path, family: Family = "generic", **http: Any) -> Iterator[httpx.URL]:
+def own_lane(folder: Path, model: ModelConfig | None = None, **http: Any) -> Iterator[httpx.URL]:
     """The lane's address while the block runs. It keeps its file of keys in `folder`; `http` are further limits.
 
-    Its model is asked for captions as one of `family`.
+    `model` stands in the scripted one's place, under the same name.
     """
     write_keys(folder / "keys.yaml")
-    config = uvicorn.Config(
-        _lane_app(folder / "keys.yaml", family, http),
-        port=0,
-        http="httptools",
-        log_level="critical",
-        timeout_graceful_shutdown=5,
-    )
+    config = uvicorn.Config(_nothing, port=0, http="httptools", log_level="critical", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
+    thread = threading.Thread(
+        target=lambda: asyncio.run(_serve(server, folder / "keys.yaml", model or SCRIPTED, http))
+    )
     thread.start()
     try:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not server.started:
+            assert thread.is_alive(), "the lane couldn't start"
             assert time.monotonic() < deadline, "the lane didn't start"
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
@@ -96,7 +100,19 @@ def own_lane(folder: Path, family: Family = "generic", **http: Any) -> Iterator[
         thread.join()
 
 
-def _lane_app(keys_file: Path, family: Family, more: dict[str, Any]) -> Any:
+async def _serve(server: uvicorn.Server, keys_file: Path, model: ModelConfig, http: dict[str, Any]) -> None:
+    """All on one event loop, as in a replica: an engine belongs to the loop that it was started on."""
+    metrics = Metrics(CollectorRegistry(), [MODEL])
+    replica = Replica(MODEL, model, create_engine(model), metrics)
+    await replica.start()
+    try:
+        server.config.app = _lane_app(replica, metrics, keys_file, model, http)
+        await server.serve()
+    finally:
+        await replica.stop()
+
+
+def _lane_app(replica: Replica, metrics: Metrics, keys_file: Path, model: ModelConfig, more: dict[str, Any]) -> Any:
     http = HttpConfig(
         **more,
         keys=KeysConfig(file=str(keys_file)),
@@ -104,11 +120,6 @@ def _lane_app(keys_file: Path, family: Family, more: dict[str, Any]) -> Any:
         max_header_bytes=MAX_HEADER_BYTES,
         max_images_per_request=MAX_IMAGES,
     )
-    script = {"tokens_per_s": 0, "context_length": CONTEXT_TOKENS}
-    model = ModelConfig(source="none", engine="scripted", family=family, engine_args=script)
-    metrics = Metrics(CollectorRegistry(), [MODEL])
-    replica = Replica(MODEL, model, ScriptedEngine(model), metrics)
-    asyncio.run(replica.start())
     lane = Lane(
         config=http,
         catalog=SingleModelCatalog(MODEL, replica.describe()),
@@ -123,6 +134,10 @@ def _lane_app(keys_file: Path, family: Family, more: dict[str, Any]) -> Any:
         heed_others=_nothing_to_heed,
     )
     return create_app(lane)
+
+
+async def _nothing(*_: Any) -> None:
+    raise AssertionError("the app takes its place before the server starts")
 
 
 async def _nobody_else(request_id: str, key: Key | None) -> bool:

@@ -66,7 +66,8 @@ def serving(
         port = free_port()
         with (temp_dir / "up.log").open("w") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", address],
+                [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", address,
+                 "--drain-seconds", "20"],
                 stdout=log, stderr=subprocess.STDOUT, text=True,
                 env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", **(env or {})},
             )  # fmt: skip

@@ -8,7 +8,7 @@ import torch
 
 from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.batch_worker import _companions
-from serve_app.engines.prompt import Prompt
+from serve_app.engines.prompt_batch import Prompt
 from serve_app.engines.row import Row, RowSampling
 from tests.tiny_engine import request
 

@@ -4,6 +4,7 @@ from statistics import quantiles
 
 import pytest
 
+from benchmarks.serving import guidellm_client
 from benchmarks.serving.public_client import requests_of
 from benchmarks.serving.timing import Request, percentile, summarize
 
@@ -64,3 +65,21 @@ def test_the_public_clients_lists_become_requests() -> None:
     assert right.ended_s == pytest.approx(100.8)
     assert right.failure is None
     assert wrong.failure == "Service Unavailable"
+
+
+def test_guidellms_report_becomes_requests() -> None:
+    def told(error: str | None, **timings: float | None) -> dict[str, object]:
+        names = ("request_start", "first_token_iteration", "last_token_iteration", "request_end", "resolve_end")
+        known: dict[str, float | None] = dict.fromkeys(names) | timings
+        num_tokens = 3 if error is None else None
+        return {"info": {"timings": known, "error": error}, "output_metrics": {"total_tokens": num_tokens}}
+
+    good = told(None, request_start=100.0, first_token_iteration=100.5, last_token_iteration=100.9, request_end=101.0)
+    bad = told("HTTPStatusError: 503", request_start=100.0, resolve_end=100.1)
+    report = {"successful": [good], "errored": [bad], "incomplete": None}
+    right, wrong = guidellm_client.requests_of(report, 3, clock_offset_s=-90.0)
+    assert right.begun_s == pytest.approx(10.0)
+    assert right.event_times_s == pytest.approx((10.5, 10.7, 10.9))
+    assert right.failure is None
+    assert wrong.failure == "HTTPStatusError: 503"
+    assert wrong.ended_s == pytest.approx(10.1)

@@ -56,6 +56,24 @@ def test_a_stream_says_the_same_as_an_answer(openai_client: openai.OpenAI) -> No
     assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "stop"
 
 
+def test_a_stream_tells_its_usage_as_it_grows(openai_client: openai.OpenAI) -> None:
+    chunks = list(
+        openai_client.chat.completions.create(
+            model="demo",
+            messages=with_picture("Describe this picture in detail.", "green", "triangle"),
+            stream=True,
+            stream_options={"include_usage": True, "continuous_usage_stats": True},
+        )
+    )
+    usages = [chunk.usage for chunk in chunks if chunk.usage]
+    counts = [usage.completion_tokens for usage in usages]
+    assert len(usages) == len(chunks)
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 3
+    assert counts[-1] == counts[-2]
+    assert len({usage.prompt_tokens for usage in usages}) == 1
+
+
 def test_two_pictures_in_one_chat(openai_client: openai.OpenAI) -> None:
     first = with_picture("What is in this picture?", "red", "circle")
     messages = [*first, {"role": "assistant", "content": "a red circle"}]

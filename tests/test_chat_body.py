@@ -103,6 +103,29 @@ def test_a_form_that_no_engine_should_compile_is_refused(fields: dict[str, Any],
     assert param in raised.value.param
 
 
+VLLM_DEFAULTS: dict[str, Any] = {
+    "logit_bias": None, "top_logprobs": 0, "logprobs": False, "n": 1, "stop": [], "tool_choice": "none",
+    "include_reasoning": True, "use_beam_search": False, "length_penalty": 1.0, "stop_token_ids": [],
+    "include_stop_str_in_output": False, "ignore_eos": False, "min_tokens": 0, "skip_special_tokens": True,
+    "spaces_between_special_tokens": True, "truncate_prompt_tokens": None, "prompt_logprobs": None, "bad_words": [],
+    "echo": False, "add_generation_prompt": True, "continue_final_message": False, "add_special_tokens": False,
+    "documents": None, "chat_template_kwargs": None, "mm_processor_kwargs": None, "priority": 0, "cache_salt": None,
+    "return_token_ids": None, "kv_transfer_params": None, "a_field_of_a_later_version": None,
+}  # fmt: skip
+
+
+def test_a_client_may_send_vllms_defaults() -> None:
+    assert body(**VLLM_DEFAULTS).sampling() == Sampling()
+    assert body(stream=True, stream_options={"include_usage": True, "continuous_usage_stats": True}).stream
+
+
+@pytest.mark.parametrize("field", ["stop_token_ids", "echo", "length_penalty", "a_field_of_a_later_version"])
+def test_what_asks_for_something_that_isnt_there_is_refused(field: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"isn't supported|unknown field") as raised:
+        body(**{field: [7]})
+    assert raised.value.param == field
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "sentence"),
     [

@@ -5,6 +5,7 @@ import json
 import httpx
 import openai
 import pytest
+from huggingface_hub import InferenceClient
 
 from tests.pictures import b64, data_uri, png
 from tests.service import RunningService
@@ -40,6 +41,40 @@ def test_streamed_events_are_the_same_by_either_way(client: httpx.Client) -> Non
         return [{key: value for key, value in event.items() if key not in ("id", "created")} for event in parsed]
 
     assert events(SCRIPT) == events("")
+
+
+def test_tgis_routes_answer_the_same_by_either_way(client: httpx.Client) -> None:
+    body = {"inputs": "Hello", "parameters": {"details": True, "max_new_tokens": 8, "top_n_tokens": 1}}
+    direct, common = (client.post(f"{lane}/generate_stream", json=body).text for lane in (DEMO, ""))
+    assert direct == common
+    assert direct.count('data:{"index":') == 8
+    for path in ("/generate", "/", "/tokenize"):
+        sent = {"inputs": "Hello"} if path == "/tokenize" else body
+        direct, common = (client.post(f"{lane}{path}", json=sent).json() for lane in (DEMO, ""))
+        assert direct == common
+    chosen, own = (
+        client.post(url, json={"inputs": "!echo a b"}).json()
+        for url in ("/generate?model=script", f"{SCRIPT}/generate")
+    )
+    assert chosen == own == {"generated_text": "a b"}
+    assert client.get(f"{SCRIPT}/info").json()["model_id"] == "script"
+    failed = client.post("/generate?model=script", json={"inputs": "!oom"})
+    assert (failed.status_code, failed.json()["error_type"]) == (424, "generation")
+    assert client.put(f"{SCRIPT}/generate").json()["error_type"] == "method_not_allowed"
+
+
+def test_the_hubs_client_works_on_it(service: RunningService, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # this one stays on the machine
+    for address in (f"{service.url}{SCRIPT}", f"{service.url}{SCRIPT}/"):
+        client = InferenceClient(model=address)
+        assert client.text_generation("!echo a b", return_full_text=False) == "a b"
+        assert list(client.text_generation("!echo a b", stream=True)) == ["a ", "b"]
+
+
+def test_completions_answer_the_same_by_either_way(client: httpx.Client) -> None:
+    body = {"model": "demo", "prompt": ["Hello", "a red"], "logprobs": 1}
+    direct, common = (client.post(f"{lane}/v1/completions", json=body).json()["choices"] for lane in (DEMO, ""))
+    assert direct == common
 
 
 def test_openai_client_works_on_it(service: RunningService) -> None:

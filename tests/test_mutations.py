@@ -14,12 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.malformed_captions import CAPTIONS, PICTURE
-from tests.malformed_json import CHAT
+from tests.malformed_json import CHAT, COMPLETIONS
 from tests.own_lane import bearer, own_lane
 from tests.test_malformed import check_error, check_serves_on
+from tests.test_malformed_tgi import check as check_tgi_error
 
 NUM_EXAMPLES = 400
 REFUSALS = frozenset({400, 404, 413})
+TGI_REFUSALS = frozenset({422, 404, 413})
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -36,6 +38,14 @@ GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
         "type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": {
             "type": "object", "properties": {"a": {"type": "string"}}}}}}),
     (CHAT, {"messages": [{"role": "user", "content": "hi"}], "structured_outputs": {"choice": ["a", "b"]}}),
+    (COMPLETIONS, {"prompt": ["hi", "there"], "n": 2, "max_tokens": 5, "stop": ["x"], "logprobs": 2, "stream": True}),
+    (COMPLETIONS, {"prompt": [[5, 6], [7]], "temperature": 1, "seed": 7, "response_format": {"type": "json_object"}}),
+    ("/generate", {"inputs": f"![](data:image/png;base64,{PICTURE}) hi", "parameters": {
+        "max_new_tokens": 5, "stop": ["x"], "details": True, "best_of": 2, "do_sample": True, "temperature": 0.5}}),
+    ("/", {"inputs": "hi", "stream": True, "parameters": {"truncate": 9, "seed": 3, "top_p": 0.5, "top_n_tokens": 2,
+        "grammar": {"type": "json", "value": {"type": "object"}}, "watermark": None}, "options": {}}),
+    ("/invocations", {"prompt": "hi", "max_tokens": 5}),
+    ("/tokenize", {"inputs": "hi there"}),
     (CAPTIONS, {"image": PICTURE, "style": "tags", "stream": True, "stop": "x"}),
     (CAPTIONS, {"images": [{"b64": PICTURE}, {"url": f"data:image/png;base64,{PICTURE}"}], "prompt": "what?"}),
     (CAPTIONS, {"image": PICTURE, "style": "detailed", "length": "long", "language": "de", "n": 2, "temperature": 1,
@@ -107,6 +117,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 def check_answer(response: httpx.Response) -> None:
     if response.status_code == 200:
+        return
+    if "error_type" in response.json():
+        kind = response.json()["error_type"]
+        assert response.status_code in TGI_REFUSALS or kind == "generation", response.text
+        check_tgi_error(response, response.status_code, kind)
         return
     code = response.json()["error"]["code"]
     # what a mutated text commands the scripted engine to do isn't the HTTP side's failure

@@ -10,6 +10,7 @@ from serve_app.config import ModelConfig
 from serve_app.engines.scripted_engine import ScriptedEngine
 from serve_app.errors import ConfigError, EngineFailed
 from serve_app.load_progress import LoadProgress
+from serve_app.messages import GenerationRequest, Message, Sampling, Text
 from serve_app.metrics.registry import Metrics
 from serve_app.replica import Replica, start_replica
 
@@ -65,3 +66,14 @@ async def test_a_failed_start_names_the_model_in_one_line(config: ModelConfig, s
         await start_replica("m", config, Metrics(CollectorRegistry(), models=["m"]), progress)
     assert "\n" not in str(raised.value)
     assert progress.step is None
+
+
+@pytest.mark.parametrize("text", ["!nonsense nothing", "!nonsense unfinished"])
+async def test_an_engine_that_returns_in_mid_answer_has_failed(text: str) -> None:
+    config = scripted()
+    engine = ScriptedEngine(config)
+    replica = Replica("m", config, engine, Metrics(CollectorRegistry(), models=["m"]))
+    await replica.start()
+    request = GenerationRequest("id", "m", (Message("user", (Text(text),)),), Sampling(), timeout_s=10)
+    with pytest.raises(EngineFailed, match="in the middle of its answer"):
+        await replica.answer(request)

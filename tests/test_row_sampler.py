@@ -19,7 +19,7 @@ from transformers import (
 
 from serve_app.engines import batch_worker
 from serve_app.engines.answer_text import AnswerText
-from serve_app.engines.prompt import Prompt
+from serve_app.engines.prompt_batch import Prompt
 from serve_app.engines.row import Row, RowSampling
 from serve_app.engines.row_sampler import RowSampler
 from serve_app.messages import Chunk

@@ -11,7 +11,8 @@ from serve_app.images import FORMATS
 from tests.test_hostile_pictures import ALL_BOMBS_MIB, NUM_HOSTILE_PICTURES
 from tests.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS
 
-PAGE = (Path(__file__).parent.parent / "docs" / "security.md").read_text()
+TESTS = Path(__file__).parent
+PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 
 
 def test_every_picture_setting_stands_there_with_its_default() -> None:
@@ -27,3 +28,15 @@ def test_the_counts_of_hostile_cases_are_true() -> None:
     assert f"{len(IN_A_HEADER)} of the spellings" in text
     assert f"{NUM_HOSTILE_PICTURES} hostile or odd pictures" in text
     assert f"less than {ALL_BOMBS_MIB} MiB" in text
+
+
+def test_every_kind_of_fault_names_a_test_that_exists() -> None:
+    section = PAGE.partition("## Faults")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (?!what fails|---)(.+) \|$", section, re.MULTILINE)
+    assert len(rows) >= 15
+    assert f"These {len(rows)} kinds" in " ".join(section.split())
+    for row in rows:
+        kind, sees, after, lost, test = row.split(" | ")
+        assert all((kind, sees, after, lost))
+        file, _, name = test.strip("`").partition("::")
+        assert re.search(rf"^(async )?def {name}\(", (TESTS / file).read_text(), re.MULTILINE), row

@@ -27,6 +27,7 @@ from serve_app.messages import (
     Message,
     OutputFormat,
     Picture,
+    RawPrompt,
     Sampling,
     Text,
     Tool,
@@ -80,6 +81,12 @@ def a_request(
     return GenerationRequest(name, "demo", (Message("user", content),), sampling, timeout_s, tools)
 
 
+def raw(
+    name: str, *parts: str | Picture, read: RawPrompt | None = None, sampling: Sampling | None = None
+) -> GenerationRequest:
+    return replace(a_request(name, *parts, sampling=sampling), raw=read or RawPrompt())
+
+
 def in_format(kind: Literal["regex", "json_schema"], spec: str) -> Sampling:
     return Sampling(output_format=OutputFormat(kind, spec))
 
@@ -120,6 +127,52 @@ async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
     ]
     assert not different
     assert [one[-1].num_prompt_tokens for one in ours] == [one[-1].num_prompt_tokens for one in theirs]
+
+
+async def test_both_engines_read_raw_prompts_alike(engine: "VllmEngine") -> None:
+    """Texts, pictures in their places, token ids and cut prompts: the same tokens in, and the same out."""
+    other = TransformersEngine(ModelConfig(source="demo", engine="transformers", dtype="float32"))
+    await other.start()
+    one, two = drawn(2, seed=7)
+    sampling = Sampling(temperature=0.0, max_tokens=24, num_logprobs=1)
+    template = "<|im_start|>User:\n{}<end_of_utterance>\nAssistant:\n"
+    begin, end = template.split("{}")
+    told = await engine.tokenize(raw("tokens", template.format("Who are you?")))
+    requests = [
+        raw("text", template.format("Who are you?")),
+        raw("bare", "a red circle and  "),
+        raw("picture", begin, one, "What is in this picture?" + end),
+        raw("pictures", one, " and ", two, "\n"),
+        raw("cut", "many words before it " * 500 + template.format("Who are you?"), read=RawPrompt(last_tokens=40)),
+        raw("ids", "", read=RawPrompt(tokens=tuple(token.id for token in told.tokens))),
+        raw("kept", template.format("Who are you?"), sampling=replace(sampling, stop=("demo",), keeps_stop=True)),
+    ]
+    for request in requests:
+        request = request if request.sampling.stop else replace(request, sampling=sampling)
+        ours, theirs = [await chunks_of(each, request) for each in (engine, other)]
+        assert text_of(ours) == text_of(theirs), request.id
+        assert ours[0].num_prompt_tokens == theirs[0].num_prompt_tokens, request.id
+        ids, their_ids = [[(t.id, t.is_special) for c in chunks for t in c.logprobs] for chunks in (ours, theirs)]
+        assert ids == their_ids, request.id
+        assert [c.stopped_by for c in ours if c.finish_reason] == [c.stopped_by for c in theirs if c.finish_reason]
+    assert text_of(ours).endswith("demo")
+    for asked in (requests[0], requests[1], a_request("chat", "Who are you?")):
+        assert await engine.tokenize(asked) == await other.tokenize(asked)
+    await other.stop()
+
+
+async def test_a_bad_raw_prompt_is_the_clients(engine: "VllmEngine") -> None:
+    wrong = {
+        "long": raw("long", "word " * 5000),
+        "id": raw("id", "", read=RawPrompt(tokens=(5, 10_000_000))),
+    }
+    for name, request in wrong.items():
+        with pytest.raises(RequestError) as told:
+            await chunks_of(engine, request)
+        assert told.value.status == 400, name
+    with pytest.raises(RequestError):
+        await engine.tokenize(raw("picture", *drawn(1)))
+    assert text_of(await chunks_of(engine, a_request("after", "Who are you?")))
 
 
 async def test_the_first_chunk_tells_the_wait_and_the_last_one_the_reason(engine: "VllmEngine") -> None:

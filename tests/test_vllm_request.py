@@ -29,7 +29,8 @@ def said(text: str, tools: ToolUse | None = None, *, finish_reason: str = "stop"
     make: Any = ParserManager.get_parser(
         tool_parser_name="hermes", reasoning_parser_name="deepseek_r1", enable_auto_tools=True, tokenizer=tokens
     )
-    answers = Answers(asked, [make(tokens, asked.tools, chat_template_kwargs={}, model_config=None)], 5)
+    parser = make(tokens, asked.tools, chat_template_kwargs={}, model_config=None)
+    answers = Answers(asked, [parser], 5, frozenset())
     ids = tokens.encode(text, add_special_tokens=False)
     chunks: list[Chunk] = []
     for number, token in enumerate(ids, 1):

@@ -135,6 +135,19 @@ FIGURES: tuple[Figure, ...] = (
         "chat_p99_beside_pictures_vs_alone", "chat_beside_pictures", _statistic_ratio("end_to_end_ms", "p99"),
         against=None, against_workload="chat_beside_nothing",
     ),
+    *(
+        Figure(
+            f"guidellm_{name}_vs_public", "chat_c64_guidellm", ratio, against=None, against_workload="chat_c64"
+        )
+        for name, ratio in (
+            ("tokens_per_s", _statistic_ratio("tokens_per_s")),
+            ("first_token", _statistic_ratio("first_token_ms", "median")),
+            ("inter_token", _statistic_ratio("inter_token_ms", "median")),
+        )
+    ),
+    Figure(
+        "guidellm_tokens_per_s_vs_vllm_serve", "chat_c64_guidellm", _statistic_ratio("tokens_per_s")
+    ),
     Figure(
         "our_client_tokens_per_s_vs_public", "chat_c64_our_client", _statistic_ratio("tokens_per_s"),
         against=None, against_workload="chat_c64",

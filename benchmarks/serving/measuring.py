@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.serving.cells import Cell, CellStore, Key
 from benchmarks.serving.client import Call, run_closed, run_open
 from benchmarks.serving.deployment import Deployment
+from benchmarks.serving.guidellm_client import run_guidellm
 from benchmarks.serving.pictures import PictureShelf
 from benchmarks.serving.processes import Spent, by_role
 from benchmarks.serving.public_client import NAME, PublicClient, flags
@@ -23,7 +24,7 @@ CELL_TIMEOUT_S = 300.0
 NUM_WARM_UPS = 16  # at most: some workloads are slow
 POISSON_S = 12.0  # how long requests come in an open-loop cell
 MIN_POISSON_REQUESTS, MAX_POISSON_REQUESTS = 64, 1024
-OUR_NAME = "ours"
+OUR_NAME, GUIDELLM_NAME = "ours", "guidellm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +50,11 @@ class Measurement:
     rate_per_s: float | None
 
     @property
-    def is_public(self) -> bool:
-        return self.workload.is_for_public_client and self.system.suits_public_client
+    def client(self) -> str:
+        """The name of what sends the requests."""
+        if self.workload.client == "guidellm":
+            return GUIDELLM_NAME
+        return NAME if self.workload.is_for_public_client and self.system.suits_public_client else OUR_NAME
 
     def warm_up(self) -> None:
         """A few requests of each load, so that every path was gone once; then everything is idle again."""
@@ -61,13 +65,10 @@ class Measurement:
 
     def run(self) -> tuple[list[list[Request]], list[Spent]]:
         """What the requests of each load saw, and what the system's processes took between the first and the last."""
-        made = [] if self.is_public else [(self._calls(load, self._num_requests(load)), load) for load in self._loads]
+        is_ours = self.client == OUR_NAME
+        made = [(self._calls(load, self._num_requests(load)), load) for load in self._loads if is_ours]
         with self.deployment.meter(self.system) as meter:
-            parts = (
-                [self._run_public(self.workload.load)]
-                if self.is_public
-                else asyncio.run(_run_ours(made, self.rate_per_s))
-            )
+            parts = asyncio.run(_run_ours(made, self.rate_per_s)) if is_ours else [self._run_public()]
         requests = [request for part in parts for request in part]
         return parts, meter.spent(min(r.begun_s for r in requests), max(r.ended_s for r in requests))
 
@@ -85,11 +86,17 @@ class Measurement:
             return min(MAX_POISSON_REQUESTS, max(MIN_POISSON_REQUESTS, round(self.rate_per_s * POISSON_S)))
         return load.num_requests
 
-    def _run_public(self, load: Load) -> list[Request]:
-        address, tools = self.deployment.address(self.system, load.model), self.tools
+    def _run_public(self) -> list[Request]:
+        load, tools = self.workload.load, self.tools
+        address, key = (
+            self.deployment.address(self.system, load.model),
+            self.deployment.recipes[self.system.service].key,
+        )
+        if self.client == GUIDELLM_NAME:
+            return run_guidellm(load, address, key, tools.prompts, tools.tokenizer, CELL_TIMEOUT_S)
         num_requests = self._num_requests(load)
         given = flags(load, address, tools.prompts_file, tools.tokenizer, num_requests, self.rate_per_s)
-        if key := self.deployment.recipes[self.system.service].key:
+        if key:
             given += ["--header", f"Authorization=Bearer {key}"]
         return tools.client.run(given, load.num_tokens, CELL_TIMEOUT_S)
 
@@ -119,7 +126,7 @@ def _cell(key: Key, measurement: Measurement, parts: list[list[Request]], spent:
     return Cell(
         key,
         session,
-        client=NAME if measurement.is_public else OUR_NAME,
+        client=measurement.client,
         offered_per_s=measurement.rate_per_s,
         statistics=statistics.as_json(),
         parts=[summarize(part).as_json() for part in parts],

@@ -129,7 +129,7 @@ HAPROXY = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "
 DIRECT_STREAMING = {"RAY_SERVE_LLM_ENABLE_DIRECT_STREAMING": "1"}
 
 
-def _ray_environment(place: Place, switches: Mapping[str, str]) -> dict[str, str]:
+def ray_environment(place: Place, switches: Mapping[str, str]) -> dict[str, str]:
     """Ray with its own folder and, where HAProxy may run, its own files and ports."""
     proxy = place.folder / "proxy"
     proxy.mkdir(exist_ok=True)
@@ -174,7 +174,7 @@ def _ray_serve_llm(switches: Mapping[str, str]) -> Callable[[Place], Recipe]:
             str(Path(__file__).parent / "ray_llm_server.py"),
             str(path),
         )
-        command = Command(words, _ray_environment(place, switches))
+        command = Command(words, ray_environment(place, switches))
         return Recipe((command,), dict.fromkeys(models, f"http://127.0.0.1:{place.port}"))
 
     return cook
@@ -218,7 +218,7 @@ def _serve_app(switches: Mapping[str, str]) -> Callable[[Place], Recipe]:
         path = place.folder / "serve_config.yaml"
         path.write_text(yaml.safe_dump(our_config(place)))
         words = (sys.executable, "-m", "serve_app", "up", str(path), "--address", "local", "--port", str(place.port))
-        command = Command(words, _ray_environment(place, switches))
+        command = Command(words, ray_environment(place, switches))
         return Recipe((command,), dict.fromkeys(place.checkpoints, f"http://127.0.0.1:{place.port}"))
 
     return cook

@@ -14,6 +14,7 @@ CHAT, OTHER_CHAT, CAPTIONER = "chat-a", "chat-b", "demo"  # the models' names
 Way = Literal["data_uri", "upload", "url"]
 Size = Literal["0.3mp", "12mp"]
 Group = Literal["chat", "two_models", "captions"]
+ClientName = Literal["public", "ours", "guidellm"]  # `public`: `vllm bench serve`, ours where it can't
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Workload:
     loads: tuple[Load, ...]
     capacity_share: float | None = None
     is_core: bool = False
-    is_by_our_client: bool = False  # also where the public one could, to compare the two or loads with each other
+    client: ClientName = "public"  # another one also where this could, to compare clients or loads with each other
 
     @property
     def load(self) -> Load:
@@ -69,7 +70,7 @@ class Workload:
     def is_for_public_client(self) -> bool:
         """Whether `vllm bench serve` can do it: streamed chats with one model."""
         is_plain = len(self.loads) == 1 and self.load.is_streamed and self.load.picture is None
-        return is_plain and not self.is_by_our_client
+        return is_plain and self.client == "public"
 
 
 # Waves enough that a cell takes seconds, and tokens enough that 10 ms of processor time are under a percent.
@@ -103,14 +104,15 @@ _CHATS = tuple(
     for is_streamed in (True, False)
     for num_clients in (1, 16, 64, 256)
 )
-_OUR_CLIENT = Workload("chat_c64_our_client", "chat", (Load(CHAT, 64, _NUM_SHORT[64]),), is_by_our_client=True)
+_OUR_CLIENT = Workload("chat_c64_our_client", "chat", (Load(CHAT, 64, _NUM_SHORT[64]),), client="ours")
+_GUIDELLM = Workload("chat_c64_guidellm", "chat", (Load(CHAT, 64, _NUM_SHORT[64]),), client="guidellm")
 _TWO_MODELS = Workload("two_models_c64", "two_models", (Load(CHAT, 32, 192), Load(OTHER_CHAT, 32, 192)))
 _BESIDE = Workload(
     "chat_beside_pictures",
     "captions",
     (Load(CHAT, 8, 192), Load(CAPTIONER, 2, 16, CAPTION_TOKENS, False, PictureKind("12mp", "data_uri"))),
 )
-_ALONE = Workload("chat_beside_nothing", "captions", (Load(CHAT, 8, 192),), is_by_our_client=True)
+_ALONE = Workload("chat_beside_nothing", "captions", (Load(CHAT, 8, 192),), client="ours")
 _PICTURES = tuple(_captions(size, way) for size in ("0.3mp", "12mp") for way in ("data_uri", "upload", "url"))
 
 WORKLOADS: dict[str, Workload] = {
@@ -118,6 +120,7 @@ WORKLOADS: dict[str, Workload] = {
     for workload in (
         *sorted(_CHATS, key=lambda chat: not chat.is_core),
         _OUR_CLIENT,
+        _GUIDELLM,
         _poisson(0.5),
         _poisson(0.8),
         _TWO_MODELS,

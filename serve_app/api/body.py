@@ -10,7 +10,8 @@ from serve_app.strict import Strict
 
 _LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
 _LONGEST_SENTENCE = 1000
-_TAGS = frozenset({"text", "image_url", "json_object", "json_schema"})  # of unions that are told apart by `type`
+# Of unions that are told apart by `type`.
+_TAGS = frozenset({"text", "image_url", "json_object", "json_schema", "json", "regex"})
 _OBJECT_TYPES = frozenset({"model_type", "dict_type", "model_attributes_type"})
 
 
@@ -18,7 +19,7 @@ class Body(Strict):
     """Base of every request body and of every object in one.
 
     `neutral` are the dialect's fields that this service doesn't have, each with the values that change nothing:
-    those are dropped, any other value is refused.
+    those are dropped, any other value is refused. A null changes nothing in any field.
     """
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {}
@@ -32,9 +33,10 @@ class Body(Strict):
             if len(field) > _LONGEST_FIELD:  # before it is compared with every field there is
                 raise wrong(shortened(field), "there is no field with such a long name")
         for field in values.keys() & cls.neutral.keys():
-            if values[field] not in cls.neutral[field]:
+            if values[field] is not None and values[field] not in cls.neutral[field]:
                 raise wrong(field, f"{field} isn't supported here: leave it out")
-        return {field: value for field, value in values.items() if field not in cls.neutral}
+        dropped = [field for field, value in values.items() if value is None and field not in cls.model_fields]
+        return {field: value for field, value in values.items() if field not in {*cls.neutral, *dropped}}
 
 
 B = TypeVar("B", bound=Body)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from serve_app.api.body import Body, wrong
-from serve_app.api.chat_body import MAX_ANSWERS, MAX_MODEL_CHARACTERS, Count, SamplingBody
+from serve_app.api.sampling_body import MAX_ANSWERS, MAX_MODEL_CHARACTERS, Count, SamplingBody
 from serve_app.caption_quality import FINDINGS, Finding
 from serve_app.families.wish import Wish
 from serve_app.messages import OutputFormat, Sampling

@@ -3,9 +3,9 @@
 from typing import Any
 
 from serve_app.api.body import shortened
-from serve_app.api.chat_body import MAX_MODEL_CHARACTERS
 from serve_app.api.exchange import Exchange
 from serve_app.api.lane import Lane, ModelEntry
+from serve_app.api.sampling_body import MAX_MODEL_CHARACTERS
 from serve_app.errors import Forbidden, InvalidRequest, ModelNotReady, UnsupportedTask
 from serve_app.families import CaptionFamily, Style, family_named
 from serve_app.families.family import LENGTHS, Task

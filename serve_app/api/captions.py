@@ -4,11 +4,11 @@ One picture or several, as JSON (URL, data URI or base64) or as a multipart uplo
 generation, all at once; a bad picture has its own error and never shifts another's caption.
 """
 
-import asyncio
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
+from serve_app.api.all_at_once import all_at_once
 from serve_app.api.caption_answer import Asked, Caption, CaptionEvents, Failure, Outcome
 from serve_app.api.caption_body import CaptionRequest, read_caption_request
 from serve_app.api.caption_fields import CaptionFields
@@ -20,8 +20,6 @@ from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooMa
 from serve_app.families import CaptionFamily, family_named
 from serve_app.families.wish import Words, worded
 from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text, Write
-
-T = TypeVar("T")
 
 
 async def create_captions(exchange: Exchange, lane: Lane) -> None:
@@ -70,7 +68,7 @@ class CaptionTask:
             except ServeAppError as error:
                 return Failure(index, error)
 
-        found = await _all_at_once(outcome, len(self._wanted.sources))
+        found = await all_at_once(outcome, len(self._wanted.sources))
         failures = [one for one in found if isinstance(one, Failure)]
         if len(failures) == len(found):
             raise _no_caption(failures)
@@ -133,7 +131,7 @@ class CaptionTask:
                 else:
                     early.append(failure)
 
-        await _all_at_once(caption, len(self._wanted.sources))
+        await all_at_once(caption, len(self._wanted.sources))
         if not has_begun:
             raise _no_caption(sorted(early, key=lambda failure: failure.index))
         write(DONE_EVENT)
@@ -172,16 +170,6 @@ def _asked(family: CaptionFamily, words: Words, fields: CaptionFields) -> Asked:
     if family.grounding is not None and family.grounding in words.prompt:
         reading = "entities"
     return Asked(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_captions)
-
-
-async def _all_at_once(do: Callable[[int], Coroutine[Any, Any, T]], count: int) -> list[T]:
-    """What `do` gives for 0 to count - 1. The first that raises ends the others."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(do(index)) for index in range(count)]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from errors
-    return [task.result() for task in tasks]
 
 
 def _no_caption(failures: Sequence[Failure]) -> ServeAppError:

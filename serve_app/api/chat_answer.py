@@ -10,7 +10,7 @@ from json.encoder import encode_basestring  # json.dumps of a bare string, at a 
 from typing import Any
 
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
-from serve_app.api.usage import Usage
+from serve_app.api.usage import RunningUsage, Usage
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
 
 
@@ -67,45 +67,41 @@ def _logprob_json(one: TokenLogprob) -> dict[str, Any]:
 class ChatEvents:
     """The events of one streamed chat answer, as `EventEncoder` wants them."""
 
-    def __init__(self, answer_id: str, created_s: int, model: str, include_usage: bool) -> None:
+    def __init__(self, answer_id: str, created_s: int, model: str, usage: RunningUsage) -> None:
         self._frame = {
             "id": answer_id,
             "object": "chat.completion.chunk",
             "created": created_s,
             "model": model,
         }
-        self._include_usage = include_usage
-        self._no_usage: dict[str, Any] = {"usage": None} if include_usage else {}
+        self._usage = usage
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: what stands before and after a piece of text
-        self._num_tokens = 0
-        self._first: Chunk | None = None
 
     def encode(self, chunk: Chunk) -> bytes:
         """An answer's first chunk is preceded by its role, its last one followed by how it finished."""
-        self._num_tokens += chunk.num_tokens
+        self._usage.count(chunk)
         head = b""
         if chunk.index not in self._around:
             head = self._begin(chunk)
         before, after = self._around[chunk.index]
-        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs):
+        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._usage.is_told_along):
             text = chunk.text
             events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
             logprobs = _logprobs_json(chunk.logprobs) if chunk.logprobs else None
-            events = self._event(chunk.index, _delta(chunk), logprobs)
+            delta = _delta(chunk)
+            events = self._event(chunk.index, delta, logprobs) if delta or logprobs else b""
         if chunk.finish_reason is not None:
             return head + events + self._event(chunk.index, {}, None, chunk.finish_reason)
         return head + events
 
     def end(self) -> bytes:
         """The usage where it was asked for, and `[DONE]`."""
-        if not (self._include_usage and self._first):
+        if not (self._usage.is_told and self._usage.total):
             return DONE_EVENT
-        usage = Usage(self._first.num_prompt_tokens, self._num_tokens, self._first.num_cached_tokens)
-        return event_bytes(self._frame | {"choices": [], "usage": usage.as_json()}) + DONE_EVENT
+        return event_bytes(self._frame | {"choices": [], "usage": self._usage.total.as_json()}) + DONE_EVENT
 
     def _begin(self, chunk: Chunk) -> bytes:
-        self._first = self._first or chunk
         event = self._event(chunk.index, {"role": "assistant", "content": ""})
         text_event = self._event(chunk.index, {"content": ""})
         before, after = text_event.split(b'{"content":""}')
@@ -116,7 +112,7 @@ class ChatEvents:
         self, index: int, delta: dict[str, Any], logprobs: Any = None, finish_reason: str | None = None
     ) -> bytes:
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
-        return event_bytes(self._frame | {"choices": [choice]} | self._no_usage)
+        return event_bytes(self._frame | {"choices": [choice]} | self._usage.field)
 
 
 def _delta(chunk: Chunk) -> dict[str, Any]:

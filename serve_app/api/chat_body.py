@@ -6,27 +6,14 @@ vLLM's names. What can't be honoured is a 400 that names the field; nothing is i
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from serve_app.api.body import Body, wrong
-from serve_app.api.chat_formats import (
-    FunctionTool,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    NamedToolChoice,
-    ResponseFormat,
-    StructuredOutputs,
-    ToolChoice,
-)
-from serve_app.messages import OutputFormat, Role, Sampling, ToolCall, ToolUse
+from serve_app.api.chat_formats import FunctionTool, NamedToolChoice, ToolChoice
+from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
+from serve_app.messages import Role, Sampling, ToolCall, ToolUse
 
-MAX_ANSWERS = 16
-MAX_TOP_LOGPROBS = 20
 MAX_TOOLS = 128
-MAX_MODEL_CHARACTERS = 256  # twice what a model's name may have: what is longer isn't compared with all of them
-
-# What engines count in 32 bits; one number above that would fail a whole batch.
-Count = Annotated[int, Field(lt=2**31)]
 
 
 class TextPart(Body):
@@ -68,10 +55,10 @@ class ChatMessage(Body):
     """A turn; `content` is a string or a list of parts. `developer` is OpenAI's newer word for `system`."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "refusal": (None,),
-        "audio": (None,),
-        "function_call": (None,),
-        "annotations": (None, []),
+        "refusal": (),
+        "audio": (),
+        "function_call": (),
+        "annotations": ([],),
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -102,82 +89,59 @@ class ChatMessage(Body):
         return tuple(ToolCall(c.id, c.function.name, c.function.arguments) for c in self.tool_calls or ())
 
 
-class StreamOptions(Body):
-    include_usage: bool = False
-    include_obfuscation: bool = False  # OpenAI's padding against traffic analysis; this service adds none
-
-
-class SamplingBody(Body):
-    """The sampling fields that every dialect with OpenAI's names shares."""
-
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: Count | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
-    stop: Annotated[list[str] | None, BeforeValidator(lambda v: [v] if isinstance(v, str) else v)] = None
-
-    @field_validator("stop")
-    @classmethod
-    def _few_and_not_empty(cls, stop: list[str] | None) -> list[str] | None:
-        if stop is not None and (len(stop) > 16 or not all(stop)):
-            raise ValueError("takes up to 16 strings, none of them empty")
-        return stop
-
-
-class ChatBody(SamplingBody):
+class ChatBody(GenerationBody):
     """The body of `POST /v1/chat/completions`. `model` left out means the default chat model."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "logit_bias": (None, {}),
-        "modalities": (None, ["text"]),
-        "audio": (None,),
-        "functions": (None, []),
-        "function_call": (None, "none", "auto"),
-        "service_tier": (None, "auto", "default"),
-        "store": (None, False),
+        "logit_bias": ({},),
+        "modalities": (["text"],),
+        "audio": (),
+        "functions": ([],),
+        "function_call": ("none", "auto"),
+        "service_tier": ("auto", "default"),
+        "store": (False,),
+        "verbosity": ("medium",),
+        "prediction": (),
+        "web_search_options": (),
+        "reasoning_effort": (),
+        "add_generation_prompt": (True,),
+        "continue_final_message": (False,),
+        "add_special_tokens": (False,),
+        "best_of": (1,),
+        "echo": (False,),
+        "documents": ([],),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "mm_processor_kwargs": ({},),
+        "media_io_kwargs": ({},),
+        "include_reasoning": (True,),
+        **VLLM_NEUTRAL,
     }
 
-    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: Count | None = Field(None, ge=1)
-    min_tokens: Count | None = Field(None, ge=0)
-    top_k: Count | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    ignore_eos: bool | None = None
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
     tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
 
+    @property
+    def answer_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise wrong("stream_options", "only allowed with stream=true")
-        limits = {limit for limit in (self.max_tokens, self.max_completion_tokens) if limit is not None}
-        if len(limits) > 1:
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
             raise wrong(
                 "max_tokens",
                 f"it is {self.max_tokens}, and max_completion_tokens {self.max_completion_tokens}: send one of them",
             )
-        if limits and (self.min_tokens or 0) > max(limits):
-            raise wrong("min_tokens", f"it is {self.min_tokens} and the answer has {max(limits)} at most: lower it")
         if self.top_logprobs and not self.logprobs:
             raise wrong("top_logprobs", "only allowed with logprobs=true")
-        if self.response_format is not None and self.structured_outputs is not None:
-            raise wrong("structured_outputs", "there is a response_format as well: send one of them")
         return self
 
     @model_validator(mode="after")
@@ -192,32 +156,7 @@ class ChatBody(SamplingBody):
         return self
 
     def sampling(self) -> Sampling:
-        return Sampling(
-            max_tokens=self.max_completion_tokens or self.max_tokens,
-            min_tokens=self.min_tokens or 0,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=None if self.top_k in (-1, 0) else self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            stop=tuple(self.stop or ()),
-            ignores_eos=bool(self.ignore_eos),
-            seed=self.seed,
-            num_answers=self.n or 1,
-            num_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-            output_format=self._output_format(),
-        )
-
-    def _output_format(self) -> OutputFormat | None:
-        if self.structured_outputs is not None:
-            return self.structured_outputs.output_format()
-        if isinstance(self.response_format, JsonObjectFormat):
-            return OutputFormat("json_object")
-        if isinstance(self.response_format, JsonSchemaFormat):
-            return self.response_format.output_format()
-        return None
+        return self.sampling_with((self.top_logprobs or 0) if self.logprobs else None)
 
     def tool_use(self) -> ToolUse | None:
         if not self.tools:

@@ -7,7 +7,7 @@ should compile is refused here, by name.
 import json
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from serve_app.api.body import Body, wrong
 from serve_app.messages import OutputFormat, Tool
@@ -18,17 +18,23 @@ def _schema_format(schema: dict[str, Any] | None) -> OutputFormat:
     return OutputFormat("json_schema", json.dumps(schema, ensure_ascii=False))
 
 
+def _json_format(schema: dict[str, Any] | str | None) -> OutputFormat:
+    return OutputFormat("json_schema", schema) if isinstance(schema, str) else _schema_format(schema)
+
+
+def _usable(schema: dict[str, Any]) -> dict[str, Any]:
+    check_output_format(_schema_format(schema))
+    return schema
+
+
+UsableSchema = Annotated[dict[str, Any], AfterValidator(_usable)]
+
+
 class JsonSchema(Body):
     name: str = "answer"
     description: str | None = None
-    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+    schema_: UsableSchema = Field(default_factory=dict, alias="schema")
     strict: bool | None = None  # every schema binds here
-
-    @field_validator("schema_")
-    @classmethod
-    def _can_be_used(cls, schema: dict[str, Any]) -> dict[str, Any]:
-        check_output_format(_schema_format(schema))
-        return schema
 
 
 class TextFormat(Body):
@@ -36,7 +42,13 @@ class TextFormat(Body):
 
 
 class JsonObjectFormat(Body):
+    """Any JSON object; with `value`, which the hub's clients send to TGI, one of this schema."""
+
     type: Literal["json_object"]
+    value: UsableSchema | None = None
+
+    def output_format(self) -> OutputFormat:
+        return OutputFormat("json_object") if self.value is None else _schema_format(self.value)
 
 
 class JsonSchemaFormat(Body):
@@ -47,7 +59,39 @@ class JsonSchemaFormat(Body):
         return _schema_format(self.json_schema.schema_)
 
 
-ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+class JsonGrammar(Body):
+    """TGI's: `value` is the schema, or its text."""
+
+    type: Literal["json"]
+    value: dict[str, Any] | str
+
+    @field_validator("value")
+    @classmethod
+    def _can_be_used(cls, schema: dict[str, Any] | str) -> dict[str, Any] | str:
+        check_output_format(_json_format(schema))
+        return schema
+
+    def output_format(self) -> OutputFormat:
+        return _json_format(self.value)
+
+
+class RegexGrammar(Body):
+    type: Literal["regex"]
+    value: str
+
+    @field_validator("value")
+    @classmethod
+    def _can_be_used(cls, pattern: str) -> str:
+        check_output_format(OutputFormat("regex", pattern))
+        return pattern
+
+    def output_format(self) -> OutputFormat:
+        return OutputFormat("regex", self.value)
+
+
+ResponseFormat = Annotated[
+    TextFormat | JsonObjectFormat | JsonSchemaFormat | JsonGrammar | RegexGrammar, Field(discriminator="type")
+]
 
 
 class StructuredOutputs(Body):
@@ -73,7 +117,7 @@ class StructuredOutputs(Body):
             return OutputFormat("regex", self.regex)
         if self.choice is not None:
             return OutputFormat("choice", json.dumps(self.choice, ensure_ascii=False))
-        return OutputFormat("json_schema", self.json_) if isinstance(self.json_, str) else _schema_format(self.json_)
+        return _json_format(self.json_)
 
 
 class Function(Body):

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
 from serve_app.errors import (
@@ -26,6 +27,7 @@ from serve_app.errors import (
     Overloaded,
     RequestError,
     ServeAppError,
+    ShuttingDown,
 )
 from serve_app.metrics.specs import CLIENT_LEFT, OK
 
@@ -33,6 +35,7 @@ logger = logging.getLogger("serve_app")
 audit = logging.getLogger("serve_app.audit")
 
 _LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
+_BACK_AFTER_S = 5.0  # a guess at when another process serves in this one's place
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 
@@ -40,15 +43,18 @@ _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 class Endpoint:
     """An ASGI app that runs one handler. `is_counted`: whether it stands in the metrics; `is_open`: to anyone."""
 
-    def __init__(self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False) -> None:
+    def __init__(
+        self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False, dialect: Dialect = OPENAI
+    ) -> None:
         self._handler = handler
+        self._dialect = dialect
         self._lane = lane
         self._is_counted = is_counted
         self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config, tracker)
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._dialect)
         with tracker if self._is_counted else nullcontext():
             exchange.outcome = await self._run(exchange)
             tracker.outcome(exchange.outcome)
@@ -86,6 +92,8 @@ class Endpoint:
             )
         if self._is_open:
             return
+        if self._is_counted and self._lane.running.is_closing:
+            raise ShuttingDown("the service is shutting down: send it again later, or elsewhere", None, _BACK_AFTER_S)
         exchange.key = self._lane.keys.key_of(_authorization(exchange))
         exchange.timeout_s = _timeout_s(exchange, config.request_timeout_s)
         if self._is_counted and exchange.key is not None:

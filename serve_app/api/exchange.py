@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.lane import Lane
 from serve_app.api.outbox import Outbox
 from serve_app.config import HttpConfig
@@ -32,7 +33,6 @@ from serve_app.errors import (
     InvalidRequest,
     RequestCancelled,
     ServeAppError,
-    error_json,
 )
 from serve_app.keys import Key
 from serve_app.messages import Write
@@ -62,7 +62,13 @@ class Exchange:
     """
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, config: HttpConfig, tracker: RequestTracker
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        config: HttpConfig,
+        tracker: RequestTracker,
+        dialect: Dialect = OPENAI,
     ) -> None:
         # Ray Serve gives one to a request that has none.
         self._sent_id = next((value for name, value in scope["headers"] if name == _ID_HEADER), None)
@@ -79,6 +85,7 @@ class Exchange:
         self.request = Request(scope, self._receive_bounded)
         self._receive, self._send = receive, send
         self._config = config
+        self._dialect = dialect
         self._num_body_bytes = 0
         self._begun_s = time.monotonic()
         self._status: int | None = None
@@ -189,9 +196,9 @@ class Exchange:
         """Tell the client: a status and JSON, or an error event where the stream has begun."""
         with suppress(OSError):  # the client may be gone already
             if self._status is None:
-                await self.send_json(error_json(error), error.status, headers)
+                await self.send_json(self._dialect.error_json(error), self._dialect.status(error), headers)
             elif self._is_stream:
-                await self._finish(event_bytes(error_json(error)))
+                await self._finish(event_bytes(self._dialect.error_json(error), self._dialect.event_start))
 
     def absorb_own_cancellation(self) -> RequestCancelled | None:
         """Let a cancellation end here if the client's leaving caused it, or its being called off, which is returned.
@@ -258,6 +265,8 @@ class Exchange:
         )
 
     def _watch_for_leaving(self) -> None:
+        if self._watcher is not None:  # the body was read before
+            return
         task = self._task
         assert task is not None, "an exchange runs in a task"
 
@@ -278,11 +287,9 @@ async def _end(producer: "asyncio.Future[None]") -> None:
         await asyncio.wait([producer])
 
 
-def event_bytes(value: Any) -> bytes:
+def event_bytes(value: Any, start: bytes = b"data: ") -> bytes:
     """One server-sent event that carries a JSON document."""
-    return (
-        b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
-    )
+    return start + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
 
 
 DONE_EVENT = b"data: [DONE]\n\n"

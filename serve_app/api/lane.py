@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 from serve_app.admission import Admission, estimated_tokens
 from serve_app.budget import Budget
 from serve_app.config import HttpConfig
-from serve_app.errors import DeadlineExceeded, Forbidden, ServeAppError, UnsupportedTask
+from serve_app.errors import DeadlineExceeded, Forbidden, ServeAppError, UnknownModel, UnsupportedTask
 from serve_app.images import ImageGate, ImageSource
 from serve_app.keys import Key, Keyring
 from serve_app.messages import (
@@ -24,6 +24,7 @@ from serve_app.messages import (
     Picture,
     StreamTotal,
     Task,
+    TokenizedPrompt,
     Write,
 )
 from serve_app.metrics.registry import Metrics
@@ -134,6 +135,8 @@ class Lane:
 
         Raises `Forbidden`, and what `Catalog.choose` does.
         """
+        if name in self.config.default_model_names and not self._is_known(name):
+            name = None
         if key is None or key.models is None:
             return self.catalog.choose(name, task)
         if name is None:
@@ -144,6 +147,13 @@ class Lane:
             self.catalog.find(name)  # what doesn't exist is told as for every key
             raise Forbidden(f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}", "model")
         return self.catalog.choose(name, task)
+
+    def _is_known(self, name: str) -> bool:
+        try:
+            self.catalog.find(name)
+        except UnknownModel:
+            return False
+        return True
 
     def visible(self, key: Key | None) -> list[ModelEntry]:
         """The models that this key may use."""
@@ -166,6 +176,11 @@ class Lane:
                 total = await self.handle.stream(admitted, encoder, charge.counting(write))
                 charge.tokens = total.num_prompt_tokens + total.num_tokens
         return total
+
+    async def tokenize(self, request: GenerationRequest, key: Key | None) -> TokenizedPrompt:
+        """The prompt that the request would make, once it is the request's turn. Raises as `answer` does."""
+        async with self.admission.admitted(request, key) as admitted:
+            return await self.handle.tokenize(admitted)
 
     @contextmanager
     def _charging(self, request: GenerationRequest, key: Key | None) -> Iterator["_Charge"]:

@@ -39,3 +39,31 @@ class Usage:
             "total_tokens": self.num_prompt_tokens + self.num_tokens,
             **(details if self.num_cached_tokens is not None else {}),
         }
+
+
+class RunningUsage:
+    """What a streamed answer has cost so far. Told at its end where it `is_told`, and perhaps in every event."""
+
+    def __init__(self, is_told: bool, is_told_along: bool) -> None:
+        self.is_told = is_told
+        self.is_told_along = is_told_along
+        self._first: Chunk | None = None
+        self._num_tokens = 0
+
+    def count(self, chunk: Chunk) -> None:
+        self._first = self._first or chunk
+        self._num_tokens += chunk.num_tokens
+
+    @property
+    def total(self) -> Usage | None:
+        """None before the first chunk."""
+        if (first := self._first) is None:
+            return None
+        return Usage(first.num_prompt_tokens, self._num_tokens, first.num_cached_tokens)
+
+    @property
+    def field(self) -> dict[str, Any]:
+        """What an event has of it: as OpenAI does, a null where the usage comes at the end."""
+        if not self.is_told:
+            return {}
+        return {"usage": self.total.as_json() if self.is_told_along and self.total else None}

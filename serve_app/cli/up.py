@@ -62,8 +62,14 @@ def up(
         DemoEngine | None,
         typer.Option(help="What the demo model runs on; a file's models say so themselves. Default: transformers."),
     ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(min=0, help="How long running requests have to end after Ctrl-C or SIGTERM."),
+    ] = 30.0,
 ) -> None:
     """Serve on this machine until Ctrl-C: start Ray if none runs, deploy the file, say when it's ready.
+
+    Ctrl-C and SIGTERM let running requests end and refuse new ones; a second one ends at once.
 
     Example: serve-app up serve_config.yaml --port 8080
     """
@@ -71,14 +77,16 @@ def up(
         raise CliError(f"--engine is for the demo: set each model's engine in {config}", USAGE)
     demo = DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG
     try:
-        _serve_until_stopped(config or demo, port, address, no_auth)
+        _serve_until_stopped(config or demo, port, address, no_auth, drain_seconds)
     except ConfigError as exc:
         raise CliError(str(exc), USAGE) from exc
     except KeyboardInterrupt as exc:
         raise CliError("stopped before the service was ready", INTERRUPTED) from exc
 
 
-def _serve_until_stopped(path: Path, port: int | None, address: str | None, no_auth: bool) -> None:
+def _serve_until_stopped(
+    path: Path, port: int | None, address: str | None, no_auth: bool, drain_seconds: float
+) -> None:
     from serve_app.config_file import model_names, read_config_file  # imports late: `--help` stays instant
 
     values = read_config_file(path)
@@ -87,7 +95,7 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None, no_a
     wants_key = _wants_key(values)
     _refuse_open_door(values, wants_key, no_auth)
     set_ray_defaults()
-    from serve_app.service import lets_anyone_in, running
+    from serve_app.service import drain, lets_anyone_in, running
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also where a shell's `&` left SIGINT ignored
         signal.signal(number, signal.default_int_handler)
@@ -116,6 +124,10 @@ def _serve_until_stopped(path: Path, port: int | None, address: str | None, no_a
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
+        say(f"running requests have {drain_seconds:g} s to end, new ones are refused; Ctrl-C ends it at once")
+        with suppress(KeyboardInterrupt):
+            if num_left := drain(drain_seconds):
+                say(f"{num_left} requests hadn't ended and are cut off")
         say("stopping")
     say("stopped")
 
@@ -144,6 +156,7 @@ def _is_loopback(host: str) -> bool:
 def set_ray_defaults() -> None:
     """Before Ray is imported: it reads its environment then, and what is set there already stands."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets any other program starve the replicas
+    os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")  # with Ray's 10 a dead proxy is missed for 20
     if (Path.home() / ".ray" / "auth_token").exists():  # left by Ray's own start; a cluster closed with it wants it
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 

@@ -1,10 +1,10 @@
-"""The engine protocol: four verbs and a description. Each engine lives in one file that alone names its library."""
+"""The engine protocol: five verbs and a description. Each engine lives in one file that alone names its library."""
 
 from typing import Protocol
 
 from serve_app.config import Family
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Generator, PictureEdge
+from serve_app.messages import GenerationRequest, Generator, PictureEdge, TokenizedPrompt
 
 
 class Engine(Generator, Protocol):
@@ -53,6 +53,10 @@ class Engine(Generator, Protocol):
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model, telling each step. Raises `ConfigError` with a sentence naming the fix where the config
         can't work."""
+        ...
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        """The prompt that the request would make. Raises `UnsupportedTask` where it has pictures."""
         ...
 
     async def check_health(self) -> None:

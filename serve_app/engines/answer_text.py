@@ -11,13 +11,21 @@ _UNFINISHED = "\ufffd"  # what decoders write for bytes that aren't a whole char
 
 
 class AnswerText:
-    """Takes token ids one by one, gives text that is final. `is_stopped` once a stop string has come."""
+    """Takes token ids one by one, gives text that is final. `stopped_by` is the stop string, once one has come.
 
-    def __init__(self, decode: Decode, stop: Sequence[str]) -> None:
+    With `keeps_stop` the text ends with it, and no text is held back for what may become one.
+    """
+
+    def __init__(self, decode: Decode, stop: Sequence[str], keeps_stop: bool = False) -> None:
         self._tokens = _TokenText(decode)
         self._stop = [s for s in stop if s]
-        self._held = ""
-        self.is_stopped = False
+        self._keeps_stop = keeps_stop
+        self._held = ""  # the end of the text so far that a stop string begins with; given out where it is kept
+        self.stopped_by: str | None = None
+
+    @property
+    def is_stopped(self) -> bool:
+        return self.stopped_by is not None
 
     def add(self, token: int, may_stop: bool = True) -> str:
         """The text that this token makes final; often empty. Where it may not stop, no stop string begins in it."""
@@ -27,22 +35,22 @@ class AnswerText:
     def finish(self) -> str:
         """What was still held back. The answer ends here."""
         text = self._release(self._tokens.finish())
-        if not self.is_stopped:
+        if not self.is_stopped and not self._keeps_stop:
             text, self._held = text + self._held, ""
         return text
 
     def _release(self, new: str) -> str:
         if self.is_stopped or not self._stop:
             return "" if self.is_stopped else new
-        text = self._held + new
-        found = [at for at in (text.find(s) for s in self._stop) if at >= 0]
+        text, num_given = self._held + new, len(self._held) if self._keeps_stop else 0
+        found = min(((at, s) for s in self._stop if (at := text.find(s)) >= 0), default=None)
         if found:
-            self.is_stopped = True
+            at, self.stopped_by = found
             self._held = ""
-            return text[: min(found)]
+            return text[num_given : at + len(self.stopped_by)] if self._keeps_stop else text[:at]
         keep = max(_overlap(text, s) for s in self._stop)
         self._held = text[len(text) - keep :]
-        return text[: len(text) - keep]
+        return new if self._keeps_stop else text[: len(text) - keep]
 
 
 def _overlap(text: str, stop: str) -> int:

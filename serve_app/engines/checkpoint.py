@@ -58,6 +58,7 @@ class Checkpoint:
     is_encoder_decoder: bool
     context_length: int | None
     eos_ids: frozenset[int]
+    special_ids: frozenset[int]  # that texts leave out, the ends of answers among them
     pad_id: int
     sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
     sampling_top_p: float
@@ -160,6 +161,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,
+        special_ids=eos_ids | frozenset(tokenizer.all_special_ids),
         pad_id=pad_id,
         sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,
         sampling_top_p=_or_one(own.top_p) if own.do_sample else 1.0,

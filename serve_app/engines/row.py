@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.output_grammar import Grammar
-from serve_app.engines.prompt import Prompt
+from serve_app.engines.prompt_batch import Prompt
 from serve_app.errors import InvalidRequest, ServeAppError
 from serve_app.messages import Chunk, FinishReason, GenerationRequest, TokenLogprob
 
@@ -70,6 +70,7 @@ class Row:
     answer: AnswerText
     token_text: Callable[[int], str]
     received_s: float
+    special_ids: frozenset[int] = frozenset()
     grammar: Grammar | None = None
     is_cancelled: bool = False
     is_ended: bool = False
@@ -113,12 +114,25 @@ class Row:
         )
 
     def _logprob(self, choice: TokenChoice) -> TokenLogprob:
-        top = tuple(TokenLogprob(self.token_text(t), max(value, _LEAST_LOGPROB)) for t, value in choice.top)
-        return TokenLogprob(self.token_text(choice.token), max(choice.logprob, _LEAST_LOGPROB), top)
+        top = tuple(self._told(token, logprob) for token, logprob in choice.top)
+        return self._told(choice.token, choice.logprob, top)
+
+    def _told(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        is_special = token in self.special_ids
+        return TokenLogprob(self.token_text(token), max(logprob, _LEAST_LOGPROB), top, token, is_special)
 
     def _chunk(self, text: str, finish: FinishReason | None) -> Chunk:
         queue_s = (self.started_s or self.received_s) - self.received_s if self._is_first else None
         num_new = len(self.tokens) - self._num_told
         logprobs = tuple(self._untold)
         self._untold, self._num_told, self._is_first = [], len(self.tokens), False
-        return Chunk(text, num_new, self.prompt.num_tokens, finish, queue_s, index=self.index, logprobs=logprobs)
+        return Chunk(
+            text,
+            num_new,
+            self.prompt.num_tokens,
+            finish,
+            queue_s,
+            index=self.index,
+            logprobs=logprobs,
+            stopped_by=self.answer.stopped_by if finish == "stop" else None,
+        )

@@ -13,74 +13,43 @@
 | `!block`        | blocks the event loop for ever                                                |
 | `!crash`        | ends the process at once                                                      |
 | `!unhealthy`    | answers, and `check_health` fails from now on                                 |
+| `!nonsense`     | does what no engine may: followed by one of `Nonsense` (script.py)            |
 
 `engine_args` are the fields of `Script`.
 """
 
 import asyncio
 import os
+import re
+import sys
 import time
 from collections import OrderedDict
-from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from serve_app.affinity import cache_keys
 from serve_app.config import Family, ModelConfig
+from serve_app.engines.prompt_tokens import refuse_pictures
+from serve_app.engines.script import Plan, Script, logprob, say_nonsense, token_id
 from serve_app.errors import (
     ConfigError,
     ContextTooLong,
     DeadlineExceeded,
     EngineFailed,
-    InvalidRequest,
     ModelNotReady,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, Picture, PictureEdge, Put, Text
-from serve_app.strict import Strict, first_sentence
-
-_COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy")
-
-
-class Script(Strict):
-    """What the engine says and how fast; `tokens` is the tokens themselves or their number. A pace of 0 is none."""
-
-    tokens: tuple[str, ...] | int = 16
-    tokens_per_s: float = Field(1000.0, ge=0)
-    first_token_s: float = Field(0.0, ge=0)
-    start_s: float = Field(0.0, ge=0)
-    start_error: str | None = None
-    capacity: int | None = Field(None, ge=1)
-    context_length: int | None = Field(None, ge=2)
-    takes_pictures: bool = True
-    picture_limit: int | None = Field(None, ge=1)
-    cache_size: int = Field(1000, ge=0)
-
-
-class _Plan:
-    """One request's answer: its tokens, its delay, and after which token it breaks."""
-
-    def __init__(self, script: Script, request: GenerationRequest) -> None:
-        self.command, argument = _command(request)
-        self.delay_s = float(_number(argument, float)) if self.command == "slow" else script.first_token_s
-        self.fails_after: int | None = None
-        if self.command in ("fail-after", "oom"):
-            self.fails_after = 0 if self.command == "oom" else int(_number(argument, int))
-        self.tokens: list[str] | int = script.tokens if isinstance(script.tokens, int) else list(script.tokens)
-        if self.command == "tokens":
-            self.tokens = int(_number(argument, int))
-        elif self.command == "echo":
-            self.tokens = _words(argument)
-        elif request.pictures:
-            self.tokens = _words(", ".join(identify(p) for p in request.pictures))
-        self.breaks = f"scripted failure of model '{request.model}' ({self.command}): send another text"
-
-    @property
-    def num_tokens(self) -> int:
-        return self.tokens if isinstance(self.tokens, int) else len(self.tokens)
-
-    def token(self, index: int) -> str:
-        return f"token{index} " if isinstance(self.tokens, int) else self.tokens[index]
+from serve_app.messages import (
+    Chunk,
+    FinishReason,
+    GenerationRequest,
+    PictureEdge,
+    PromptToken,
+    Put,
+    Text,
+    TokenizedPrompt,
+)
+from serve_app.strict import first_sentence
 
 
 class _Cache:
@@ -171,7 +140,7 @@ class ScriptedEngine:
         if not self._is_started:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
         received_s = time.monotonic()
-        plan = _Plan(self.script, request)
+        plan = Plan(self.script, request)
         if plan.command == "cache":
             plan.tokens = [f"{os.getpid()} {'hit' if self._cache.had(request) else 'miss'}"]
         num_prompt, num_tokens, finish = self._budget(plan, request)
@@ -186,19 +155,31 @@ class ScriptedEngine:
         pace = _Pace(stopped, received_s + request.timeout_s, request)
         try:
             await self._misbehave(plan, pace)
+            if plan.command == "nonsense":
+                say_nonsense(plan.nonsense, Chunk("", 1, num_prompt, "stop", queue_s), put)
+                return
             for index in range(num_tokens):
                 await pace.wait(plan.delay_s if index == 0 else 0, self.script.tokens_per_s)
                 if plan.fails_after == index:
                     raise EngineFailed(plan.breaks)
                 self.num_generated += 1
                 is_last = index == num_tokens - 1
-                put(Chunk(plan.token(index), 1, num_prompt, finish if is_last else None, queue_s))
+                text = plan.token(index)
+                logprobs = () if request.sampling.num_logprobs is None else (logprob(text, request.sampling),)
+                put(Chunk(text, 1, num_prompt, finish if is_last else None, queue_s, logprobs=logprobs))
                 queue_s = None
                 if plan.command == "hang":
                     await pace.wait(float("inf"), 0)
         finally:
             self._running.discard(stopped)
             self._places.release()
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        """A token a word, with the space before it; each has the id that it has in answers."""
+        refuse_pictures(request)
+        text = "\n".join(part.text for m in request.messages for part in m.parts if isinstance(part, Text))
+        words = re.finditer(r"\s*\S+", text)
+        return TokenizedPrompt(text, tuple(PromptToken(token_id(w[0]), w.start(), w.end()) for w in words))
 
     async def _take_place(self, num_prompt_tokens: int) -> None:
         self.num_waiting += 1
@@ -209,7 +190,7 @@ class ScriptedEngine:
             self.num_waiting -= 1
             self.num_waiting_tokens -= num_prompt_tokens
 
-    async def _misbehave(self, plan: "_Plan", pace: "_Pace") -> None:
+    async def _misbehave(self, plan: "Plan", pace: "_Pace") -> None:
         """What breaks more than the one request."""
         if plan.command == "crash":
             os._exit(1)
@@ -218,17 +199,19 @@ class ScriptedEngine:
         while plan.command == "block":
             time.sleep(1)  # noqa: ASYNC251 - blocking the loop is what was asked for
 
-    def _budget(self, plan: "_Plan", request: GenerationRequest) -> tuple[int, int, FinishReason]:
+    def _budget(self, plan: "Plan", request: GenerationRequest) -> tuple[int, int, FinishReason]:
         """Prompt tokens, answer tokens and how the answer ends. Raises `ContextTooLong`."""
         parts = [part for message in request.messages for part in message.parts]
         num_prompt = sum(len(part.text.split()) if isinstance(part, Text) else 16 for part in parts)
+        if request.raw:
+            num_prompt = min(len(request.raw.tokens) or num_prompt, request.raw.last_tokens or sys.maxsize)
         wanted = request.sampling.max_tokens
         context_length = self.context_length
         if context_length and num_prompt + (wanted or 1) > context_length:
             raise ContextTooLong(
                 f"the prompt has {num_prompt} tokens, the answer may have {wanted or 1}, and the context is "
-                f"{context_length}: shorten the conversation or lower max_tokens",
-                "max_tokens" if num_prompt < context_length else "messages",
+                f"{context_length}: shorten the prompt or lower max_tokens",
+                "max_tokens" if num_prompt < context_length else request.prompt_field,
             )
         room = wanted or (context_length - num_prompt if context_length else plan.num_tokens)
         return num_prompt, min(room, plan.num_tokens), "length" if room < plan.num_tokens else "stop"
@@ -259,38 +242,6 @@ class _Pace:
         # The event loop's clock may be a moment early: what is due after the deadline is late in any case.
         if self._due_s > self._deadline_s or time.monotonic() >= self._deadline_s:
             raise _deadline_error(self._request)
-
-
-def identify(picture: Picture) -> str:
-    """A picture in words that tell it from others: `32x16 #ff0000`, its size and mean colour."""
-    num_pixels = picture.width * picture.height
-    mean = "".join(f"{sum(picture.rgb[channel::3]) // num_pixels:02x}" for channel in range(3))
-    return f"{picture.width}x{picture.height} #{mean}"
-
-
-def _command(request: GenerationRequest) -> tuple[str | None, str]:
-    """The command in the last user message and what follows it."""
-    last = next((m for m in reversed(request.messages) if m.role == "user"), None)
-    text = "".join(part.text for part in last.parts if isinstance(part, Text)) if last else ""
-    name, _, argument = text.strip().partition(" ")
-    if not name.startswith("!"):
-        return None, ""
-    if name[1:] not in _COMMANDS:
-        raise InvalidRequest(f"unknown command '{name}': it is one of !{', !'.join(_COMMANDS)}", "messages")
-    return name[1:], argument
-
-
-def _number(argument: str, kind: type[int] | type[float]) -> Any:
-    try:
-        return kind(argument)
-    except ValueError as exc:
-        raise InvalidRequest("this command wants a number after it", "messages") from exc
-
-
-def _words(text: str) -> list[str]:
-    """The words, each with the space that follows it; together they are the text. Never empty."""
-    words = text.split(" ")
-    return [f"{word} " for word in words[:-1]] + [words[-1]]
 
 
 def _deadline_error(request: GenerationRequest) -> DeadlineExceeded:

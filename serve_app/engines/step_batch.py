@@ -14,7 +14,7 @@ from transformers.cache_utils import DynamicLayer
 
 from serve_app.engines import kv_cache
 from serve_app.engines.checkpoint import Checkpoint
-from serve_app.engines.prompt import Prompt, collate
+from serve_app.engines.prompt_batch import Prompt, collate
 from serve_app.engines.row import Outcome, Row, TokenChoice
 from serve_app.engines.row_sampler import RowSampler
 

@@ -18,7 +18,8 @@ from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.delivery import Delivery
 from serve_app.engines.output_grammar import Grammar, GrammarCompiler
-from serve_app.engines.prompt import Prompt, prepare
+from serve_app.engines.prompt import prepare, tokenized
+from serve_app.engines.prompt_batch import Prompt
 from serve_app.engines.row import Outcome, Row, RowSampling
 from serve_app.errors import (
     EngineFailed,
@@ -27,7 +28,7 @@ from serve_app.errors import (
     UnsupportedTask,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import Chunk, GenerationRequest, OutputFormat, PictureEdge, Put
+from serve_app.messages import Chunk, GenerationRequest, OutputFormat, PictureEdge, Put, TokenizedPrompt
 
 STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
 _STOP_TIMEOUT_S = 10.0
@@ -139,6 +140,13 @@ class TransformersEngine:
                 del self._deliveries[row]
             worker.cancel(rows)
 
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        """In the thread of the prompts. Raises what is wrong with the request itself."""
+        checkpoint = self._checkpoint
+        if self._is_stopped or checkpoint is None:
+            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        return await asyncio.get_running_loop().run_in_executor(self._preparing, tokenized, checkpoint, request)
+
     async def _prepared(self, request: GenerationRequest, received_s: float) -> list[Row]:
         """The request's answers, ready to run. Raises what is wrong with the request itself."""
         checkpoint = self._checkpoint
@@ -216,9 +224,10 @@ def _row(
         prompt=prompt,
         max_tokens=max_tokens,
         sampling=_row_sampling(request, index, checkpoint),
-        answer=AnswerText(_decode_answer(checkpoint), request.sampling.stop),
+        answer=AnswerText(_decode_answer(checkpoint), request.sampling.stop, request.sampling.keeps_stop),
         token_text=lambda token: str(decode([token])),
         received_s=received_s,
+        special_ids=checkpoint.special_ids,
         grammar=grammar,
     )
 

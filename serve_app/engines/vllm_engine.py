@@ -11,10 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from jinja2 import TemplateError
-from pydantic import ValidationError
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import GracefulHTTPError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -29,19 +26,18 @@ from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.delivery import Delivery
 from serve_app.engines.vllm_args import check_engine_args, first_line
 from serve_app.engines.vllm_loading import LoadedModel, load
-from serve_app.engines.vllm_request import Answers, chat_request
+from serve_app.engines.vllm_prompt import render, tokenize
+from serve_app.engines.vllm_request import Answers
 from serve_app.errors import (
     ConfigError,
-    ContextTooLong,
     EngineFailed,
     InvalidRequest,
     ModelNotReady,
     Overloaded,
     ServeAppError,
-    UnsupportedTask,
 )
 from serve_app.load_progress import Report, to_nobody
-from serve_app.messages import GenerationRequest, PictureEdge, Put
+from serve_app.messages import GenerationRequest, PictureEdge, Put, TokenizedPrompt
 
 logger = logging.getLogger("serve_app")
 
@@ -120,13 +116,13 @@ class VllmEngine:
         deadline = time.monotonic() + request.timeout_s
         try:
             async with asyncio.timeout(request.timeout_s):
-                chat, prompt = await _rendered(request, model)
+                chat, prompt = await render(request, model)
         except TimeoutError as exc:
             raise deadline_error(request) from exc
         tokens = prompt["prompt_token_ids"]
         params = _sampling_params(request, chat, len(tokens), model)
-        parsers = [_parser(model.renderer, chat) for _ in range(params.n)]
-        answers = Answers(chat, parsers, len(tokens))
+        parsers = [None if request.raw else _parser(model.renderer, chat) for _ in range(params.n)]
+        answers = Answers(chat, parsers, len(tokens), model.special_ids)
         keeps_back = not request.is_streamed and parsers[0] is None  # a parser wants its text token by token
         if keeps_back:
             params.stream_interval = _AT_THE_END
@@ -164,6 +160,11 @@ class VllmEngine:
             self._waiting_tokens.pop(request.id, None)
             if internal_id is not None:
                 await model.llm.abort(internal_id, internal=True)
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        if self._model is None:
+            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        return await tokenize(request, self._model)
 
     async def _add_adapter(self, llm: AsyncLLM, adapter: LoRARequest) -> None:
         try:
@@ -204,55 +205,6 @@ def _our_errors(request: GenerationRequest) -> Iterator[None]:
         raise EngineFailed(
             f"model '{request.model}' failed on this request: send it again; the replica's log says why"
         ) from exc
-
-
-async def _rendered(request: GenerationRequest, model: LoadedModel) -> tuple[ChatCompletionRequest, dict[str, Any]]:
-    """vLLM's request and prompt. Raises what is wrong with the request itself."""
-    _refuse_unsupported(request, model)
-    try:
-        chat = chat_request(request, is_plain=model.is_plain)
-        rendered = await model.renderer.render_chat(chat)
-    except TemplateError as exc:
-        raise InvalidRequest(
-            f"model '{request.model}' can't take this conversation (its chat template says: {exc}): change the "
-            "order of its roles or the number and place of its pictures",
-            "messages",
-        ) from exc
-    except (VLLMClientError, ValidationError, ValueError, TypeError) as exc:
-        raise _refusal(request, model, exc) from exc
-    if isinstance(rendered, ErrorResponse):
-        raise InvalidRequest(f"model '{request.model}': {rendered.error.message}", rendered.error.param)
-    (_, (prompt,)) = rendered
-    return chat, prompt
-
-
-def _refuse_unsupported(request: GenerationRequest, model: LoadedModel) -> None:
-    if request.pictures and not model.num_pictures_allowed:
-        raise UnsupportedTask(
-            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
-        )
-    if model.picture_limit is not None and len(request.pictures) > model.picture_limit:
-        raise InvalidRequest(
-            f"model '{request.model}' takes {model.picture_limit} pictures, and {len(request.pictures)} were sent: "
-            "send fewer",
-            "messages",
-        )
-    if request.tool_use and request.tool_use.choice != "none" and not model.calls_tools:
-        raise UnsupportedTask(
-            f"model '{request.model}' calls no tools: leave them out, or give its engine_args a tool_call_parser",
-            "tools",
-        )
-
-
-def _refusal(request: GenerationRequest, model: LoadedModel, exc: Exception) -> InvalidRequest | ContextTooLong:
-    reason = first_line(exc)
-    if "context length" in reason or "max_model_len" in reason or "longer than" in reason:
-        return ContextTooLong(
-            f"the prompt doesn't fit into the context of model '{request.model}', {model.context_length} tokens "
-            f"({reason}): shorten the conversation or send fewer pictures",
-            "messages",
-        )
-    return InvalidRequest(f"model '{request.model}' can't take this request: {reason}", "messages")
 
 
 def _sampling_params(

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.model_executor.models import supports_multimodal
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.transformers_utils.chat_templates.registry import get_chat_template_fallback_path
 from vllm.usage.usage_lib import UsageContext
@@ -80,6 +82,12 @@ class LoadedModel:
     num_pictures_allowed: int
     picture_edge: PictureEdge | None
     family: Family
+    special_ids: frozenset[int]
+
+    def picture_mark(self, number: int) -> str:
+        """The text that stands for a raw prompt's picture; empty where the model's processor places it itself."""
+        known = get_model_cls(self.llm.model_config)
+        return str(known.get_placeholder_str("image", number) or "") if supports_multimodal(known) else ""
 
     @property
     def picture_limit(self) -> int | None:
@@ -123,6 +131,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         # settings given here stand above the checkpoint's
         picture_edge=None if config.engine_args.get("mm_processor_kwargs") else picture_edge(folder),
         family=family_of_config(whole),
+        special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
     )
 
 

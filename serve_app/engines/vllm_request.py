@@ -5,6 +5,7 @@ go in as decoded pixels; vLLM never fetches anything.
 """
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -36,10 +37,11 @@ PLAIN_TEMPLATE = (
 _ANY_OBJECT = json.dumps({"type": "object"})
 
 
-def chat_request(request: GenerationRequest, *, is_plain: bool = False) -> ChatCompletionRequest:
+def chat_request(request: GenerationRequest, *, is_plain: bool = False, **more: Any) -> ChatCompletionRequest:
     """The same request in vLLM's words. Raises vLLM's and pydantic's errors for what it can't take.
 
-    `is_plain`: prompts without a chat template, to which the tokenizer adds its special tokens.
+    `is_plain`: prompts without a chat template, to which the tokenizer adds its special tokens. `more`: fields of
+    vLLM's that this service has no word for.
     """
     return ChatCompletionRequest.model_validate(
         {
@@ -47,6 +49,7 @@ def chat_request(request: GenerationRequest, *, is_plain: bool = False) -> ChatC
             "stream": True,
             "request_id": request.id,
             "add_special_tokens": is_plain,
+            **more,
             **_sampling(request.sampling),
             **_output_format(request.sampling.output_format),
             **_tools(request.tool_use),
@@ -88,6 +91,7 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
         "presence_penalty": sampling.presence_penalty,
         "min_tokens": sampling.min_tokens,
         "stop": list(sampling.stop),
+        "include_stop_str_in_output": sampling.keeps_stop,
         "ignore_eos": sampling.ignores_eos,
         "seed": sampling.seed,
         "logprobs": sampling.num_logprobs is not None,
@@ -128,10 +132,17 @@ def _tools(tool_use: ToolUse | None) -> dict[str, Any]:
 class Answers:
     """One request's outputs on their way to chunks; `parsers` holds one for each answer where the model has any."""
 
-    def __init__(self, request: ChatCompletionRequest, parsers: list[Parser | None], num_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        request: ChatCompletionRequest,
+        parsers: list[Parser | None],
+        num_prompt_tokens: int,
+        special_ids: frozenset[int],
+    ) -> None:
         self._request = request
         self._parsers = parsers
         self._num_prompt_tokens = num_prompt_tokens
+        self._special_ids = special_ids
         self._called = [False] * len(parsers)
         self._is_first = True
 
@@ -157,8 +168,9 @@ class Answers:
             index=one.index,
             reasoning=reasoning,
             tool_calls=calls,
-            logprobs=_logprobs(one, self._request.top_logprobs or 0),
+            logprobs=_logprobs(one, self._request.top_logprobs or 0, self._special_ids),
             num_cached_tokens=output.num_cached_tokens if is_first else None,
+            stopped_by=one.stop_reason if isinstance(one.stop_reason, str) else None,
         )
 
     def _parsed(self, one: CompletionOutput, output: RequestOutput) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
@@ -208,15 +220,19 @@ def _queue_s(output: RequestOutput) -> float:
     return float(max(0.0, stats.scheduled_ts - stats.queued_ts))
 
 
-def _logprobs(one: CompletionOutput, num_top: int) -> tuple[TokenLogprob, ...]:
+def _logprobs(one: CompletionOutput, num_top: int, special_ids: frozenset[int]) -> tuple[TokenLogprob, ...]:
     if not one.logprobs:
         return ()
     return tuple(
-        _token_logprob(token, found, num_top) for token, found in zip(one.token_ids, one.logprobs, strict=True)
+        _token_logprob(token, found, num_top, special_ids)
+        for token, found in zip(one.token_ids, one.logprobs, strict=True)
     )
 
 
-def _token_logprob(token: int, found: dict[int, Logprob], num_top: int) -> TokenLogprob:
-    ranked = sorted(found.values(), key=lambda one: one.rank or 0)
-    top = tuple(TokenLogprob(one.decoded_token or "", one.logprob) for one in ranked[:num_top])
-    return TokenLogprob(found[token].decoded_token or "", found[token].logprob, top)
+def _token_logprob(token: int, found: dict[int, Logprob], num_top: int, special_ids: frozenset[int]) -> TokenLogprob:
+    ranked = sorted(found, key=lambda one: found[one].rank or 0)
+    told = {
+        one: TokenLogprob(value.decoded_token or "", value.logprob, id=one, is_special=one in special_ids)
+        for one, value in found.items()
+    }
+    return replace(told[token], top=tuple(told[one] for one in ranked[:num_top]))

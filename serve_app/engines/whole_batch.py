@@ -10,7 +10,7 @@ import torch
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from serve_app.engines.checkpoint import Checkpoint
-from serve_app.engines.prompt import collate
+from serve_app.engines.prompt_batch import collate
 from serve_app.engines.row import Row, TokenChoice
 from serve_app.engines.row_sampler import RowSampler
 from serve_app.engines.step_batch import OnStep, advance

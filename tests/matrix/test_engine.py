@@ -15,7 +15,8 @@ from transformers.utils import is_torchvision_available
 from serve_app.config import ModelConfig
 from serve_app.engines.checkpoint import Checkpoint
 from serve_app.engines.processors import NoVideoProcessor, without_videos
-from serve_app.engines.prompt import collate, prepare
+from serve_app.engines.prompt import prepare
+from serve_app.engines.prompt_batch import collate
 from serve_app.engines.transformers_engine import TransformersEngine
 from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
 from serve_app.families import caption_prompt

@@ -1,0 +1,75 @@
+"""The body of `POST /v1/completions`: prompts that no chat template goes around.
+
+Shapes follow https://platform.openai.com/docs/api-reference/completions. What can't be honoured is a 400 that names
+the field; nothing is ignored in silence.
+"""
+
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from serve_app.api.body import wrong
+from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
+from serve_app.messages import Message, RawPrompt, Sampling, Text
+
+MAX_PROMPTS = 128
+_DEFAULT_TOKENS = 16  # OpenAI's
+
+_Text = Annotated[str, Field(min_length=1)]
+_Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+
+
+def _as_list(prompt: Any) -> Any:
+    """One prompt, a text or the ids of its tokens, is a list of one."""
+    is_one = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int))
+    return [prompt] if is_one else prompt
+
+
+class CompletionBody(GenerationBody):
+    """Several prompts are answered side by side; answers are numbered through them, `n` for each."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "suffix": ("",),
+        "logit_bias": ({},),
+        "add_special_tokens": (True,),
+        **VLLM_NEUTRAL,
+    }
+
+    prompt: Annotated[list[_Text] | list[_Tokens], BeforeValidator(_as_list)] = Field(
+        min_length=1, max_length=MAX_PROMPTS
+    )
+    max_tokens: Count | None = Field(_DEFAULT_TOKENS, ge=1)
+    echo: bool | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    best_of: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _can_be_honoured(self) -> Self:
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            raise wrong("best_of", f"it is {self.best_of} and n is {self.n or 1}: only as many as are sent are made")
+        if self.echo and self.logprobs is not None:
+            raise wrong("echo", "a prompt's own logprobs aren't told: leave out echo or logprobs")
+        if self.echo and not all(isinstance(prompt, str) for prompt in self.prompt):
+            raise wrong("echo", "only a prompt that is a text can be echoed")
+        return self
+
+    @property
+    def answer_limit(self) -> int | None:
+        return self.max_tokens or _DEFAULT_TOKENS
+
+    def sampling(self) -> Sampling:
+        return self.sampling_with(self.logprobs)
+
+    def prompts(self) -> list[tuple[Message, RawPrompt]]:
+        """Each prompt as an engine wants it."""
+        return [
+            (Message("user", (Text(one),)), RawPrompt())
+            if isinstance(one, str)
+            else (Message("user", ()), RawPrompt(tokens=tuple(one)))
+            for one in self.prompt
+        ]
+
+    def echoed(self, number: int) -> str:
+        """What the answers to this prompt begin with."""
+        prompt = self.prompt[number]
+        return prompt if self.echo and isinstance(prompt, str) else ""

@@ -1,0 +1,80 @@
+"""OpenAI's older dialect: `POST /v1/completions`, which goes on with a text instead of answering in a chat."""
+
+from serve_app.api.all_at_once import all_at_once
+from serve_app.api.body import parse_json
+from serve_app.api.completion_answer import CompletionEvents, choices_json, completion_frame, usage_event
+from serve_app.api.completion_body import CompletionBody
+from serve_app.api.exchange import DONE_EVENT, Exchange
+from serve_app.api.lane import Lane
+from serve_app.api.usage import Usage
+from serve_app.messages import Chunk, GenerationRequest, StreamTotal, Write
+
+
+async def create_completion(exchange: Exchange, lane: Lane) -> None:
+    """`POST /v1/completions`: one prompt or several, streamed or not."""
+    body = parse_json(await exchange.read_body(), CompletionBody)
+    model = lane.choose(body.model, "chat", exchange.key)
+    exchange.set_model(model.name)
+    task = CompletionTask(exchange, lane, model.name, body)
+    if body.stream:
+        await exchange.send_events(task.stream)
+    else:
+        await task.answer()
+
+
+class CompletionTask:
+    """The prompts of one request, all at once; the first that fails ends the others."""
+
+    def __init__(self, exchange: Exchange, lane: Lane, model: str, body: CompletionBody) -> None:
+        self._exchange = exchange
+        self._lane = lane
+        self._body = body
+        self._prompts = body.prompts()
+        self._model = model
+        self._frame = completion_frame(exchange, model)
+
+    async def answer(self) -> None:
+        async def one(number: int) -> tuple[Chunk, ...]:
+            chunks = await self._lane.answer(self._request(number), self._exchange.key)
+            self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
+            return chunks
+
+        answers = await all_at_once(one, len(self._prompts))
+        choices = [
+            choice
+            for number, chunks in enumerate(answers)
+            for choice in choices_json(chunks, self._first_index(number), self._body.echoed(number))
+        ]
+        usage = Usage.total(Usage.of(chunks) for chunks in answers)
+        await self._exchange.send_json(self._frame | {"choices": choices, "usage": usage.as_json()})
+
+    async def stream(self, write: Write) -> None:
+        """Every prompt's events as they come, the usage where it was asked for, and `[DONE]`."""
+
+        async def one(number: int) -> StreamTotal:
+            encoder = CompletionEvents(
+                self._frame, self._first_index(number), self._body.echoed(number), self._body.running_usage()
+            )
+            total = await self._lane.stream(self._request(number), encoder, write, self._exchange.key)
+            self._exchange.count_tokens(total.num_tokens)
+            return total
+
+        totals = await all_at_once(one, len(self._prompts))
+        if self._body.running_usage().is_told:
+            usage = Usage.total(Usage(total.num_prompt_tokens, total.num_tokens) for total in totals)
+            write(usage_event(self._frame, usage))
+        write(DONE_EVENT)
+
+    def _request(self, number: int) -> GenerationRequest:
+        message, raw = self._prompts[number]
+        return GenerationRequest(
+            id=self._exchange.id if len(self._prompts) == 1 else f"{self._exchange.id}-{number}",
+            model=self._model,
+            messages=(message,),
+            sampling=self._body.sampling(),
+            timeout_s=self._exchange.remaining_s,
+            raw=raw,
+        )
+
+    def _first_index(self, number: int) -> int:
+        return number * (self._body.n or 1)

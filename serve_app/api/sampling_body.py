@@ -1,0 +1,127 @@
+"""Sampling in OpenAI's words, with vLLM's where OpenAI has none: what chats, completions and captions share."""
+
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from serve_app.api.body import Body, wrong
+from serve_app.api.chat_formats import ResponseFormat, StructuredOutputs, TextFormat
+from serve_app.api.usage import RunningUsage
+from serve_app.messages import OutputFormat, Sampling
+
+MAX_ANSWERS = 16
+MAX_STOP_STRINGS = 16
+MAX_TOP_LOGPROBS = 20
+MAX_MODEL_CHARACTERS = 256  # twice what a model's name may have: what is longer isn't compared with all of them
+
+# What engines count in 32 bits; one number above that would fail a whole batch.
+Count = Annotated[int, Field(lt=2**31)]
+
+# vLLM's fields that ask for nothing, as its clients send them.
+VLLM_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "include_stop_str_in_output": (False,),
+    "stop_token_ids": ([],),
+    "bad_words": ([],),
+    "allowed_token_ids": (),
+    "prompt_logprobs": (),
+    "truncate_prompt_tokens": (),
+    "use_beam_search": (False,),
+    "length_penalty": (1.0,),
+    "return_token_ids": (False,),
+    "return_token_offsets": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "priority": (0,),
+    "cache_salt": (),
+}
+
+
+def few_and_not_empty(stop: list[str] | None) -> list[str] | None:
+    if stop is not None and (len(stop) > MAX_STOP_STRINGS or not all(stop)):
+        raise ValueError(f"takes up to {MAX_STOP_STRINGS} strings, none of them empty")
+    return stop
+
+
+class StreamOptions(Body):
+    include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's: usage so far in every event, where it is included at all
+    include_obfuscation: bool = False  # OpenAI's padding against traffic analysis; this service adds none
+
+
+class SamplingBody(Body):
+    """The sampling fields that every dialect with OpenAI's names shares."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: Count | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    stop: Annotated[
+        list[str] | None,
+        AfterValidator(few_and_not_empty),
+        BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+    ] = None
+
+
+class GenerationBody(SamplingBody):
+    """What chats and completions share beyond that. `model` left out means the default chat model."""
+
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
+    min_tokens: Count | None = Field(None, ge=0)
+    top_k: Count | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    ignore_eos: bool | None = None
+    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    def running_usage(self) -> RunningUsage:
+        options = self.stream_options or StreamOptions()
+        return RunningUsage(options.include_usage, options.include_usage and options.continuous_usage_stats)
+
+    @property
+    def answer_limit(self) -> int | None:
+        return self.max_tokens
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise wrong("stream_options", "only allowed with stream=true")
+        limit = self.answer_limit
+        if limit is not None and (self.min_tokens or 0) > limit:
+            raise wrong("min_tokens", f"it is {self.min_tokens} and the answer has {limit} at most: lower it")
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise wrong("structured_outputs", "there is a response_format as well: send one of them")
+        return self
+
+    def sampling_with(self, num_logprobs: int | None) -> Sampling:
+        return Sampling(
+            max_tokens=self.answer_limit,
+            min_tokens=self.min_tokens or 0,
+            temperature=self.temperature,
+            top_p=self.top_p,
+            top_k=None if self.top_k in (-1, 0) else self.top_k,
+            min_p=self.min_p,
+            repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty or 0.0,
+            stop=tuple(self.stop or ()),
+            ignores_eos=bool(self.ignore_eos),
+            seed=self.seed,
+            num_answers=self.n or 1,
+            num_logprobs=num_logprobs,
+            output_format=self._output_format(),
+        )
+
+    def _output_format(self) -> OutputFormat | None:
+        if self.structured_outputs is not None:
+            return self.structured_outputs.output_format()
+        if self.response_format is None or isinstance(self.response_format, TextFormat):
+            return None
+        return self.response_format.output_format()

@@ -1,0 +1,189 @@
+"""TGI's dialect (text-generation-inference): raw prompts, `POST /generate` and its kin. It speaks of one model.
+
+Which one, the header `X-Model` or `?model=` says; the default chat model otherwise.
+"""
+
+from pydantic_core import from_json
+
+from serve_app import __version__
+from serve_app.api.body import parse_json
+from serve_app.api.caption_answer import Caption
+from serve_app.api.caption_body import CaptionRequest
+from serve_app.api.caption_fields import CaptionFields
+from serve_app.api.captions import CaptionTask
+from serve_app.api.completions import create_completion
+from serve_app.api.exchange import Exchange, Handler
+from serve_app.api.lane import Lane, ModelEntry
+from serve_app.api.markdown_pictures import split_pictures, with_pictures
+from serve_app.api.openai import create_chat_completion
+from serve_app.api.pictures import load_pictures
+from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
+from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
+from serve_app.api.tgi_body import DEFAULT_TOKENS, GenerateBody
+from serve_app.api.tgi_model import choose_model, takes_pictures
+from serve_app.api.tgi_tokens import chat_tokenize, tokenize
+from serve_app.errors import InvalidRequest
+from serve_app.images import ImageBytes, ImageUrl
+from serve_app.messages import GenerationRequest, Message, RawPrompt, Write
+
+_NO_LIMIT = 2**31 - 1  # told of a model that states no context length
+
+
+async def generate(exchange: Exchange, lane: Lane) -> None:
+    """`POST /generate`: the whole answer."""
+    body = parse_json(await exchange.read_body(), GenerateBody)
+    if body.stream:
+        raise InvalidRequest("stream: this route answers at once: use /generate_stream, or POST /", "stream")
+    await _generate(exchange, lane, body)
+
+
+async def generate_stream(exchange: Exchange, lane: Lane) -> None:
+    """`POST /generate_stream`: an event a token."""
+    body = parse_json(await exchange.read_body(), GenerateBody)
+    if body.stream is False:
+        raise InvalidRequest("stream: this route streams: use /generate, or POST /", "stream")
+    await _generate_stream(exchange, lane, body)
+
+
+async def generate_either(exchange: Exchange, lane: Lane) -> None:
+    """`POST /`, as the hub's hosted API has it: `stream` decides, and the whole answer is a list of one.
+
+    By default the text of a model without pictures begins with its prompt, as TGI does it here. A body that is a
+    picture's file is captioned.
+    """
+    data = await exchange.read_body()
+    if _is_picture(exchange, data):
+        await _caption(exchange, lane, data)
+        return
+    body = parse_json(data, GenerateBody)
+    if body.stream:
+        await _generate_stream(exchange, lane, body, is_hosted=True)
+    else:
+        await _generate(exchange, lane, body, is_hosted=True)
+
+
+async def invocations(exchange: Exchange, lane: Lane) -> None:
+    """`POST /invocations`, SageMaker's one route: whose body it is, its fields say."""
+    try:
+        values = from_json(await exchange.read_body())
+    except ValueError:
+        values = {}  # told by whoever reads it again
+    handler: Handler = generate_either
+    if isinstance(values, dict) and "inputs" not in values:
+        handler = create_chat_completion if "messages" in values else handler
+        handler = create_completion if "prompt" in values else handler
+    await handler(exchange, lane)
+
+
+async def info(exchange: Exchange, lane: Lane) -> None:
+    """`GET /info`: the model, and what a request may ask of it."""
+    model = choose_model(exchange, lane)
+    context_length = model.description.context_length if model.description else None
+    await exchange.send_json(
+        {
+            "model_id": model.name,
+            "model_sha": None,
+            "model_pipeline_tag": "image-text-to-text" if takes_pictures(model) else "text-generation",
+            "max_concurrent_requests": lane.config.admission.max_waiting_requests,
+            "max_best_of": MAX_ANSWERS,
+            "max_stop_sequences": MAX_STOP_STRINGS,
+            "max_input_tokens": (context_length or _NO_LIMIT) - 1,
+            "max_total_tokens": context_length or _NO_LIMIT,
+            "validation_workers": 1,
+            "max_client_batch_size": 1,
+            "router": "serve_app",
+            "version": __version__,
+            "sha": None,
+            "docker_label": None,
+        }
+    )
+
+
+def _is_picture(exchange: Exchange, data: bytes) -> bool:
+    """By its type; where that says neither, as curl's and the hub's clients' often doesn't, by its beginning."""
+    content_type = exchange.request.headers.get("content-type", "").lower()
+    return content_type.startswith("image/") or ("json" not in content_type and data.lstrip()[:1] not in (b"{", b""))
+
+
+async def _caption(exchange: Exchange, lane: Lane, file: bytes) -> None:
+    """What the hub calls image-to-text: the file's short caption, in the words of its answers."""
+    model = choose_model(exchange, lane, task="caption")
+    model.require_pictures("body")
+    await lane.count_images(exchange.key, 1)
+    fields = CaptionFields(model=model.name, max_tokens=DEFAULT_TOKENS)
+    wanted = CaptionRequest(fields, [ImageBytes(file)], ["body"])
+    (caption,) = await CaptionTask(exchange, lane, model, wanted).outcomes()
+    assert isinstance(caption, Caption), "a failure of the only picture is raised"
+    await exchange.send_json([{"generated_text": caption.as_json()["caption"].strip()}])
+
+
+async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
+    """The whole answer; `is_hosted`: as `POST /` has it."""
+    model = choose_model(exchange, lane, body.parameters.adapter_id)
+    style = _style(body, model, is_hosted)
+    request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
+    with named_as_in_tgi():
+        chunks = await lane.answer(request, exchange.key)
+    num_tokens = sum(chunk.num_tokens for chunk in chunks)
+    exchange.count_tokens(num_tokens)
+    answer = answer_json(chunks, style)
+    counts = {
+        "x-compute-characters": str(len(body.inputs)),
+        "x-prompt-tokens": str(chunks[0].num_prompt_tokens),
+        "x-generated-tokens": str(num_tokens),
+    }
+    await exchange.send_json([answer] if is_hosted else answer, headers=counts)
+
+
+async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
+    model = choose_model(exchange, lane, body.parameters.adapter_id)
+    if body.parameters.num_answers > 1:
+        raise InvalidRequest("parameters.best_of: one answer is streamed: leave it out", "parameters.best_of")
+    request = await _request(exchange, lane, body, model, tells_tokens=True)
+    encoder = TokenEvents(_style(body, model, is_hosted))
+
+    async def produce(write: Write) -> None:
+        with named_as_in_tgi():
+            total = await lane.stream(request, encoder, write, exchange.key)
+        exchange.count_tokens(total.num_tokens)
+
+    await exchange.send_events(produce)
+
+
+def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyle:
+    parameters = body.parameters
+    is_full_text = parameters.return_full_text
+    if is_full_text is None:
+        is_full_text = is_hosted and not takes_pictures(model)
+    return AnswerStyle(body.inputs if is_full_text else "", bool(parameters.details), parameters.seed)
+
+
+async def _request(
+    exchange: Exchange, lane: Lane, body: GenerateBody, model: ModelEntry, *, tells_tokens: bool
+) -> GenerationRequest:
+    """The prompt, its pictures loaded. A model that reads text only reads markdown as text, as in TGI."""
+    parameters = body.parameters
+    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if takes_pictures(model) else [body.inputs]
+    sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
+    if sources and parameters.truncate:
+        raise InvalidRequest("parameters.truncate: a prompt with pictures can't be cut: leave it out", "parameters")
+    pictures = await load_pictures(exchange, lane, model, sources, ["inputs"] * len(sources), "inputs")
+    return GenerationRequest(
+        id=exchange.id,
+        model=model.name,
+        messages=(Message("user", with_pictures(pieces, iter(pictures))),),
+        sampling=parameters.sampling(tells_tokens=tells_tokens),
+        timeout_s=exchange.remaining_s,
+        raw=RawPrompt(last_tokens=parameters.truncate),
+    )
+
+
+TGI_ROUTES: tuple[tuple[str, str, Handler], ...] = (
+    ("POST", "/", generate_either),
+    ("POST", "/generate", generate),
+    ("POST", "/generate_stream", generate_stream),
+    ("POST", "/invocations", invocations),
+    ("GET", "/info", info),
+    ("POST", "/tokenize", tokenize),
+    ("POST", "/chat_tokenize", chat_tokenize),
+)

@@ -1,0 +1,124 @@
+"""The bodies of TGI's own routes, field by field, and what they ask of an engine.
+
+Names, defaults and bounds are those of text-generation-inference 3 (its OpenAPI page). TGI reads over fields that it
+doesn't know; here they are refused like everywhere in this service, because a misspelt parameter that changes nothing
+is worse than an error. `options`, which the hub's hosted API has and its clients send, asks for nothing here.
+"""
+
+import json
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from serve_app.api.body import Body, wrong
+from serve_app.api.chat_formats import JsonGrammar, RegexGrammar, UsableSchema
+from serve_app.api.sampling_body import (
+    MAX_ANSWERS,
+    MAX_MODEL_CHARACTERS,
+    MAX_TOP_LOGPROBS,
+    Count,
+    few_and_not_empty,
+)
+from serve_app.messages import OutputFormat, Sampling
+
+DEFAULT_TOKENS = 100
+
+
+class NamedSchema(Body):
+    name: str | None = None
+    schema_: UsableSchema = Field(alias="schema")
+
+
+class JsonSchemaGrammar(Body):
+    type: Literal["json_schema"]
+    value: NamedSchema
+
+    def output_format(self) -> OutputFormat:
+        return OutputFormat("json_schema", json.dumps(self.value.schema_))
+
+
+Grammar = Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(discriminator="type")]
+
+
+class GenerateParameters(Body):
+    """Greedy, unless `do_sample` or what only sampling heeds is given; the model's own settings never count."""
+
+    neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "typical_p": (None,),  # no engine here has it
+        "watermark": (None, False),
+        "decoder_input_details": (None, False),  # the prompt's own logprobs cost a pass of their own
+    }
+
+    max_new_tokens: Count | None = Field(None, ge=1)
+    do_sample: bool | None = None
+    temperature: float | None = Field(None, gt=0, allow_inf_nan=False)
+    top_k: Count | None = Field(None, ge=1)
+    top_p: float | None = Field(None, gt=0, lt=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    stop: Annotated[list[str] | None, AfterValidator(few_and_not_empty)] = None
+    truncate: Count | None = Field(None, ge=1)
+    seed: int | None = Field(None, ge=0, lt=2**63)
+    best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    return_full_text: bool | None = None
+    details: bool | None = None
+    top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    grammar: Grammar | None = None
+    adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
+
+    @property
+    def samples(self) -> bool:
+        return bool(self.do_sample) or any(v is not None for v in (self.temperature, self.top_k, self.top_p))
+
+    @property
+    def num_answers(self) -> int:
+        return self.best_of or 1
+
+    @model_validator(mode="after")
+    def _can_be_honoured(self) -> Self:
+        if self.num_answers > 1 and not self.samples:
+            raise wrong("best_of", "greedy answers are all alike: set do_sample, or leave best_of out")
+        if self.num_answers > 1 and self.seed is not None:
+            raise wrong("seed", "with best_of above 1 there is no one seed: leave it out")
+        return self
+
+    def sampling(self, *, tells_tokens: bool) -> Sampling:
+        """`tells_tokens`: the answer says more of each token than its text."""
+        needs_logprobs = tells_tokens or self.num_answers > 1
+        return Sampling(
+            max_tokens=self.max_new_tokens or DEFAULT_TOKENS,
+            temperature=(self.temperature or 1.0) if self.samples else 0.0,
+            top_p=self.top_p or 1.0,
+            top_k=self.top_k or 0,
+            min_p=0.0,
+            repetition_penalty=self.repetition_penalty or 1.0,
+            frequency_penalty=self.frequency_penalty or 0.0,
+            stop=tuple(self.stop or ()),
+            keeps_stop=True,
+            seed=self.seed,
+            num_answers=self.num_answers,
+            num_logprobs=(self.top_n_tokens or 0) if needs_logprobs else None,
+            output_format=self.grammar.output_format() if self.grammar else None,
+        )
+
+
+class HostedOptions(Body):
+    """Of the hub's hosted API: here every request waits for its model, and no answer comes from a cache."""
+
+    use_cache: bool | None = None
+    wait_for_model: bool | None = None
+
+
+class GenerateBody(Body):
+    """`stream` is for `POST /` and `/invocations`; the other routes have it in their name."""
+
+    inputs: str = Field(min_length=1)
+    parameters: Annotated[GenerateParameters, BeforeValidator(lambda v: {} if v is None else v)] = (
+        GenerateParameters()
+    )
+    stream: bool | None = None
+    options: HostedOptions | None = None
+
+
+class TokenizeBody(Body):
+    inputs: str = Field(min_length=1)

@@ -1,0 +1,39 @@
+"""A prompt's text as tokens, by a tokenizer of transformers'. Knows no model and no tensors."""
+
+from typing import Any
+
+from serve_app.errors import UnsupportedTask
+from serve_app.messages import GenerationRequest, PromptToken, TokenizedPrompt
+
+
+def with_one_bos(text: str, tokenizer: Any) -> str:
+    """Without the bos that a client wrote in front of a text to which the tokenizer adds its own."""
+    bos = tokenizer.bos_token
+    if not bos or not text.startswith(bos):
+        return text
+    begins_with_bos = tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
+    return text.removeprefix(bos) if begins_with_bos else text
+
+
+def cut_start(tokens: list[int], last_tokens: int | None, tokenizer: Any) -> list[int]:
+    """The places of the tokens that are kept: the last so many, and the first one where it is the bos."""
+    places = list(range(len(tokens)))
+    if last_tokens is None or len(tokens) <= last_tokens:
+        return places
+    if tokens[0] == tokenizer.bos_token_id and last_tokens > 1:
+        return [0, *places[len(tokens) - last_tokens + 1 :]]
+    return places[len(tokens) - last_tokens :]
+
+
+def refuse_pictures(request: GenerationRequest) -> None:
+    if request.pictures:
+        raise UnsupportedTask("only text is tokenized, and this prompt has pictures: leave them out")
+
+
+def text_tokens(tokenizer: Any, text: str, *, adds_special_tokens: bool) -> TokenizedPrompt:
+    """The text's tokens. Raises `UnsupportedTask` where the tokenizer can't say where they stand."""
+    if not tokenizer.is_fast:
+        raise UnsupportedTask("this model's tokenizer can't say where its tokens stand in a text: use another model")
+    encoded = tokenizer(text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True)
+    places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+    return TokenizedPrompt(text, tuple(PromptToken(token, start, stop) for token, (start, stop) in places))

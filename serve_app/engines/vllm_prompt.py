@@ -1,0 +1,115 @@
+"""A request's prompt as vLLM renders it: by the model's chat template, or raw, as its texts and pictures stand."""
+
+from dataclasses import replace
+from typing import Any
+
+from jinja2 import TemplateError
+from pydantic import ValidationError
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.exceptions import VLLMClientError
+from vllm.inputs import tokens_input
+
+from serve_app.engines.prompt_tokens import refuse_pictures, with_one_bos
+from serve_app.engines.vllm_args import first_line
+from serve_app.engines.vllm_loading import LoadedModel
+from serve_app.engines.vllm_request import chat_request
+from serve_app.errors import ContextTooLong, InvalidRequest, UnsupportedTask
+from serve_app.messages import GenerationRequest, PromptToken, RawPrompt, Text, TokenizedPrompt
+
+Rendered = tuple[ChatCompletionRequest, Any]  # vLLM's request, and the prompt that its engine takes
+
+# Rendered by vLLM as any chat template is, so that pictures go in as they always do.
+_RAW_TEMPLATE = (
+    "{%- set seen = namespace(pictures=0) -%}"
+    "{%- for part in messages[0]['content'] -%}"
+    "{%- if part['type'] == 'text' -%}{{ part['text'] }}"
+    "{%- else -%}{{ picture_marks[seen.pictures] }}{%- set seen.pictures = seen.pictures + 1 -%}{%- endif -%}"
+    "{%- endfor -%}"
+)
+
+
+async def render(request: GenerationRequest, model: LoadedModel, **more: Any) -> Rendered:
+    """vLLM's request and prompt; `more` are fields of its request. Raises what is wrong with the request itself."""
+    _refuse_unsupported(request, model)
+    try:
+        if request.raw:
+            return await _render_raw(request, request.raw, model, more)
+        chat = chat_request(request, is_plain=model.is_plain, **more)
+        rendered = await model.renderer.render_chat(chat)
+    except TemplateError as exc:
+        raise InvalidRequest(
+            f"model '{request.model}' can't take this conversation (its chat template says: {exc}): change the "
+            "order of its roles or the number and place of its pictures",
+            "messages",
+        ) from exc
+    except (VLLMClientError, ValidationError, ValueError, TypeError) as exc:
+        raise _refusal(request, model, exc) from exc
+    if isinstance(rendered, ErrorResponse):
+        raise InvalidRequest(f"model '{request.model}': {rendered.error.message}", rendered.error.param)
+    (_, (prompt,)) = rendered
+    return chat, prompt
+
+
+async def tokenize(request: GenerationRequest, model: LoadedModel) -> TokenizedPrompt:
+    """The prompt's text and tokens. Raises what is wrong with the request itself."""
+    refuse_pictures(request)
+    _, prompt = await render(request, model, return_token_offsets=True)
+    offsets = prompt.get("prompt_token_offsets")
+    if offsets is None:
+        raise UnsupportedTask(f"the tokenizer of model '{request.model}' can't say where its tokens stand in a text")
+    places = zip(prompt["prompt_token_ids"], offsets, strict=True)
+    return TokenizedPrompt(
+        prompt["prompt"], tuple(PromptToken(token, start, stop) for token, (start, stop) in places)
+    )
+
+
+async def _render_raw(
+    request: GenerationRequest, raw: RawPrompt, model: LoadedModel, more: dict[str, Any]
+) -> Rendered:
+    if raw.tokens:
+        return chat_request(request, **more), tokens_input(list(raw.tokens))
+    first, *others = request.messages[0].parts
+    if isinstance(first, Text):
+        first = Text(with_one_bos(first.text, model.renderer.renderer.get_tokenizer()))
+    message = replace(request.messages[0], parts=(first, *others))
+    if raw.last_tokens is not None and raw.last_tokens < model.context_length:
+        more = {**more, "truncate_prompt_tokens": raw.last_tokens, "truncation_side": "left"}
+    marks = [model.picture_mark(number) for number in range(1, len(request.pictures) + 1)]
+    chat = chat_request(
+        replace(request, messages=(message,)),
+        add_special_tokens=True,
+        chat_template_kwargs={"picture_marks": marks},
+        **more,
+    )
+    _, (prompt,) = await model.renderer.preprocess_chat(chat, chat.messages, _RAW_TEMPLATE, "openai", None)
+    return chat, prompt
+
+
+def _refuse_unsupported(request: GenerationRequest, model: LoadedModel) -> None:
+    if request.pictures and not model.num_pictures_allowed:
+        raise UnsupportedTask(
+            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
+        )
+    if model.picture_limit is not None and len(request.pictures) > model.picture_limit:
+        raise InvalidRequest(
+            f"model '{request.model}' takes {model.picture_limit} pictures, and {len(request.pictures)} were sent: "
+            "send fewer",
+            request.prompt_field,
+        )
+    if request.tool_use and request.tool_use.choice != "none" and not model.calls_tools:
+        raise UnsupportedTask(
+            f"model '{request.model}' calls no tools: leave them out, or give its engine_args a tool_call_parser",
+            "tools",
+        )
+
+
+def _refusal(request: GenerationRequest, model: LoadedModel, exc: Exception) -> InvalidRequest | ContextTooLong:
+    reason = first_line(exc)
+    if "context length" in reason or "max_model_len" in reason or "longer than" in reason:
+        return ContextTooLong(
+            f"the prompt doesn't fit into the context of model '{request.model}', {model.context_length} tokens "
+            f"({reason}): shorten the conversation or send fewer pictures",
+            request.prompt_field,
+        )
+    return InvalidRequest(f"model '{request.model}' can't take this request: {reason}", request.prompt_field)

@@ -1,0 +1,186 @@
+"""OpenAI's completions, by its own client: over the demo model in this process, and over a script for bad input."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.malformed_json import NO_OBJECTS
+from tests.own_lane import MODEL, bearer, own_lane
+from tests.test_malformed import check_error, check_serves_on
+from tests.tgi_page import mistakes
+
+WHO = "<|im_start|>User:\nWho are you?<end_of_utterance>\nAssistant:\n"
+
+
+@pytest.fixture
+def client(demo_lane: str) -> Iterator[openai.OpenAI]:
+    http = httpx.Client(trust_env=False)
+    with openai.OpenAI(base_url=f"{demo_lane}/v1", api_key="sa-all", max_retries=0, http_client=http) as client:
+        yield client
+
+
+def test_a_completion_goes_on_with_the_text(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="tgi", prompt=WHO, max_tokens=100, temperature=0)
+    assert "demo model" in answer.choices[0].text
+    assert (answer.choices[0].finish_reason, answer.model, answer.object) == ("stop", MODEL, "text_completion")
+    assert answer.id.startswith("cmpl-")
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+    chat = client.chat.completions.create(model="dummy", messages=[{"role": "user", "content": "Who are you?"}])
+    assert chat.choices[0].message.content == answer.choices[0].text
+    assert chat.usage == answer.usage
+
+
+def test_tgis_page_knows_this_answer_too(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model="tgi", prompt=WHO).model_dump(exclude_none=True)
+    assert answer.pop("object") == "text_completion"
+    assert mistakes(answer, "CompletionFinal") == []
+
+
+def test_sixteen_tokens_unless_asked_for_more(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt=WHO)
+    assert answer.usage is not None
+    assert (answer.usage.completion_tokens, answer.choices[0].finish_reason) == (16, "length")
+
+
+@pytest.mark.parametrize("echo", [False, True])
+def test_several_prompts_are_numbered_through(client: openai.OpenAI, echo: bool) -> None:
+    prompts = [WHO, "a red"]
+    whole = client.completions.create(model=MODEL, prompt=prompts, n=2, max_tokens=8, echo=echo)
+    assert [choice.index for choice in whole.choices] == [0, 1, 2, 3]
+    alone = [client.completions.create(model=MODEL, prompt=one, n=2, max_tokens=8, echo=echo) for one in prompts]
+    assert [choice.text for choice in whole.choices] == [choice.text for one in alone for choice in one.choices]
+    assert whole.choices[0].text.startswith(WHO) is echo
+    stream = client.completions.create(
+        model=MODEL, prompt=prompts, n=2, max_tokens=8, echo=echo, stream=True,
+        stream_options={"include_usage": True},
+    )  # fmt: skip
+    *chunks, last = stream
+    for choice in whole.choices:
+        pieces = [c.choices[0] for c in chunks if c.choices[0].index == choice.index]
+        assert "".join(piece.text for piece in pieces) == choice.text
+        assert [p.finish_reason for p in pieces if p.finish_reason] == [choice.finish_reason]
+    assert (last.choices, last.usage) == ([], whole.usage)
+
+
+def test_tokens_are_a_prompt_too(client: openai.OpenAI, demo_lane: str) -> None:
+    told = httpx.post(f"{demo_lane}/tokenize", json={"inputs": WHO}, headers=bearer("all"), trust_env=False).json()
+    tokens = [token["id"] for token in told]
+    by_text, by_tokens, listed = (
+        client.completions.create(model=MODEL, prompt=prompt, max_tokens=100)
+        for prompt in (WHO, tokens, [tokens] * 2)
+    )
+    assert by_text.choices == by_tokens.choices
+    assert by_text.usage == by_tokens.usage
+    assert {choice.text for choice in listed.choices} == {by_text.choices[0].text}
+
+
+def test_logprobs_are_openais_lists(client: openai.OpenAI) -> None:
+    whole = client.completions.create(model=MODEL, prompt=WHO, max_tokens=6, logprobs=2).choices[0]
+    told = whole.logprobs
+    assert told is not None
+    assert told.tokens
+    assert told.token_logprobs
+    assert told.top_logprobs
+    assert told.text_offset
+    assert "".join(told.tokens) == whole.text
+    for token, logprob, top, offset in zip(
+        told.tokens, told.token_logprobs, told.top_logprobs, told.text_offset, strict=True
+    ):
+        assert len(top) == 2
+        assert top[token] == logprob == max(top.values())
+        assert whole.text[offset:].startswith(token)
+    chunks = [
+        chunk.choices[0].logprobs
+        for chunk in client.completions.create(model=MODEL, prompt=WHO, max_tokens=6, logprobs=2, stream=True)
+    ]
+    assert [token for chunk in chunks if chunk for token in chunk.tokens or []] == told.tokens
+    assert [offset for chunk in chunks if chunk for offset in chunk.text_offset or []] == told.text_offset
+
+
+def test_a_stop_string_is_left_out(client: openai.OpenAI) -> None:
+    full = client.completions.create(model=MODEL, prompt=WHO, max_tokens=100).choices[0].text
+    stopped = client.completions.create(model=MODEL, prompt=WHO, max_tokens=100, stop=full[10:14]).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (full[: full.index(full[10:14])], "stop")
+
+
+def test_a_token_that_is_none_or_a_picture_is_refused(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="send ids from 0 to 1023") as told:
+        client.completions.create(model=MODEL, prompt=[5, 100_000])
+    assert told.value.param == "prompt"
+    with pytest.raises(openai.BadRequestError, match="stands for a picture") as told:
+        client.completions.create(model=MODEL, prompt="a <image> here")
+    assert told.value.param == "prompt"
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    with (
+        own_lane(tmp_path_factory.mktemp("lane")) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"prompt": None}, "prompt"),
+        ({"prompt": ""}, "prompt"),
+        ({"prompt": []}, "prompt"),
+        ({"prompt": 5}, "prompt"),
+        ({"prompt": {}}, "prompt"),
+        ({"prompt": True}, "prompt"),
+        ({"prompt": [""]}, "prompt"),
+        ({"prompt": [[]]}, "prompt"),
+        ({"prompt": [-1]}, "prompt"),
+        ({"prompt": [1.5]}, "prompt"),
+        ({"prompt": ["a", 5]}, "prompt"),
+        ({"prompt": [2**31]}, "prompt"),
+        ({"prompt": ["a"] * 129}, "prompt"),
+        ({"prompt": "word " * 2000}, "prompt"),
+        ({"suffix": "end"}, "suffix"),
+        ({"best_of": 2}, "best_of"),
+        ({"best_of": 1, "n": 2}, "best_of"),
+        ({"logprobs": 21}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
+        ({"echo": True, "logprobs": 1}, "echo"),
+        ({"echo": True, "prompt": [1, 2]}, "echo"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": 5000}, "max_tokens"),
+        ({"n": 17}, "n"),
+        ({"temperature": -1}, "temperature"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"messages": []}, "messages"),
+        ({"min_tokens": 17}, "min_tokens"),
+    ],
+)
+def test_a_malformed_completion_is_refused(script: httpx.Client, fields: dict[str, Any], param: str) -> None:
+    response = script.post("/v1/completions", json={"prompt": "!echo hi"} | fields)
+    code = (
+        "context_length_exceeded"
+        if fields in ({"prompt": "word " * 2000}, {"max_tokens": 5000})
+        else "invalid_request"
+    )
+    error = check_error(response, 400, code)
+    assert (error["param"] or "").startswith(param)
+    check_serves_on(script)
+
+
+@pytest.mark.parametrize("body", NO_OBJECTS.values(), ids=list(NO_OBJECTS))
+def test_what_is_no_object_is_refused(script: httpx.Client, body: bytes) -> None:
+    check_error(script.post("/v1/completions", content=body), 400, "invalid_request")
+
+
+def test_one_prompt_that_fails_fails_the_request(script: httpx.Client) -> None:
+    body = {"prompt": ["!echo fine", "!oom"]}
+    check_error(script.post("/v1/completions", json=body), 500, "engine_failed")
+    late = script.post("/v1/completions", json={"prompt": ["!hang", "!fail-after 2"], "stream": True})
+    assert late.status_code == 200
+    assert json.loads(late.text.strip().split("data: ")[-1])["error"]["code"] == "engine_failed"
+    check_serves_on(script)
