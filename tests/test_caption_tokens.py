@@ -4,6 +4,8 @@ Prompts are prepared as for a request, from tiny checkpoints with the architectu
 are tiny as well, a token a byte, and the special tokens are the real ones by name.
 """
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +19,11 @@ from serve_app.engines.prompt import prepare
 from serve_app.engines.transformers_engine import _decode_answer
 from serve_app.families import FAMILIES
 from serve_app.families.wish import Wish, worded
-from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
-from tests.matrix import captioners, chatters
+from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from tests import tiny_models
+from tests.matrix import captioners, chatters, patchers
 from tests.matrix.parts import decoder, save, square, tower
+from tests.tiny_engine import chunks_of, started
 from tests.tiny_models import spell_as_hub, tokenizer
 
 BOS, EOS = "<s>", "</s>"
@@ -78,12 +82,17 @@ def loaded(folder: Path) -> Checkpoint:
     return load_checkpoint(ModelConfig(source=str(folder), engine="transformers", dtype="float32"))
 
 
+def caption_request(family: str, wish: Wish, shade: int = 64) -> GenerationRequest:
+    """As the dialect makes it."""
+    words = worded(FAMILIES[family], wish)
+    user = Message("user", (Picture(40, 24, bytes((shade, 128, 192)) * 40 * 24), Text(words.prompt)))
+    messages = (user,) if words.system is None else (Message("system", (Text(words.system),)), user)
+    return GenerationRequest(str(shade), "tiny", messages, Sampling(max_tokens=6, temperature=0.0), 60.0)
+
+
 def prompt_tokens(checkpoint: Checkpoint, wish: Wish) -> list[str]:
     """The prompt's tokens, as the model sees them; a run of picture tokens is said once."""
-    words = worded(FAMILIES[checkpoint.family], wish)
-    user = Message("user", (Picture(40, 24, b"\x40\x80\xc0" * 40 * 24), Text(words.prompt)))
-    messages = (user,) if words.system is None else (Message("system", (Text(words.system),)), user)
-    request = GenerationRequest("id", "tiny", messages, Sampling(max_tokens=4), 60.0)
+    request = caption_request(checkpoint.family, wish)
     ids = prepare(checkpoint, request).tensors["input_ids"][0].tolist()
     tokens: list[str] = checkpoint.tokenizer.convert_ids_to_tokens(ids)
     return tokens
@@ -108,6 +117,18 @@ def test_joycaption(tmp_path: Path) -> None:
         *[*spelled(checkpoint, "Write a long detailed description for this image."), HEADERS["eot"]],
         *[HEADERS["start"], *spelled(checkpoint, "assistant"), HEADERS["end"], *spelled(checkpoint, "\n\n")],
     ]
+
+
+async def test_joycaption_answers_by_such_a_template_in_a_batch_as_alone(tmp_path: Path) -> None:
+    requests = [caption_request("joycaption", Wish(style="midjourney"), shade) for shade in (40, 200)]
+    async with started(build_joycaption(tmp_path), dtype="float32") as engine:
+        alone = [text_of(await chunks_of(engine, one)) for one in requests]
+        together = await asyncio.gather(*(chunks_of(engine, one) for one in requests))
+    assert [text_of(chunks) for chunks in together] == alone
+
+
+def text_of(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
 
 
 def test_joycaption_begins_once_where_its_template_begins_as_well(tmp_path: Path) -> None:
@@ -188,3 +209,42 @@ def test_blip2(tmp_path: Path, wish: Wish, prompt: str) -> None:
     words = [token for token in tokens if token != "<image>"]
     assert "".join(words).removeprefix(BOS) == "".join(spelled(checkpoint, prompt))
     assert tokens.count(BOS) <= 1
+
+
+@pytest.mark.parametrize(
+    ("build", "family"),
+    [
+        (tiny_models.build_llava, "llava"),
+        (chatters.build_llava_next, "llava"),
+        (patchers.build_qwen2_5_vl, "qwen-vl"),
+        (patchers.build_internvl, "internvl"),
+    ],
+)
+def test_chat_models(tmp_path: Path, build: Callable[[Path], Path], family: str) -> None:
+    """The picture first, then the words, in the one user's turn of their chat template; nothing before or after."""
+    checkpoint = loaded(build(tmp_path))
+    assert checkpoint.family == family
+    tokens = prompt_tokens(checkpoint, Wish(style="detailed", language="de"))
+    special = set(checkpoint.tokenizer.all_special_tokens)
+    said = checkpoint.tokenizer.convert_tokens_to_string([token for token in tokens if token not in special])
+    plain = "user: Describe this picture in detail. Answer in German.\nassistant: "
+    assert "".join(said.split()) == "".join(plain.split())
+    assert tokens.count(str(checkpoint.processor.image_token)) >= 1
+    assert tokens.count(BOS) <= 1
+
+
+@pytest.mark.parametrize("build", [captioners.build_instructblip_t5, captioners.build_instructblip_vicuna])
+def test_instructblip(tmp_path: Path, build: Callable[[Path], Path]) -> None:
+    checkpoint = loaded(build(tmp_path))
+    tokens = prompt_tokens(checkpoint, Wish(style="detailed"))
+    num_pictures = tokens.count("<image>")
+    assert num_pictures == checkpoint.processor.num_query_tokens
+    assert tokens[num_pictures:] == spelled(checkpoint, "Write a detailed description for the image.")
+
+
+@pytest.mark.parametrize(
+    ("build", "begins"), [(captioners.build_blip, ["[CLS]", "[SEP]"]), (captioners.build_git, ["[CLS]"])]
+)
+def test_blip_and_git_begin_without_a_word(tmp_path: Path, build: Callable[[Path], Path], begins: list[str]) -> None:
+    """BLIP's own `generate` takes its separator away."""
+    assert prompt_tokens(loaded(build(tmp_path)), Wish()) == begins

@@ -153,6 +153,7 @@ def test_alpha_two_knows_its_own_types() -> None:
         ("generic", "de", "Write a short caption for this picture. Answer in German."),
         ("qwen-vl", "Japanese", "Write a short caption for this picture. Answer in Japanese."),
         ("generic", "English", "Write a short caption for this picture."),
+        ("generic", "pt-BR", "Write a short caption for this picture. Answer in Portuguese."),
         ("paligemma", "es", "caption es"),
     ],
 )

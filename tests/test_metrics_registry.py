@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+from serve_app.caption_quality import FINDINGS
 from serve_app.errors import InternalError, Overloaded, ServeAppError, concrete_errors
 from serve_app.messages import Chunk
 from serve_app.metrics.histogram import BOUND_LABELS, BOUNDS, BUCKET_RATIO, DurationHistogram, percentile
@@ -193,6 +194,17 @@ def test_percentiles_at_the_edges() -> None:
     durations.observe(1e6, 3)
     buckets = [s.value for m in registry.collect() for s in m.samples if s.name.endswith("_bucket")]
     assert percentile(buckets, 0.5) == pytest.approx(324, rel=0.01)
+
+
+def test_what_the_guard_found_is_counted_once_for_each_finding(registry: CollectorRegistry) -> None:
+    metrics = Metrics(registry, ["demo"])
+    for findings in ((), ("loop", "truncated"), ("loop",)):
+        metrics.caption_checked("demo", findings)
+    metrics.caption_checked("made up", FINDINGS)
+    counted = {name: registry.get_sample_value("serve_app_caption_guard_total", {"model": "demo", "finding": name})
+               for name in ("clean", "loop", "truncated", "empty")}  # fmt: skip
+    assert counted == {"clean": 1, "loop": 2, "truncated": 1, "empty": None}
+    assert registry.get_sample_value("serve_app_caption_guard_total", {"model": "none", "finding": "empty"}) == 1
 
 
 def test_the_catalog_is_what_a_registry_exports(registry: CollectorRegistry) -> None:

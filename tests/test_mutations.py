@@ -48,6 +48,12 @@ GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
     ("/tokenize", {"inputs": "hi there"}),
     (CAPTIONS, {"image": PICTURE, "style": "tags", "stream": True, "stop": "x"}),
     (CAPTIONS, {"images": [{"b64": PICTURE}, {"url": f"data:image/png;base64,{PICTURE}"}], "prompt": "what?"}),
+    (CAPTIONS, {"image": PICTURE, "style": "detailed", "length": "long", "language": "de", "n": 2, "temperature": 1,
+                "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "frequency_penalty": 0.5, "format": {
+                    "type": "json", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}}),
+    (CAPTIONS, {"image": PICTURE, "length": 50, "format": "tags", "guard": {
+        "checks": ["loop", "empty"], "retries": 1}, "max_tokens": 9, "min_tokens": 1}),
+    (CAPTIONS, {"image": PICTURE, "options": ["a"], "name": "Ann", "task": "od", "guard": True}),
 )  # fmt: skip
 
 ODD = st.one_of(

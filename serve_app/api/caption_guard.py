@@ -4,6 +4,7 @@ Each further attempt has another seed and at least some temperature, and against
 first attempt without a finding is the caption; where all have some, the one with the mildest.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from serve_app.messages import Chunk, Sampling
 _OF_ANY_FORM: frozenset[Finding] = frozenset({"empty", "loop", "truncated"})
 _TEMPERATURE_STEP = 0.2
 _PENALTY_STEP = 0.1
+_LONG = 20_000  # characters: a look at more takes longer than the event loop may be held, some 10 ms
 
 Ask = Callable[[int, Sampling], Awaitable[Chunk]]
 
@@ -91,7 +93,7 @@ class CaptionGuard:
         `ask` gets the attempt's number and how to sample it. No attempt begins that would take longer than is left.
         """
         begun_s = time.monotonic()
-        attempts = [self._judged(await ask(0, sampling), {})]
+        attempts = [await self._judged(await ask(0, sampling), {})]
         took_s = time.monotonic() - begun_s
         while attempts[-1].found and len(attempts) <= self._retries:
             if left_s() < took_s:
@@ -101,10 +103,10 @@ class CaptionGuard:
                 chunk = await ask(len(attempts), replace(sampling, **changes))
             except ServeAppError as error:
                 return Guarded(tuple(attempts), self.checks, error.code)
-            attempts.append(self._judged(chunk, changes))
+            attempts.append(await self._judged(chunk, changes))
         return Guarded(tuple(attempts), self.checks, None)
 
-    def _judged(self, chunk: Chunk, changes: dict[str, Any]) -> Attempt:
+    async def _judged(self, chunk: Chunk, changes: dict[str, Any]) -> Attempt:
         sight = Sight(
             text=self._asked.said(chunk.text)["caption"],
             prompt=self._asked.prompt,
@@ -112,7 +114,9 @@ class CaptionGuard:
             lists_tags=self._lists_tags,
             language=self._language,
         )
-        return Attempt(chunk, findings(sight, self.checks), changes)
+        if len(sight.text) < _LONG:
+            return Attempt(chunk, findings(sight, self.checks), changes)
+        return Attempt(chunk, await asyncio.to_thread(findings, sight, self.checks), changes)
 
 
 def _changes(sampling: Sampling, number: int, attempts: list[Attempt]) -> dict[str, Any]:

@@ -43,6 +43,7 @@ _OF_MODEL_TYPE: dict[str, Family] = {
     "qwen3_vl": "qwen-vl",
     "qwen3_vl_moe": "qwen-vl",
     "internvl": "internvl",
+    "internvl_chat": "internvl",  # InternVL before transformers had it: remote code
     "llava": "llava",
     "llava_next": "llava",
     "llava_onevision": "llava",

@@ -61,6 +61,7 @@ ENGLISH = LANGUAGES[0]
 
 
 def language_called(name: str) -> Language | None:
-    """The language of that code or English name, in any case; None where it is none of these."""
+    """The language of that code, whatever its region (`pt-BR`), or English name; None where it is none of these."""
     wanted = name.strip().lower()
-    return next((one for one in LANGUAGES if wanted in (one.code, one.name.lower())), None)
+    code = wanted.partition("-")[0]
+    return next((one for one in LANGUAGES if code == one.code or wanted == one.name.lower()), None)
