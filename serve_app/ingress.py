@@ -16,10 +16,12 @@ from serve_app.api.caption_styles import list_caption_styles
 from serve_app.api.captions import create_captions
 from serve_app.api.completions import create_completion
 from serve_app.api.dialect import OPENAI, Dialect
+from serve_app.api.docs_page import page
 from serve_app.api.endpoint import Endpoint
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
 from serve_app.api.openai import create_chat_completion, list_models, retrieve_model
+from serve_app.api.openapi import document
 from serve_app.api.requests import cancel_request
 from serve_app.api.tgi import TGI_ROUTES
 from serve_app.api.tgi_answer import TGI
@@ -28,7 +30,7 @@ from serve_app.strict import nearest_hint
 
 
 async def health(exchange: Exchange, lane: Lane) -> None:
-    """`GET /health`, SageMaker's `GET /ping`, TGI's `GET /`: this process answers."""
+    """`GET /health`, `GET /ping` (SageMaker's), `GET /` (TGI's): this process answers."""
     await exchange.send_json({"status": "ok"})
 
 
@@ -38,6 +40,16 @@ async def ready(exchange: Exchange, lane: Lane) -> None:
     is_ready = bool(entries) and all(entry.is_ready for entry in entries) and not lane.running.is_closing
     models = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
     await exchange.send_json({"ready": is_ready, "models": models}, 200 if is_ready else 503)
+
+
+async def openapi(exchange: Exchange, lane: Lane) -> None:
+    """`GET /openapi.json`: all of this, for programs."""
+    await exchange.send_json(document(ROUTES, exchange.request.scope.get("root_path", "")))
+
+
+async def docs(exchange: Exchange, lane: Lane) -> None:
+    """`GET /docs`: all of this, for people."""
+    await exchange.send_page(page(document(ROUTES, exchange.request.scope.get("root_path", ""))))
 
 
 ROUTES: tuple[tuple[str, str, Handler], ...] = (
@@ -51,12 +63,14 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/health", health),
     ("GET", "/ready", ready),
     ("GET", "/ping", health),
+    ("GET", "/openapi.json", openapi),
+    ("GET", "/docs", docs),
     *TGI_ROUTES,
     ("GET", "/", health),
 )
 TGI_PATHS = frozenset({"/ping", *(path for _, path, _ in TGI_ROUTES)})
 _LONGEST_SHOWN_PATH = 200
-_OPEN: frozenset[Handler] = frozenset({health, ready})  # to probes, which have no key
+_OPEN: frozenset[Handler] = frozenset({health, ready, openapi, docs})  # without a key: they tell nothing of anybody's
 
 
 def create_app(lane: Lane) -> Starlette:

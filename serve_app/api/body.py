@@ -2,8 +2,9 @@
 
 from typing import Any, ClassVar, TypeVar
 
-from pydantic import ValidationError, model_validator
-from pydantic_core import ErrorDetails, PydanticCustomError, from_json
+from pydantic import GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_json
 
 from serve_app.errors import InvalidRequest
 from serve_app.strict import Strict
@@ -37,6 +38,15 @@ class Body(Strict):
                 raise wrong(field, f"{field} isn't supported here: leave it out")
         dropped = [field for field, value in values.items() if value is None and field not in cls.model_fields]
         return {field: value for field, value in values.items() if field not in {*cls.neutral, *dropped}}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """With the neutral fields, for the OpenAPI page."""
+        told = handler(schema)
+        fields = handler.resolve_ref_schema(told).setdefault("properties", {})
+        for name, values in cls.neutral.items():
+            fields[name] = {"enum": [None, *values], "description": "accepted, and without effect"}
+        return told
 
 
 B = TypeVar("B", bound=Body)

@@ -43,7 +43,7 @@ def _object_from_text(value: Any) -> Any:
     return {"url" if isinstance(source_from_text(value), ImageUrl) else "b64": value}
 
 
-Image = Annotated[ImageObject, BeforeValidator(_object_from_text)]
+Image = Annotated[ImageObject, BeforeValidator(_object_from_text, json_schema_input_type=ImageObject | str)]
 
 
 class CaptionBody(CaptionFields):

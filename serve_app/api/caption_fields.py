@@ -84,8 +84,11 @@ class CaptionFields(SamplingBody):
     language: Short | None = None
     task: Short | None = None
     prompt: str | None = Field(None, min_length=1)
-    format: Annotated[CaptionFormat | None, BeforeValidator(_as_format)] = None
-    guard: Annotated[Guard | None, BeforeValidator(_as_guard)] = None
+    format: Annotated[
+        CaptionFormat | None,
+        BeforeValidator(_as_format, json_schema_input_type=CaptionFormat | Literal["text", "tags", "json"] | None),
+    ] = None
+    guard: Annotated[Guard | None, BeforeValidator(_as_guard, json_schema_input_type=Guard | bool | None)] = None
     n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     temperature: float | None = Field(0.0, ge=0, le=2)
     min_tokens: Count | None = Field(None, ge=0)

@@ -28,7 +28,10 @@ class ImageAddress(Body):
 
 class ImagePart(Body):
     type: Literal["image_url"]
-    image_url: Annotated[ImageAddress, BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v)]
+    image_url: Annotated[
+        ImageAddress,
+        BeforeValidator(lambda v: {"url": v} if isinstance(v, str) else v, json_schema_input_type=ImageAddress | str),
+    ]
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -62,7 +65,9 @@ class ChatMessage(Body):
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[Part], BeforeValidator(_as_parts)] = Field(default_factory=list)
+    content: Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=list[Part] | str | None)] = (
+        Field(default_factory=list)
+    )
     name: str | None = None
     tool_calls: list[AssistantCall] | None = None
     tool_call_id: str | None = None

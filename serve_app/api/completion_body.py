@@ -18,6 +18,8 @@ _DEFAULT_TOKENS = 16  # OpenAI's
 _Text = Annotated[str, Field(min_length=1)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
+_Prompt = _Text | _Tokens | list[_Text] | list[_Tokens]
+
 
 def _as_list(prompt: Any) -> Any:
     """One prompt, a text or the ids of its tokens, is a list of one."""
@@ -35,7 +37,7 @@ class CompletionBody(GenerationBody):
         **VLLM_NEUTRAL,
     }
 
-    prompt: Annotated[list[_Text] | list[_Tokens], BeforeValidator(_as_list)] = Field(
+    prompt: Annotated[list[_Text] | list[_Tokens], BeforeValidator(_as_list, json_schema_input_type=_Prompt)] = Field(
         min_length=1, max_length=MAX_PROMPTS
     )
     max_tokens: Count | None = Field(_DEFAULT_TOKENS, ge=1)

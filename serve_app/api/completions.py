@@ -11,7 +11,10 @@ from serve_app.messages import Chunk, GenerationRequest, StreamTotal, Write
 
 
 async def create_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
-    """`POST /v1/completions`: one prompt or several, streamed or not. `model_name` stands above the body's."""
+    """`POST /v1/completions`: what follows one prompt or several, streamed or not.
+
+    `model_name` stands above the body's.
+    """
     body = parse_json(await exchange.read_body(), CompletionBody)
     model = lane.choose(model_name or body.model, "chat", exchange.key)
     exchange.set_model(model.name)

@@ -44,6 +44,10 @@ logger = logging.getLogger("serve_app")
 Handler = Callable[["Exchange", Lane], Awaitable[None]]
 T = TypeVar("T")
 
+PAGE_HEADERS = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
+]
 JSON_HEADERS = [(b"content-type", b"application/json")]
 EVENT_HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -152,8 +156,14 @@ class Exchange:
         """Answer with one JSON document."""
         data = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
         extra = [(k.encode(), v.encode()) for k, v in (headers or {}).items()]
-        length = [(b"content-length", b"%d" % len(data))]
-        await self._start(status, JSON_HEADERS + length + extra)
+        await self._send_whole(status, JSON_HEADERS + extra, data)
+
+    async def send_page(self, html: str) -> None:
+        """Answer with a page that may load nothing and run nothing."""
+        await self._send_whole(200, PAGE_HEADERS, html.encode())
+
+    async def _send_whole(self, status: int, headers: list[tuple[bytes, bytes]], data: bytes) -> None:
+        await self._start(status, [*headers, (b"content-length", b"%d" % len(data))])
         await self._finish(data)
 
     async def send_events(self, produce: Callable[[Write], Awaitable[None]]) -> None:

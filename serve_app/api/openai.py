@@ -16,7 +16,10 @@ _LONGEST_NAME = 256  # of what is looked up and told again
 
 
 async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
-    """`POST /v1/chat/completions`, streamed or not. `model_name` stands above the body's."""
+    """`POST /v1/chat/completions`: a turn of a conversation, streamed or not.
+
+    `model_name` stands above the body's.
+    """
     body = parse_json(await exchange.read_body(), ChatBody)
     request = await chat_request(exchange, lane, body, model_name or body.model)
     if not body.stream:

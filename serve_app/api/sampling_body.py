@@ -59,7 +59,7 @@ class SamplingBody(Body):
     stop: Annotated[
         list[str] | None,
         AfterValidator(few_and_not_empty),
-        BeforeValidator(lambda v: [v] if isinstance(v, str) else v),
+        BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str] | None),
     ] = None
 
 

@@ -113,9 +113,10 @@ class GenerateBody(Body):
     """`stream` is for `POST /` and `/invocations`; the other routes have it in their name."""
 
     inputs: str = Field(min_length=1)
-    parameters: Annotated[GenerateParameters, BeforeValidator(lambda v: {} if v is None else v)] = (
-        GenerateParameters()
-    )
+    parameters: Annotated[
+        GenerateParameters,
+        BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=GenerateParameters | None),
+    ] = GenerateParameters()
     stream: bool | None = None
     options: HostedOptions | None = None
 

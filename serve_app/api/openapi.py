@@ -1,0 +1,170 @@
+"""The lane's own description as OpenAPI 3.1, made of the very types that validate requests."""
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from serve_app import __version__
+from serve_app.api.body import Body
+from serve_app.api.caption_body import CaptionBody, CaptionForm
+from serve_app.api.captions import create_captions
+from serve_app.api.chat_body import ChatBody
+from serve_app.api.completion_body import CompletionBody
+from serve_app.api.completions import create_completion
+from serve_app.api.exchange import Handler
+from serve_app.api.openai import create_chat_completion
+from serve_app.api.tgi import TGI_ROUTES, generate, generate_either, generate_stream, invocations
+from serve_app.api.tgi_body import GenerateBody, TokenizeBody
+from serve_app.api.tgi_tokens import chat_tokenize, tokenize
+from serve_app.errors import concrete_errors
+
+Routes = Iterable[tuple[str, str, Handler]]
+
+_JSON, _EVENTS, _FORM = "application/json", "text/event-stream", "multipart/form-data"
+# What each handler reads: one of these, in JSON.
+BODIES: Mapping[Handler, tuple[type[Body], ...]] = {
+    create_chat_completion: (ChatBody,),
+    create_completion: (CompletionBody,),
+    create_captions: (CaptionBody,),
+    generate: (GenerateBody,),
+    generate_stream: (GenerateBody,),
+    generate_either: (GenerateBody,),
+    invocations: (GenerateBody, ChatBody, CompletionBody),
+    tokenize: (TokenizeBody,),
+    chat_tokenize: (ChatBody,),
+}
+_FORMS: Mapping[Handler, type[Body]] = {create_captions: CaptionForm}
+_STREAMED: frozenset[Handler] = frozenset(
+    {create_chat_completion, create_completion, create_captions, generate_stream, generate_either, invocations}
+)
+_NEVER_WHOLE: frozenset[Handler] = frozenset({generate_stream})
+_QUERIES = {"/v1/captions/styles": "the model that is asked about", "/info": "the model that is asked about"}
+_TGI = frozenset((method, path) for method, path, _ in TGI_ROUTES)
+
+
+def document(routes: Routes, prefix: str) -> dict[str, Any]:
+    """OpenAPI's document of these routes, which stand below `prefix`."""
+    return {**_document(tuple(routes)), "servers": [{"url": prefix or "/"}]}
+
+
+@cache
+def _document(routes: tuple[tuple[str, str, Handler], ...]) -> dict[str, Any]:
+    paths: dict[str, dict[str, Any]] = {}
+    for method, path, handler in routes:
+        paths.setdefault(path.replace(":path", ""), {})[method.lower()] = _operation(method, path, handler)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "serve_app",
+            "version": __version__,
+            "description": "Chat and image captions from many models behind one address.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": {**_body_schemas(), "Error": _openai_error(), "TgiError": _tgi_error()},
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"key": []}],
+        "tags": [{"name": name} for name in ("OpenAI", "captions", "TGI", "service")],
+    }
+
+
+def _operation(method: str, path: str, handler: Handler) -> dict[str, Any]:
+    summary = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")[0]
+    is_tgi = (method, path) in _TGI
+    error = _content("TgiError" if is_tgi else "Error")
+    operation = {
+        "operationId": f"{handler.__name__}_{method.lower()}_{path.strip('/').replace('/', '_') or 'root'}"
+        .replace("{", "").replace("}", "").replace(":path", ""),
+        "summary": _sentence(summary),
+        "tags": [_tag(path, is_tgi)],
+        "parameters": _parameters(path, is_tgi),
+        "responses": {
+            "200": {"description": "The answer.", "content": _answers(handler)},
+            "4XX": {"description": "The request is at fault, or has to wait; `message` says what to do.", **error},
+            "5XX": {"description": "The service is at fault; the same request may pass later.", **error},
+        },
+    }  # fmt: skip
+    if bodies := BODIES.get(handler):
+        operation["requestBody"] = {"required": True, "content": _contents(handler, bodies)}
+    return operation
+
+
+def _sentence(summary: str) -> str:
+    """The docstring's first sentence, without the route that it begins with."""
+    words = re.sub(r"^(`[A-Z]+ /[^`]*`[^`:;,]*[:;,] ?)+", "", " ".join(summary.split()))
+    return words[:1].upper() + words[1:].replace("`", "")
+
+
+def _tag(path: str, is_tgi: bool) -> str:
+    if is_tgi:
+        return "TGI"
+    if path.startswith("/v1/captions"):
+        return "captions"
+    return "OpenAI" if path.startswith("/v1/") and not path.startswith("/v1/requests") else "service"
+
+
+def _parameters(path: str, is_tgi: bool) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    if "{id" in path:
+        found.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
+    if path in _QUERIES:
+        found.append({"name": "model", "in": "query", "description": _QUERIES[path], "schema": {"type": "string"}})
+    if is_tgi:
+        found.append({"name": "X-Model", "in": "header", "description": "the model, if not the default",
+                      "schema": {"type": "string"}})  # fmt: skip
+    return found
+
+
+def _contents(handler: Handler, bodies: tuple[type[Body], ...]) -> dict[str, Any]:
+    named = [{"$ref": _reference(body.__name__)} for body in bodies]
+    contents: dict[str, Any] = {_JSON: {"schema": named[0] if len(named) == 1 else {"anyOf": named}}}
+    if form := _FORMS.get(handler):
+        files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
+        pictures = {"type": "object", "properties": {"image": files}, "required": ["image"]}
+        contents[_FORM] = {"schema": {"allOf": [{"$ref": _reference(form.__name__)}, pictures]}}
+    return contents
+
+
+def _answers(handler: Handler) -> dict[str, Any]:
+    answers: dict[str, Any] = {} if handler in _NEVER_WHOLE else {_JSON: {"schema": {}}}
+    if handler in _STREAMED:
+        answers[_EVENTS] = {"schema": {"type": "string"}}
+    return answers
+
+
+def _content(schema: str) -> dict[str, Any]:
+    return {"content": {_JSON: {"schema": {"$ref": _reference(schema)}}}}
+
+
+def _reference(name: str) -> str:
+    return f"#/components/schemas/{name}"
+
+
+def _body_schemas() -> dict[str, Any]:
+    bodies = dict.fromkeys(body for read in BODIES.values() for body in read) | dict.fromkeys(_FORMS.values())
+    _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=_reference("{model}"))
+    found: dict[str, Any] = schemas["$defs"]
+    found[CaptionForm.__name__].pop("additionalProperties")  # the files stand beside the fields
+    return found
+
+
+def _openai_error() -> dict[str, Any]:
+    text_or_null = {"type": ["string", "null"]}
+    fields = {
+        "message": {"type": "string"},
+        "type": {"type": "string"},
+        "param": text_or_null,
+        "code": {"type": "string", "enum": sorted({error.code for error in concrete_errors()})},
+    }
+    error = {"type": "object", "properties": fields, "required": list(fields)}
+    return {"type": "object", "properties": {"error": error}, "required": ["error"]}
+
+
+def _tgi_error() -> dict[str, Any]:
+    fields = {"error": {"type": "string"}, "error_type": {"type": "string"}}
+    return {"type": "object", "properties": fields, "required": list(fields)}
