@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring  # json.dumps of a bare string, at a tenth of its price
 from typing import Any
 
+from serve_app.api.dialect import FINGERPRINT
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.usage import RunningUsage, Usage
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
@@ -21,6 +22,7 @@ def completion_json(exchange: Exchange, model: str, chunks: Sequence[Chunk]) -> 
         "object": "chat.completion",
         "created": exchange.created_s,
         "model": model,
+        "system_fingerprint": FINGERPRINT,  # the hub's older client for Node takes no answer without one
         "choices": [_choice(chunk) for chunk in chunks],
         "usage": Usage.of(chunks).as_json(),
     }

@@ -6,7 +6,7 @@ Shapes follow https://platform.openai.com/docs/api-reference/completions.
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app import __version__
+from serve_app.api.dialect import FINGERPRINT
 from serve_app.api.exchange import Exchange, event_bytes
 from serve_app.api.usage import RunningUsage, Usage
 from serve_app.messages import Chunk, TokenLogprob
@@ -19,7 +19,7 @@ def completion_frame(exchange: Exchange, model: str) -> dict[str, Any]:
         "object": "text_completion",
         "created": exchange.created_s,
         "model": model,
-        "system_fingerprint": f"serve_app-{__version__}",
+        "system_fingerprint": FINGERPRINT,
     }
 
 

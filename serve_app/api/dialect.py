@@ -4,7 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app import __version__
 from serve_app.errors import ServeAppError, error_json
+
+FINGERPRINT = f"serve_app-{__version__}"  # OpenAI's `system_fingerprint`: what answers
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ class Lane:
 
         Raises `Forbidden`, and what `Catalog.choose` does.
         """
-        if name in self.config.default_model_names and not self._is_known(name):
+        if name is not None and self._means_default(name):
             name = None
         if key is None or key.models is None:
             return self.catalog.choose(name, task)
@@ -147,6 +147,11 @@ class Lane:
             self.catalog.find(name)  # what doesn't exist is told as for every key
             raise Forbidden(f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}", "model")
         return self.catalog.choose(name, task)
+
+    def _means_default(self, name: str) -> bool:
+        """Whether it is a stand-in. The hub's client for Node names the address that it was given for a model."""
+        is_stand_in = name in self.config.default_model_names or name.startswith(("http://", "https://"))
+        return is_stand_in and not self._is_known(name)
 
     def _is_known(self, name: str) -> bool:
         try:

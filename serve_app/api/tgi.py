@@ -121,7 +121,7 @@ async def _caption(exchange: Exchange, lane: Lane, file: bytes) -> None:
 
 async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
     """The whole answer; `is_hosted`: as `POST /` has it."""
-    model = choose_model(exchange, lane, body.parameters.adapter_id)
+    model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
     request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
     with named_as_in_tgi():
@@ -138,7 +138,7 @@ async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_ho
 
 
 async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
-    model = choose_model(exchange, lane, body.parameters.adapter_id)
+    model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
     if body.parameters.num_answers > 1:
         raise InvalidRequest("parameters.best_of: one answer is streamed: leave it out", "parameters.best_of")
     request = await _request(exchange, lane, body, model, tells_tokens=True)

@@ -110,8 +110,12 @@ class HostedOptions(Body):
 
 
 class GenerateBody(Body):
-    """`stream` is for `POST /` and `/invocations`; the other routes have it in their name."""
+    """`stream` is for `POST /` and `/invocations`; the other routes have it in their name.
 
+    `model` isn't TGI's, which has one: the hub's older client for Node sends what it was given.
+    """
+
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     inputs: str = Field(min_length=1)
     parameters: Annotated[
         GenerateParameters,

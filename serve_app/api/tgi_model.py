@@ -7,9 +7,14 @@ from serve_app.errors import InvalidRequest
 from serve_app.messages import Task
 
 
-def choose_model(exchange: Exchange, lane: Lane, adapter: str | None = None, task: Task = "chat") -> ModelEntry:
-    """The model that answers, or the adapter of it that the request names; it is the exchange's from here on."""
-    wanted = wanted_model(exchange)
+def choose_model(
+    exchange: Exchange, lane: Lane, named: str | None = None, adapter: str | None = None, task: Task = "chat"
+) -> ModelEntry:
+    """The model that answers, or the adapter of it that the request names; it is the exchange's from here on.
+
+    What the address and headers say stands above what is `named` in the body.
+    """
+    wanted = wanted_model(exchange) or named
     model = lane.choose(adapter if adapter is not None else wanted, task, exchange.key)
     if adapter is not None and model.base is None:
         raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is no adapter but a model", "parameters")
