@@ -103,6 +103,21 @@ def test_a_form_that_no_engine_should_compile_is_refused(fields: dict[str, Any],
     assert param in raised.value.param
 
 
+def test_variables_of_the_chat_template_reach_the_engine() -> None:
+    assert body().template_args() == body(chat_template_kwargs={}).template_args() == ""
+    told = body(chat_template_kwargs={"enable_thinking": False, "budget": 5}, reasoning_effort="low").template_args()
+    assert json.loads(told) == {"enable_thinking": False, "budget": 5, "reasoning_effort": "low"}
+
+
+@pytest.mark.parametrize(
+    "name", ["chat_template", "messages", "tools", "tokenize", "padding", "__class__.x", "", "a b"]
+)
+def test_what_is_no_variable_of_a_chat_template_is_refused(name: str) -> None:
+    with pytest.raises(InvalidRequest, match="no variable") as raised:
+        body(chat_template_kwargs={name: True})
+    assert raised.value.param == "chat_template_kwargs"
+
+
 VLLM_DEFAULTS: dict[str, Any] = {
     "logit_bias": None, "top_logprobs": 0, "logprobs": False, "n": 1, "stop": [], "tool_choice": "none",
     "include_reasoning": True, "use_beam_search": False, "length_penalty": 1.0, "stop_token_ids": [],
@@ -145,6 +160,9 @@ def test_what_asks_for_something_that_isnt_there_is_refused(field: str) -> None:
         ({"tools": [TOOL], "tool_choice": {"function": {"name": "other"}}}, "tool_choice", "no tool is named"),
         ({"tool_choice": "required"}, "tool_choice", "send tools"),
         ({"logit_bias": {"5": 1}}, "logit_bias", "isn't supported"),
+        ({"chat_template_kwargs": {"a": [1]}}, "chat_template_kwargs.a", "valid"),
+        ({"chat_template_kwargs": {"a" * 70: 1}}, "chat_template_kwargs." + "a" * 70, "at most 64"),
+        ({"reasoning_effort": "utmost"}, "reasoning_effort", "'medium'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "needs it"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "the message is empty"),
         ({"messages": [USER, {"role": "user"}]}, "messages[1].content", "empty"),

@@ -134,3 +134,22 @@ def test_a_kept_stop_string_holds_nothing_back(
     assert given == texts
     assert answer.stopped_by == stopped_by
     assert "".join(given) + answer.finish() == "".join(pieces) or stopped_by
+
+
+THINKING = (
+    "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    "{% generation %}{% if enable_thinking is defined and enable_thinking %}THINK{% endif %}{% endgeneration %}"
+)
+
+
+async def test_a_chat_template_reads_the_requests_variables_and_nothing_else_does(tmp_path: Path) -> None:
+    async with started(tiny_models.build_llama(tmp_path / "thinker", THINKING)) as engine:
+
+        async def prompt(template_args: str) -> str:
+            return (await engine.tokenize(replace(request("abc"), template_args=template_args))).text
+
+        assert await prompt("") == await prompt('{"enable_thinking": false}') == "abc"
+        assert await prompt('{"enable_thinking": true}') == "abcTHINK"
+        assert await prompt('{"max_length": 1, "truncation": true, "unheard_of": 2}') == "abc"
+        chunks = await chunks_of(engine, replace(request("abc"), template_args='{"enable_thinking": true}'))
+        assert chunks[0].num_prompt_tokens == len("abcTHINK")

@@ -81,3 +81,12 @@ def test_one_call_where_calls_may_not_be_parallel() -> None:
     one = said(text, ToolUse(WEATHER.tools, is_parallel=False))
     assert {delta.index for chunk in both for delta in chunk.tool_calls} == {0, 1}
     assert {delta.index for chunk in one for delta in chunk.tool_calls} == {0}
+
+
+def test_variables_of_the_chat_template_go_to_vllm_under_its_name() -> None:
+    from serve_app.engines.vllm_request import chat_request
+
+    message = Message("user", (Text("Hi"),))
+    asked = GenerationRequest("a", "m", (message,), Sampling(), 60, template_args='{"enable_thinking": false}')
+    assert chat_request(asked).chat_template_kwargs == {"enable_thinking": False}
+    assert chat_request(GenerationRequest("a", "m", (message,), Sampling(), 60)).chat_template_kwargs is None

@@ -4,9 +4,10 @@ Shapes follow https://platform.openai.com/docs/api-reference/chat; sampling fiel
 vLLM's names. What can't be honoured is a 400 that names the field; nothing is ignored in silence.
 """
 
+import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from serve_app.api.body import Body, wrong
 from serve_app.api.chat_formats import FunctionTool, NamedToolChoice, ToolChoice
@@ -14,6 +15,15 @@ from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, G
 from serve_app.messages import Role, Sampling, ToolCall, ToolUse
 
 MAX_TOOLS = 128
+MAX_TEMPLATE_ARGS = 16
+# Of the chat template's call: what isn't a variable of the template, or is filled by the conversation itself.
+_NOT_TEMPLATE_ARGS = frozenset(
+    {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt",
+     "continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict",
+     "return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs", "load_audio_from_video"}
+)  # fmt: skip
+
+TemplateArg = bool | int | float | Annotated[str, Field(max_length=1000)] | None
 
 
 class TextPart(Body):
@@ -108,7 +118,6 @@ class ChatBody(GenerationBody):
         "verbosity": ("medium",),
         "prediction": (),
         "web_search_options": (),
-        "reasoning_effort": (),
         "add_generation_prompt": (True,),
         "continue_final_message": (False,),
         "add_special_tokens": (False,),
@@ -116,7 +125,6 @@ class ChatBody(GenerationBody):
         "echo": (False,),
         "documents": ([],),
         "chat_template": (),
-        "chat_template_kwargs": ({},),
         "mm_processor_kwargs": ({},),
         "media_io_kwargs": ({},),
         "include_reasoning": (True,),
@@ -130,6 +138,10 @@ class ChatBody(GenerationBody):
     tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    chat_template_kwargs: dict[Annotated[str, Field(max_length=64)], TemplateArg] | None = Field(
+        None, max_length=MAX_TEMPLATE_ARGS
+    )
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
     metadata: dict[str, str] | None = None
@@ -159,6 +171,21 @@ class ChatBody(GenerationBody):
                 "tool_choice", f"no tool is named '{self.tool_choice.function.name}': it is {' or '.join(names)}"
             )
         return self
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, args: dict[str, TemplateArg] | None) -> dict[str, TemplateArg] | None:
+        for name in args or ():
+            if not name.isidentifier() or name in _NOT_TEMPLATE_ARGS:
+                raise ValueError(f"'{name}' is no variable that a request may set: leave it out")
+        return args
+
+    def template_args(self) -> str:
+        """What `GenerationRequest` has under this name."""
+        args = dict(self.chat_template_kwargs or {})
+        if self.reasoning_effort is not None:
+            args["reasoning_effort"] = self.reasoning_effort
+        return json.dumps(args) if args else ""
 
     def sampling(self) -> Sampling:
         return self.sampling_with((self.top_logprobs or 0) if self.logprobs else None)

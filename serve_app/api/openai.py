@@ -54,6 +54,7 @@ async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_nam
         sampling=body.sampling(),
         timeout_s=exchange.remaining_s,
         tool_use=body.tool_use(),
+        template_args=body.template_args(),
     )
 
 

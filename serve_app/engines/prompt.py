@@ -4,10 +4,13 @@ Each prompt is prepared alone, so its companions never change its pixels or toke
 the plain texts, a line each.
 """
 
+import json
+import re
+from functools import lru_cache
 from typing import Any
 
 import torch
-from jinja2 import TemplateError, UndefinedError
+from jinja2 import Environment, TemplateError, UndefinedError, meta
 from PIL import Image
 
 from serve_app.engines.checkpoint import Checkpoint
@@ -145,8 +148,9 @@ def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
     conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
     try:
         inputs = processor.apply_chat_template(
-            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        )
+            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+            **_template_args(processor, request),
+        )  # fmt: skip
     except (UndefinedError, TypeError):
         if not checkpoint.takes_pictures:
             raise
@@ -157,7 +161,9 @@ def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
 def _string_inputs(processor: Any, request: GenerationRequest) -> dict[str, Any]:
     """For chat templates that want each message as one string and place the picture themselves: JoyCaption's."""
     conversation = [{"role": m.role, "content": _joined_text(m)} for m in request.messages]
-    prompt = processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    prompt = processor.apply_chat_template(
+        conversation, tokenize=False, add_generation_prompt=True, **_template_args(processor, request)
+    )
     has_start = bool(processor.tokenizer.bos_token) and prompt.startswith(processor.tokenizer.bos_token)
     pictures = [_image(p) for p in request.pictures]
     return dict(
@@ -192,12 +198,29 @@ def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPr
     content = _parts if checkpoint.takes_pictures else _joined_text
     conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
     try:
-        text = checkpoint.processor.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+        text = checkpoint.processor.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **_template_args(checkpoint.processor, request)
+        )
     except TemplateError as exc:
         raise InvalidRequest(
             f"model '{request.model}' can't take this conversation: {exc}"[:300], "messages"
         ) from exc
     return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=False)
+
+
+def _template_args(processor: Any, request: GenerationRequest) -> dict[str, Any]:
+    """Those that the template reads: transformers would hand others to the processor itself."""
+    if not request.template_args:
+        return {}
+    template = processor.chat_template
+    read = _variables(template) if isinstance(template, str) else frozenset[str]()
+    return {name: value for name, value in json.loads(request.template_args).items() if name in read}
+
+
+@lru_cache(maxsize=64)
+def _variables(template: str) -> frozenset[str]:
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # marks for training, transformers' own
+    return frozenset(meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)))
 
 
 def _joined_text(message: Message, picture_mark: str = "") -> str:

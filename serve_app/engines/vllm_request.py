@@ -53,6 +53,7 @@ def chat_request(request: GenerationRequest, *, is_plain: bool = False, **more: 
             **_sampling(request.sampling),
             **_output_format(request.sampling.output_format),
             **_tools(request.tool_use),
+            **({"chat_template_kwargs": json.loads(request.template_args)} if request.template_args else {}),
         }
     )
 
