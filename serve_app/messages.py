@@ -133,9 +133,9 @@ class RawPrompt:
 class GenerationRequest:
     """One answer asked of one model. `timeout_s` counts from the moment the replica receives it.
 
-    `raw` None means a conversation, which the model's chat template makes a prompt of; `template_args` is JSON text, an
-    object with further variables that the template may read. Nobody reads along where it isn't `is_streamed`: an engine
-    may then give few large chunks instead of one a token.
+    `raw` None means a conversation, which the model's chat template makes a prompt of; `template_args` is JSON text,
+    an object with further variables that the template may read. Nobody reads along where it isn't `is_streamed`: an
+    engine may then give few large chunks instead of one a token.
     """
 
     id: str
