@@ -283,7 +283,7 @@ def _with_headers(case: Case, headers: dict[str, str]) -> Case:
 NO_ROUTES = (
     "/v1", "/v1/", "/v1/chat", "/v1/chat/completion", "/v1/completion", "/v1/embeddings", "/v2/models",
     "/V1/models", "/v1/caption", "/v1/model", "/v1/requests", "/v1/requests/", "/v1/requests/a/b", "/metrics",
-    "/docs", "/openapi.json", "/.env", "/v1/../etc/passwd", "/v1/%2e%2e/x", "/%00", "/%ff", "/v1/chat%2Fcompletion",
+    "/redoc", "/openapi.yaml", "/.env", "/v1/../etc/passwd", "/v1/%2e%2e/x", "/%00", "/%ff", "/v1/chat%2Fcompletion",
     "/" + "x" * 5000,
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from serve_app.api.body import Body, wrong
-from serve_app.api.sampling_body import MAX_ANSWERS, MAX_MODEL_CHARACTERS, Count, SamplingBody
+from serve_app.api.sampling_body import SamplingBody
 from serve_app.caption_quality import FINDINGS, Finding
 from serve_app.families.wish import Wish
 from serve_app.messages import OutputFormat, Sampling
@@ -76,7 +76,6 @@ def _as_guard(value: Any) -> Any:
 class CaptionFields(SamplingBody):
     """The fields that both encodings have. `prompt` stands for itself; the default temperature is 0, greedy."""
 
-    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     style: Short | None = None
     length: Annotated[int, Field(ge=1, le=MOST_WORDS)] | Short | None = None
     options: list[Annotated[str, Field(min_length=1, max_length=500)]] | None = Field(None, max_length=MAX_OPTIONS)
@@ -89,14 +88,7 @@ class CaptionFields(SamplingBody):
         BeforeValidator(_as_format, json_schema_input_type=CaptionFormat | Literal["text", "tags", "json"] | None),
     ] = None
     guard: Annotated[Guard | None, BeforeValidator(_as_guard, json_schema_input_type=Guard | bool | None)] = None
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
     temperature: float | None = Field(0.0, ge=0, le=2)
-    min_tokens: Count | None = Field(None, ge=0)
-    top_k: Count | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
     stream: bool = False
 
     @model_validator(mode="after")
@@ -105,19 +97,11 @@ class CaptionFields(SamplingBody):
             raise wrong("n", f"the same caption would come {self.n} times: send a temperature above 0 as well")
         if self.guard is not None and self.stream:
             raise wrong("guard", "a caption that has been streamed can't be taken back: leave out one of the two")
-        if self.guard is not None and self.num_captions > 1:
+        if self.guard is not None and self.num_answers > 1:
             raise wrong("guard", "it looks at one caption for each picture: leave out n")
-        if self.max_tokens is not None and (self.min_tokens or 0) > self.max_tokens:
-            raise wrong(
-                "min_tokens", f"it is {self.min_tokens} and the caption has {self.max_tokens} at most: lower it"
-            )
         if self.task is not None and self.format is not None and self.format.type != "text":
             raise wrong("format", "a task's answer has a form of its own: leave out one of the two")
         return self
-
-    @property
-    def num_captions(self) -> int:
-        return self.n or 1
 
     @property
     def form(self) -> Literal["text", "tags", "json"]:
@@ -132,18 +116,4 @@ class CaptionFields(SamplingBody):
         return Wish(style, self.length, tuple(options), self.name, self.language, self.task, self.prompt)
 
     def sampling(self) -> Sampling:
-        return Sampling(
-            max_tokens=self.max_tokens,
-            min_tokens=self.min_tokens or 0,
-            temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=None if self.top_k in (-1, 0) else self.top_k,
-            min_p=self.min_p,
-            repetition_penalty=self.repetition_penalty,
-            frequency_penalty=self.frequency_penalty or 0.0,
-            presence_penalty=self.presence_penalty or 0.0,
-            stop=tuple(self.stop or ()),
-            seed=self.seed,
-            num_answers=self.num_captions,
-            output_format=self.format.output_format() if self.format and self.form == "json" else None,
-        )
+        return self.sampling_with(self.format.output_format() if self.format and self.form == "json" else None)

@@ -169,7 +169,7 @@ def _asked(family: CaptionFamily, words: Words, fields: CaptionFields) -> Asked:
     reading = words.task.reading if words.task else "text"
     if family.grounding is not None and family.grounding in words.prompt:
         reading = "entities"
-    return Asked(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_captions)
+    return Asked(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_answers)
 
 
 def _no_caption(failures: Sequence[Failure]) -> ServeAppError:

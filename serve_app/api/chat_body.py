@@ -188,7 +188,7 @@ class ChatBody(GenerationBody):
         return json.dumps(args) if args else ""
 
     def sampling(self) -> Sampling:
-        return self.sampling_with((self.top_logprobs or 0) if self.logprobs else None)
+        return self.generation_sampling((self.top_logprobs or 0) if self.logprobs else None)
 
     def tool_use(self) -> ToolUse | None:
         if not self.tools:

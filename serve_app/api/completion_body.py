@@ -60,7 +60,7 @@ class CompletionBody(GenerationBody):
         return self.max_tokens or _DEFAULT_TOKENS
 
     def sampling(self) -> Sampling:
-        return self.sampling_with(self.logprobs)
+        return self.generation_sampling(self.logprobs)
 
     def prompts(self) -> list[tuple[Message, RawPrompt]]:
         """Each prompt as an engine wants it."""

@@ -50,57 +50,43 @@ class StreamOptions(Body):
 
 
 class SamplingBody(Body):
-    """The sampling fields that every dialect with OpenAI's names shares."""
+    """The sampling fields of all dialects in OpenAI's words. `model` left out means the default of the task."""
 
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
+    max_tokens: Count | None = Field(None, ge=1)
+    min_tokens: Count | None = Field(None, ge=0)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    max_tokens: Count | None = Field(None, ge=1)
+    top_k: Count | None = Field(None, ge=-1)
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
         list[str] | None,
         AfterValidator(few_and_not_empty),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str] | None),
     ] = None
-
-
-class GenerationBody(SamplingBody):
-    """What chats and completions share beyond that. `model` left out means the default chat model."""
-
-    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
-    min_tokens: Count | None = Field(None, ge=0)
-    top_k: Count | None = Field(None, ge=-1)
-    min_p: float | None = Field(None, ge=0, le=1)
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    ignore_eos: bool | None = None
     n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
-    response_format: ResponseFormat | None = None
-    structured_outputs: StructuredOutputs | None = None
-    stream: bool | None = False
-    stream_options: StreamOptions | None = None
-    user: str | None = None
-
-    def running_usage(self) -> RunningUsage:
-        options = self.stream_options or StreamOptions()
-        return RunningUsage(options.include_usage, options.include_usage and options.continuous_usage_stats)
 
     @property
     def answer_limit(self) -> int | None:
         return self.max_tokens
 
+    @property
+    def num_answers(self) -> int:
+        return self.n or 1
+
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.stream_options is not None and not self.stream:
-            raise wrong("stream_options", "only allowed with stream=true")
+    def _has_room(self) -> Self:
         limit = self.answer_limit
         if limit is not None and (self.min_tokens or 0) > limit:
             raise wrong("min_tokens", f"it is {self.min_tokens} and the answer has {limit} at most: lower it")
-        if self.response_format is not None and self.structured_outputs is not None:
-            raise wrong("structured_outputs", "there is a response_format as well: send one of them")
         return self
 
-    def sampling_with(self, num_logprobs: int | None) -> Sampling:
+    def sampling_with(self, output_format: OutputFormat | None, **more: Any) -> Sampling:
+        """`more` are fields of `Sampling` that not every dialect has."""
         return Sampling(
             max_tokens=self.answer_limit,
             min_tokens=self.min_tokens or 0,
@@ -112,12 +98,37 @@ class GenerationBody(SamplingBody):
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             stop=tuple(self.stop or ()),
-            ignores_eos=bool(self.ignore_eos),
             seed=self.seed,
-            num_answers=self.n or 1,
-            num_logprobs=num_logprobs,
-            output_format=self._output_format(),
+            num_answers=self.num_answers,
+            output_format=output_format,
+            **more,
         )
+
+
+class GenerationBody(SamplingBody):
+    """What chats and completions share beyond that."""
+
+    ignore_eos: bool | None = None
+    response_format: ResponseFormat | None = None
+    structured_outputs: StructuredOutputs | None = None
+    stream: bool | None = False
+    stream_options: StreamOptions | None = None
+    user: str | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise wrong("stream_options", "only allowed with stream=true")
+        if self.response_format is not None and self.structured_outputs is not None:
+            raise wrong("structured_outputs", "there is a response_format as well: send one of them")
+        return self
+
+    def running_usage(self) -> RunningUsage:
+        options = self.stream_options or StreamOptions()
+        return RunningUsage(options.include_usage, options.include_usage and options.continuous_usage_stats)
+
+    def generation_sampling(self, num_logprobs: int | None) -> Sampling:
+        return self.sampling_with(self._output_format(), num_logprobs=num_logprobs, ignores_eos=bool(self.ignore_eos))
 
     def _output_format(self) -> OutputFormat | None:
         if self.structured_outputs is not None:
