@@ -7,13 +7,7 @@ import pytest
 from serve_app.budget import Ask, Budget, Grant, Ledger
 from serve_app.errors import RateLimited
 from serve_app.keys import Key
-
-
-class Clock:
-    now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.scripted_clock import Clock
 
 
 class Link:
@@ -53,7 +47,7 @@ async def passed(budgets: list[Budget], key: Key, num_requests: int) -> int:
 
 @pytest.mark.parametrize("limit", [1, 7, 60, 600, 6000])
 async def test_several_processes_hold_one_limit_together(limit: int) -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     budgets = [Budget(link.lease, clock) for _ in range(3)]
     through = await passed(budgets, a_key(requests_per_minute=limit), 2 * limit + 30)
@@ -62,7 +56,7 @@ async def test_several_processes_hold_one_limit_together(limit: int) -> None:
 
 
 async def test_a_key_with_a_high_limit_asks_seldom_and_one_without_never() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     budget = Budget(link.lease, clock)
     assert await passed([budget], a_key(requests_per_minute=6000), 505) == 505
@@ -72,7 +66,7 @@ async def test_a_key_with_a_high_limit_asks_seldom_and_one_without_never() -> No
 
 
 async def test_what_is_leased_lasts_two_seconds() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     budget = Budget(link.lease, clock)
     key = a_key(requests_per_minute=600)
@@ -83,7 +77,7 @@ async def test_what_is_leased_lasts_two_seconds() -> None:
 
 
 async def test_the_refusal_says_when_it_would_pass() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     budget = Budget(Link(clock).lease, clock)
     key = a_key(requests_per_minute=2)
     await passed([budget], key, 2)
@@ -95,7 +89,7 @@ async def test_the_refusal_says_when_it_would_pass() -> None:
 
 
 async def test_tokens_made_in_one_process_count_in_the_other() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     one, other = Budget(link.lease, clock), Budget(link.lease, clock)
     key = a_key(tokens_per_minute=100)
@@ -110,7 +104,7 @@ async def test_tokens_made_in_one_process_count_in_the_other() -> None:
 
 
 async def test_tokens_made_while_the_ledger_is_gone_are_told_when_it_is_back() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     link.is_broken = True
     one, other = Budget(link.lease, clock), Budget(link.lease, clock)
@@ -128,7 +122,7 @@ async def test_tokens_made_while_the_ledger_is_gone_are_told_when_it_is_back() -
 
 
 async def test_pictures_are_asked_for_each_time() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     budgets = [Budget(link.lease, clock) for link in [Link(clock)] for _ in range(2)]
     key = a_key(images_per_minute=10)
     await budgets[0].take(key, images=6)
@@ -138,7 +132,7 @@ async def test_pictures_are_asked_for_each_time() -> None:
 
 
 async def test_without_the_ledger_each_process_counts_alone_and_then_finds_it_again() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     link.is_broken = True
     budgets = [Budget(link.lease, clock), Budget(link.lease, clock)]
@@ -161,7 +155,7 @@ async def test_a_ledger_that_hangs_holds_nothing_up() -> None:
 
 
 async def test_many_at_once_never_get_more_than_there_is() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     link = Link(clock)
     budget = Budget(link.lease, clock)
     key = a_key(requests_per_minute=120)

@@ -11,6 +11,7 @@ from serve_app.config import ImageConfig
 from serve_app.errors import ImageFetchFailed, RequestError
 from serve_app.image_cache import Fetched, PictureCache, SharedFetches, allowed_keep_s
 from serve_app.image_fetch import ImageFetcher
+from tests.scripted_clock import Clock
 from tests.test_image_fetch import LOOPBACK, PICTURE, Answers
 
 NEVER_S = 3600.0
@@ -31,16 +32,8 @@ def test_cache_control(cache_control: str, seconds: float) -> None:
     assert allowed_keep_s(cache_control, 60) == seconds
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 def test_the_cache_forgets_in_time() -> None:
-    clock = Clock()
+    clock = Clock(0.0)
     cache = PictureCache(100_000, clock)
     cache.put("a", Fetched(b"x", 10))
     clock.now_s = 9.9

@@ -16,19 +16,11 @@ from pydantic import ValidationError
 from serve_app.config import HttpConfig, KeysConfig, MetricsConfig
 from serve_app.errors import ConfigError, InvalidKey
 from serve_app.keys import Key, Keyring, new_key, sha256_of
+from tests.scripted_clock import Clock
 
 KEY, OTHER, THIRD = (f"sa-{letters * 14}x" for letters in ("k7Q", "p_2", "-Zz"))
 RIGHT = f"Bearer {KEY}"
 VARIABLE = "KEYS_OF_THE_TEST"
-
-
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from serve_app.config import MetricsConfig
 from serve_app.metrics.sidecar import Sidecar
 from serve_app.metrics.specs import METRICS
-from tests.test_metrics_sidecar import Clock, Process, get, text_of
+from tests.scripted_clock import Clock
+from tests.test_metrics_sidecar import Process, get, text_of
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(5000.0)
 
 
 @pytest.fixture

@@ -14,19 +14,12 @@ from serve_app.messages import Chunk
 from serve_app.metrics.histogram import BOUND_LABELS, BOUNDS, BUCKET_RATIO, DurationHistogram, percentile
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.specs import METRICS, OUTCOMES, metrics_table
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.scripted_clock import Clock
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(100.0)
 
 
 @pytest.fixture
@@ -107,9 +100,9 @@ def test_names_that_clients_make_up_are_no_labels(metrics: Metrics, registry: Co
 
 def test_request_times(metrics: Metrics, registry: CollectorRegistry, clock: Clock) -> None:
     with metrics.request("demo") as tracker:
-        clock.now += 0.5
+        clock.now_s += 0.5
         tracker.first_token()
-        clock.now += 1.5
+        clock.now_s += 1.5
         tracker.first_token()
     assert value(registry, "serve_app_time_to_first_token_seconds_sum", model="demo") == 0.5
     assert value(registry, "serve_app_time_to_first_token_seconds_count", model="demo") == 1
@@ -118,11 +111,11 @@ def test_request_times(metrics: Metrics, registry: CollectorRegistry, clock: Clo
 
 def test_a_chunk_of_n_tokens_is_n_gaps(metrics: Metrics, registry: CollectorRegistry, clock: Clock) -> None:
     with metrics.generation("demo") as generation:
-        clock.now += 2
+        clock.now_s += 2
         generation.started()
         generation.started(77.0)
         for seconds, num_tokens in ((3, 2), (1, 4), (1, 0), (2, 3)):
-            clock.now += seconds
+            clock.now_s += seconds
             generation.chunk(Chunk("", num_tokens, 7))
     # The first chunk waits for the prompt; then 4 gaps of 1/4 s and, after an empty chunk, 3 gaps of 3/3 s.
     assert value(registry, "serve_app_inter_token_seconds_count", model="demo") == 7

@@ -17,14 +17,7 @@ from serve_app.metrics import sidecar as sidecar_module
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
 from serve_app.metrics.snapshot import Snapshot, Source, SourceRole, take_snapshot
-
-
-class Clock:
-    def __init__(self, now: float = 5000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
+from tests.scripted_clock import Clock
 
 
 class Process:
@@ -44,17 +37,17 @@ class Process:
 
     def generate(self, num_tokens: int, gap_s: float = 0.1, model: str = "demo") -> None:
         """Tokens one by one, at a fixed pace, without moving the clock."""
-        before = self._clock.now
+        before = self._clock.now_s
         with self.metrics.generation(model) as generation:
             for _ in range(num_tokens):
                 generation.chunk(Chunk("a", 1, 10))
-                self._clock.now += gap_s
-        self._clock.now = before
+                self._clock.now_s += gap_s
+        self._clock.now_s = before
 
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(5000.0)
 
 
 @pytest.fixture
@@ -120,14 +113,14 @@ def test_rates_are_tokens_over_true_time(clock: Clock, sidecar: Sidecar) -> None
     for _ in range(100):
         sidecar.record(replica.snapshot())
         rates.append(demo(sidecar)["tokens_per_second"] if replica.sequence > 1 else None)
-        clock.now += 1
+        clock.now_s += 1
         replica.generate(30)
     # Null until a whole second was seen; then exact at once, whatever the window.
     assert rates[1] == {"last_10s": None, "last_60s": None}
     for rate in rates[2:]:
         assert rate == {"last_10s": pytest.approx(30), "last_60s": pytest.approx(30)}
     for _ in range(30):
-        clock.now += 1
+        clock.now_s += 1
         sidecar.record(replica.snapshot())
     # The first of these brought 30 tokens more; the window ends a second ago: 29 seconds of it are idle.
     assert demo(sidecar)["tokens_per_second"] == {"last_10s": 0, "last_60s": pytest.approx(30 * 31 / 60)}
@@ -136,12 +129,12 @@ def test_rates_are_tokens_over_true_time(clock: Clock, sidecar: Sidecar) -> None
 def test_a_late_push_is_spread_over_the_time_it_covers(clock: Clock, sidecar: Sidecar) -> None:
     replica = Process(clock, "model", "re")
     sidecar.record(replica.snapshot())
-    clock.now += 60
+    clock.now_s += 60
     sidecar.record(replica.snapshot())
-    clock.now += 40
+    clock.now_s += 40
     replica.generate(4000)
     sidecar.record(replica.snapshot())
-    clock.now += 1
+    clock.now_s += 1
     assert demo(sidecar)["tokens_per_second"]["last_10s"] == pytest.approx(100)
     assert demo(sidecar)["tokens_per_second"]["last_60s"] == pytest.approx(4000 / 60)
 
@@ -150,13 +143,13 @@ def test_percentiles_of_the_last_minute_forget(clock: Clock, sidecar: Sidecar) -
     replica = Process(clock, "model", "re")
     replica.generate(100, gap_s=1.0)
     sidecar.record(replica.snapshot())
-    clock.now += 70
+    clock.now_s += 70
     replica.generate(100, gap_s=0.01)
     sidecar.record(replica.snapshot())
     gaps = demo(sidecar)["inter_token_seconds"]
     assert gaps["ever"]["p90"] == pytest.approx(1.0, rel=0.3)
     assert gaps["last_60s"]["p99"] == pytest.approx(0.01, rel=0.3)
-    clock.now += 70
+    clock.now_s += 70
     assert demo(sidecar)["inter_token_seconds"]["last_60s"] == {"p50": None, "p90": None, "p99": None}
 
 
@@ -167,9 +160,9 @@ def test_a_silent_process_leaves_the_text_and_its_counts_stay(clock: Clock, side
     sidecar.record(ingress.snapshot())
     sidecar.record(replica.snapshot())
     assert 'replica="re"' in text_of(sidecar)
-    clock.now += 9
+    clock.now_s += 9
     sidecar.record(ingress.snapshot())
-    clock.now += 1.5
+    clock.now_s += 1.5
     assert 'replica="re"' not in text_of(sidecar)
     assert sidecar.summary()["sources"] == {"ingress": 1, "model": 0}
     assert (demo(sidecar)["queued"], demo(sidecar)["tokens"]["generated"]) == (0, 10)
@@ -220,13 +213,13 @@ def test_a_new_sidecar_has_the_totals_and_no_false_rate(clock: Clock, sidecar: S
     for _ in range(5):
         replica.generate(1000)
         sidecar.record(replica.snapshot())
-        clock.now += 1
+        clock.now_s += 1
     before = demo(sidecar)["tokens"]
     fresh = Sidecar(MetricsConfig(), clock, Clock(2e9))
     assert fresh.summary()["models"] == {}
     for _ in range(4):
         fresh.record(replica.snapshot())
-        clock.now += 1
+        clock.now_s += 1
     assert demo(fresh)["tokens"] == before
     assert demo(fresh)["tokens_per_second"]["last_10s"] == 0
     assert demo(fresh)["inter_token_seconds"]["ever"]["p50"] is not None
@@ -262,7 +255,7 @@ def test_what_is_forgotten_is_bounded(clock: Clock, sidecar: Sidecar, monkeypatc
         replica = Process(clock, "model", f"re-{num}")
         replica.generate(2)
         sidecar.record(replica.snapshot())
-        clock.now += 11
+        clock.now_s += 11
     assert demo(sidecar)["tokens"]["generated"] == 40
     assert len(sidecar._silent) == 3
 
@@ -275,5 +268,5 @@ def test_what_loads_is_told_until_it_is_ready_or_gone(clock: Clock, sidecar: Sid
     sidecar.record(replace(replica.snapshot(is_final=True), loading="loading weights"))
     assert sidecar.loading() == {}
     sidecar.record(replace(other.snapshot(), loading="loading weights"))
-    clock.now += 11
+    clock.now_s += 11
     assert sidecar.loading() == {}

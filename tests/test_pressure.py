@@ -7,18 +7,11 @@ import pytest
 
 from serve_app.autoscaling import EnginePressurePolicy
 from serve_app.pressure import WINDOW_S, FirstTokenClock
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.scripted_clock import Clock
 
 
 def test_waits_count_while_they_last_and_for_a_while_after() -> None:
-    now = Clock()
+    now = Clock(100.0)
     clock = FirstTokenClock(now)
     assert clock.seconds() == 0
     with clock.waiting() as has_token:
@@ -37,7 +30,7 @@ def test_waits_count_while_they_last_and_for_a_while_after() -> None:
 
 
 def test_a_request_that_ends_without_a_token_waits_no_longer() -> None:
-    now = Clock()
+    now = Clock(100.0)
     clock = FirstTokenClock(now)
     with clock.waiting():
         now.now_s += 30

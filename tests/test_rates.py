@@ -7,24 +7,16 @@ import pytest
 from serve_app.errors import RateLimited
 from serve_app.keys import Key
 from serve_app.rates import Rates, duration
+from tests.scripted_clock import Clock
 
 FREE = Key(name="free", id="0" * 12)
 TEN = Key(name="ten", id="1" * 12, requests_per_minute=10)
 ALL = Key(name="all", id="2" * 12, requests_per_minute=60, tokens_per_minute=6000, images_per_minute=30)
 
 
-class Clock:
-    """Seconds that pass when the test says so."""
-
-    now_s = 5000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(5000.0)
 
 
 @pytest.fixture
