@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
-from serve_app.config import AdmissionConfig
 from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited
+from serve_app.http_config import AdmissionConfig
 from serve_app.key_file import DEFAULT_PRIORITY
 from serve_app.keys import Key
 from serve_app.messages import GenerationRequest, Text

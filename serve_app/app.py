@@ -27,8 +27,9 @@ from serve_app.api.lane import Lane
 from serve_app.budget import Ask, Budget, Grant, Ledger
 from serve_app.cancel_board import CancelBoard, Wish
 from serve_app.catalog import Catalog
-from serve_app.config import HttpConfig, IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.engines import vllm_args, vllm_ranks
+from serve_app.http_config import HttpConfig
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.keys import Key, Keyring

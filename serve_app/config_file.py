@@ -6,8 +6,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config import IngressConfig, KeysConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.errors import ConfigError
+from serve_app.http_config import KeysConfig
 from serve_app.strict import first_sentence, nearest_hint
 
 BUILDERS: dict[str, type[BaseModel]] = {

@@ -13,8 +13,8 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageUrlRefused
+from serve_app.http_config import ImageConfig
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network

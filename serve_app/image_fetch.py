@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageFetchFailed, ImageTooLarge, ImageUrlRefused, RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.image_address import SEND_BYTES, Door, UrlRules, checked_url, host_of
 from serve_app.image_cache import Fetched, PictureCache, SharedFetches, allowed_keep_s
 

@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from PIL import Image, ImageCms, features
 
-from serve_app.config import ImageConfig
+from serve_app.http_config import ImageConfig
 from serve_app.messages import Picture, PictureEdge
 
 _HAS_COLOR_PROFILES: Final = features.check("littlecms2")

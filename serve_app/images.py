@@ -18,8 +18,8 @@ from urllib.parse import unquote_to_bytes
 
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageTooLarge, InvalidImage, ServeAppError
+from serve_app.http_config import ImageConfig
 from serve_app.image_bombs import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, num_jpeg_scans, num_png_chunks, num_tile_pixels
 from serve_app.image_fetch import ImageFetcher
 from serve_app.image_pixels import PILLOW_ERRORS, plain

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from serve_app.config import KeysConfig
 from serve_app.errors import ConfigError, InvalidKey
+from serve_app.http_config import KeysConfig
 from serve_app.key_file import DEFAULT_PRIORITY as DEFAULT_PRIORITY  # of who has no key, too: admission asks here
 from serve_app.key_file import KeyEntry, parse_keys
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from PIL import Image, ImageCms
 
-from serve_app.config import ImageConfig
 from serve_app.errors import RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.images import ImageBytes, ImageGate
 
 RED = (255, 0, 0)

@@ -21,7 +21,8 @@ from prometheus_client import CollectorRegistry
 from serve_app.admission import Admission
 from serve_app.api.lane import Lane
 from serve_app.budget import Budget
-from serve_app.config import HttpConfig, KeysConfig, ModelConfig
+from serve_app.config import ModelConfig
+from serve_app.http_config import HttpConfig, KeysConfig
 from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.keys import Key, Keyring

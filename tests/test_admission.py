@@ -7,8 +7,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from serve_app.admission import Admission, estimated_tokens
-from serve_app.config import AdmissionConfig
 from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited, ServeAppError
+from serve_app.http_config import AdmissionConfig
 from serve_app.keys import Key
 from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
 

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from serve_app.cli import client
 from serve_app.cli.errors import CliError
 from serve_app.cli.up import _next_steps, _refuse_open_door, _wants_key
-from serve_app.config import KeysConfig
+from serve_app.http_config import KeysConfig
 from serve_app.key_file import KeyEntry, parse_keys
 from serve_app.keys import Keyring, sha256_of
 from tests.cli_fake import FakeApi, delta, failure, run, serving, start

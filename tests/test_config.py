@@ -8,9 +8,10 @@ import yaml
 from pydantic import ValidationError
 
 from serve_app.cli.up import DEMO_CONFIG, DEMO_ON_VLLM
-from serve_app.config import ImageConfig, IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
 from serve_app.config_file import model_names, read_config_file
 from serve_app.errors import ConfigError
+from serve_app.http_config import ImageConfig
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from PIL import Image, TiffImagePlugin
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.images import FORMATS, ImageBytes, ImageGate
 from tests import hostile_pictures as made
 from tests.hostile_pictures import RED, noise, png_chunk, png_of_red, red, save

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageFetchFailed, ImageTooLarge, ImageUrlRefused, RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.image_fetch import ImageFetcher
 from tests.test_image_fetch import PICTURE, Answers, Site, site
 

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageUrlRefused
+from serve_app.http_config import ImageConfig
 from serve_app.images import ImageBase64, ImageBytes, ImageGate, ImageSource, ImageUrl
 from tests.pictures import b64, data_uri
 from tests.test_image_fetch import LOOPBACK, PICTURE, Answers, Site, failure, fetch, site

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageFetchFailed, RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.image_cache import Fetched, PictureCache, SharedFetches, allowed_keep_s
 from serve_app.image_fetch import ImageFetcher
 from tests.scripted_clock import Clock

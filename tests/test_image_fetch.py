@@ -16,8 +16,8 @@ from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 from pydantic import ValidationError
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageFetchFailed, ImageTooLarge, ImageUrlRefused, RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.image_address import is_public
 from serve_app.image_fetch import ImageFetcher
 from serve_app.images import ImageGate, ImageUrl

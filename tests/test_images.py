@@ -15,8 +15,8 @@ from urllib.parse import quote_from_bytes
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin, features
 
-from serve_app.config import ImageConfig
 from serve_app.errors import ImageTooLarge, ImageUrlRefused, InvalidImage, RequestError
+from serve_app.http_config import ImageConfig
 from serve_app.images import FORMATS, ImageBase64, ImageBytes, ImageGate, ImageSource, ImageUrl, source_from_text
 from serve_app.messages import Picture
 from tests.pictures import b64, data_uri, png

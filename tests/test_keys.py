@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from serve_app.config import HttpConfig, KeysConfig, MetricsConfig
+from serve_app.config import MetricsConfig
 from serve_app.errors import ConfigError, InvalidKey
+from serve_app.http_config import HttpConfig, KeysConfig
 from serve_app.keys import Key, Keyring, new_key, sha256_of
 from tests.scripted_clock import Clock
 

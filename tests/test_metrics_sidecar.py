@@ -9,8 +9,9 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from serve_app.config import KeysConfig, MetricsConfig
+from serve_app.config import MetricsConfig
 from serve_app.errors import Overloaded
+from serve_app.http_config import KeysConfig
 from serve_app.keys import Keyring
 from serve_app.messages import Chunk
 from serve_app.metrics import sidecar as sidecar_module

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serve_app.config import ImageConfig
 from serve_app.demo import CHECKPOINT
 from serve_app.engines.picture_edges import picture_edge
+from serve_app.http_config import ImageConfig
 from serve_app.images import ImageBytes, ImageGate
 from serve_app.messages import PictureEdge
 from tests.pictures import png

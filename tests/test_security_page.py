@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config import ImageConfig
+from serve_app.http_config import ImageConfig
 from serve_app.images import FORMATS
 from tests.test_hostile_pictures import ALL_BOMBS_MIB, NUM_HOSTILE_PICTURES
 from tests.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS

@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.lane import Lane
 from serve_app.api.outbox import Outbox
-from serve_app.config import HttpConfig
 from serve_app.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -34,6 +33,7 @@ from serve_app.errors import (
     RequestCancelled,
     ServeAppError,
 )
+from serve_app.http_config import HttpConfig
 from serve_app.keys import Key
 from serve_app.messages import Write
 from serve_app.metrics.registry import RequestTracker

@@ -11,8 +11,8 @@ from typing import Any, Literal, Protocol
 
 from serve_app.admission import Admission, estimated_tokens
 from serve_app.budget import Budget
-from serve_app.config import HttpConfig
 from serve_app.errors import DeadlineExceeded, Forbidden, ServeAppError, UnknownModel, UnsupportedTask
+from serve_app.http_config import HttpConfig
 from serve_app.images import ImageGate, ImageSource
 from serve_app.keys import Key, Keyring
 from serve_app.messages import (
