@@ -11,9 +11,7 @@ Knows nothing of models, chunks or HTTP.
 """
 
 import asyncio
-import datetime
 import logging
-import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator
@@ -22,12 +20,9 @@ from dataclasses import dataclass, field
 from struct import Struct
 from typing import cast
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from serve_app.errors import ReplicaDied
 from serve_app.messages import Write
+from serve_app.mutual_tls import new_credentials, tls_context
 
 logger = logging.getLogger("serve_app")
 
@@ -55,7 +50,7 @@ class Inbox:
     def __init__(self, host: str) -> None:
         """`host` is the address of the cluster's interface, on which replicas reach this process."""
         self._host = host
-        self._credentials = _new_credentials()
+        self._credentials = new_credentials()
         self._server: asyncio.Server | None = None
         self._starting = asyncio.Lock()
         self._streams: dict[int, IncomingStream] = {}
@@ -74,7 +69,7 @@ class Inbox:
                     lambda: _Receiver(self._streams, self._receivers),
                     self._host,
                     0,
-                    ssl=_tls(ssl.PROTOCOL_TLS_SERVER, self._credentials),
+                    ssl=tls_context(ssl.PROTOCOL_TLS_SERVER, self._credentials),
                     ssl_handshake_timeout=_CONNECT_TIMEOUT_S,
                 )
 
@@ -298,53 +293,7 @@ async def _connected(address: Address) -> _Sender:
             _Sender,
             address.host,
             address.port,
-            ssl=_tls(ssl.PROTOCOL_TLS_CLIENT, address.credentials),
+            ssl=tls_context(ssl.PROTOCOL_TLS_CLIENT, address.credentials),
             server_hostname="",
         )
     return sender
-
-
-def _tls(protocol: int, credentials: str) -> ssl.SSLContext:
-    """Trusts the one certificate alone, and shows it."""
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False  # the certificate itself is what was agreed on
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(cadata=credentials[credentials.index("-----BEGIN CERTIFICATE") :])
-    # `ssl` reads keys from files alone; from pipes they touch no disk, which may be full.
-    with _in_a_pipe(credentials) as certificate_path, _in_a_pipe(credentials) as key_path:
-        context.load_cert_chain(certificate_path, key_path)
-    return context
-
-
-@contextmanager
-def _in_a_pipe(text: str) -> Iterator[str]:
-    """A path at which the text, some kilobytes at most, can be read once."""
-    reader, writer = os.pipe()
-    try:
-        os.write(writer, text.encode())
-        os.close(writer)
-        yield f"/dev/fd/{reader}"
-    finally:
-        os.close(reader)
-
-
-def _new_credentials() -> str:
-    """A key and a certificate for it, as PEM. It outlives any process, which is all that ends it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "serve_app side stream")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=365))  # clocks differ between nodes
-        .not_valid_after(now + datetime.timedelta(days=3650))
-        .sign(key, hashes.SHA256())
-    )
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return (private + certificate.public_bytes(serialization.Encoding.PEM)).decode()
