@@ -162,7 +162,8 @@ def test_every_alert_asks_for_metrics_that_exist() -> None:
 def test_the_error_alert_counts_the_services_own_failures() -> None:
     (rule,) = (rule for rule in ALERTS if rule["alert"] == "ServeAppErrors")
     (outcomes,) = re.findall(r'outcome=~"(.*?)"', rule["expr"])
-    assert outcomes.split("|") == sorted(error.code for error in ServiceError.__subclasses__())
+    told_on_purpose = {"shutting_down"}  # whoever stops a service knows it
+    assert outcomes.split("|") == sorted({error.code for error in ServiceError.__subclasses__()} - told_on_purpose)
 
 
 @pytest.mark.parametrize("alert", [rule["alert"] for rule in ALERTS])
