@@ -33,7 +33,7 @@ STREAMS = (16, 64, 256, 512)
 TOTAL_TOKENS_PER_S = 2048  # of all open streams together
 WATCHED_S = 10.0
 START_TIMEOUT_S = 600.0
-PORTS = {"one": 19300, "many": 19400}
+PORTS = {"one": 19300, "many": 19700}
 SERVING_ROLES = ("ingress", "HAProxy")  # and the asked model's replica
 
 
@@ -76,13 +76,23 @@ def served(name: str, num_models: int, scratch: Path) -> Iterator[Service]:
     path.write_text(yaml.safe_dump(config(num_models)))
     words = (sys.executable, "-m", "serve_app", "up", str(path), "--port", str(PORTS[name]), "--address", "local")
     service = Service(name, Path("build") / "bench" / f"flatness-{name}.log")
-    environment = ray_environment(Place(PORTS[name], folder, {}), HAPROXY)
+    environment = ray_environment(Place(PORTS[name], folder, {}), HAPROXY | wide_ports(PORTS[name]))
     service.start([Command(words, environment)], Path.cwd())
     try:
         asyncio.run(until_ready(service, f"http://127.0.0.1:{PORTS[name]}/ready"))
         yield service
     finally:
         service.stop()
+
+
+def wide_ports(port: int) -> dict[str, str]:
+    """Behind HAProxy every application takes a port of each kind, also where it has no route."""
+    firsts = {"HTTP": port + 10, "GRPC": port + 200}
+    return {
+        f"RAY_SERVE_DIRECT_INGRESS_{end}_{kind}_PORT": str(first + (180 if end == "MAX" else 0))
+        for kind, first in firsts.items()
+        for end in ("MIN", "MAX")
+    }
 
 
 async def until_ready(service: Service, url: str) -> None:
