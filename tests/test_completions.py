@@ -184,3 +184,15 @@ def test_one_prompt_that_fails_fails_the_request(script: httpx.Client) -> None:
     assert late.status_code == 200
     assert json.loads(late.text.strip().split("data: ")[-1])["error"]["code"] == "engine_failed"
     check_serves_on(script)
+
+
+@pytest.mark.parametrize("name", ["tgi", "dummy", "http://127.0.0.1:1", "https://a.example/models/x", None])
+def test_a_stand_in_for_a_models_name_means_the_default(script: httpx.Client, name: str | None) -> None:
+    chat = {"model": name, "messages": [{"role": "user", "content": "!echo hi"}]}
+    for path, body in (
+        ("/v1/chat/completions", chat),
+        ("/v1/completions", {"model": name, "prompt": "!echo hi"}),
+        ("/generate", {"model": name, "inputs": "!echo hi"}),
+    ):
+        assert script.post(path, json=body).status_code == 200, path
+        assert script.post(path, json=body | {"model": "nobody"}).status_code == 404, path
