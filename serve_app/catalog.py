@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
 
-from ray import serve
-from ray.serve.schema import ApplicationStatusOverview, ServeStatus
+from ray.serve.schema import ApplicationStatusOverview
 
+from serve_app import cluster
 from serve_app.api.lane import READY_STATES, ModelEntry, State
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
@@ -37,6 +37,7 @@ Describe = Callable[[str], Awaitable[ModelDescription]]
 Loading = Callable[[], Awaitable[dict[str, str]]]
 Unplaced = Callable[[], dict[str, str]]
 Declarations = Callable[[], dict[str, Declaration]]
+Applications = dict[str, ApplicationStatusOverview]
 
 
 class Catalog:
@@ -151,12 +152,12 @@ class Catalog:
 
     async def refresh(self) -> None:
         """Ask Ray Serve for every application's state once, and each model that became ready for its description."""
-        status: ServeStatus = await asyncio.to_thread(serve.status)
+        applications = await asyncio.to_thread(cluster.overviews)
         steps: dict[str, str] | None = None
-        unplaced = await self._waiting_for_room(status)
-        await self._refresh_declarations(status)
+        unplaced = await self._waiting_for_room(applications)
+        await self._refresh_declarations(applications)
         for name in list(self._entries):
-            application = status.applications.get(name)
+            application = applications.get(name)
             entry = _with_state(self._entries[name], application)
             if name in self._declarations:
                 declared = self._declarations[name]
@@ -174,12 +175,12 @@ class Catalog:
                 entry = await self._described(entry, application)
             if name in self._entries:
                 self._entries[name] = entry
-        for name in set(self._entries) - set(status.applications):
+        for name in set(self._entries) - set(applications):
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
 
-    async def _refresh_declarations(self, status: ServeStatus) -> None:
+    async def _refresh_declarations(self, applications: Applications) -> None:
         """Asked again after each deploy, as long as there are models that no replica has described."""
-        deployed_at = {name: application.last_deployed_time_s for name, application in status.applications.items()}
+        deployed_at = {name: application.last_deployed_time_s for name, application in applications.items()}
         if deployed_at == self._declared_at or all(entry.description for entry in self._entries.values()):
             return
         try:
@@ -189,9 +190,9 @@ class Catalog:
             return
         self._declared_at = deployed_at
 
-    async def _waiting_for_room(self, status: ServeStatus) -> dict[str, str]:
+    async def _waiting_for_room(self, applications: Applications) -> dict[str, str]:
         """Why replicas wait to be placed, asked only while some replica of these models starts."""
-        known = (status.applications.get(name) for name in self._entries)
+        known = (applications.get(name) for name in self._entries)
         if not any(application and replica_counts(application).get("STARTING") for application in known):
             return {}
         try:

@@ -3,13 +3,15 @@
 The calls block for milliseconds to seconds: make them in a thread. Needs a process that is connected to Ray.
 """
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.serve._private.common import ReplicaState
+from ray.serve._private.common import DeploymentStatus, DeploymentStatusTrigger, ReplicaState
 from ray.serve.context import _get_global_client
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 from ray.util import placement_group_table
 
 from serve_app.placement import Bundle, Need, Node, need_of
@@ -43,6 +45,29 @@ class Declaration:
     tasks: tuple[str, ...] = ()
     adapters: tuple[str, ...] = ()
     family: str | None = None
+
+
+def overviews() -> dict[str, ApplicationStatusOverview]:
+    """The state of every application: what `serve.status()` tells of them.
+
+    That builds every deployment's whole config anew at each call, which takes 0.4 s with 50 models.
+    """
+    return {name: _overview(application) for name, application in _applications().items()}
+
+
+def _overview(told: dict[str, Any]) -> ApplicationStatusOverview:
+    deployments = {
+        name: DeploymentStatusOverview(
+            DeploymentStatus(deployment["status"]),
+            DeploymentStatusTrigger(deployment["status_trigger"]),
+            dict(Counter(ReplicaState(replica["state"]) for replica in deployment["replicas"])),
+            deployment["message"],
+        )
+        for name, deployment in told["deployments"].items()
+    }
+    return ApplicationStatusOverview(
+        ApplicationStatus(told["status"]), told["message"], told["last_deployed_time_s"], deployments
+    )
 
 
 def unplaced() -> dict[str, str]:

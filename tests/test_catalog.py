@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from ray import serve
 from ray.serve._private.common import ReplicaState
 from ray.serve.schema import (
     ApplicationStatus,
@@ -14,9 +13,9 @@ from ray.serve.schema import (
     DeploymentStatus,
     DeploymentStatusOverview,
     DeploymentStatusTrigger,
-    ServeStatus,
 )
 
+from serve_app import cluster
 from serve_app.api.lane import ModelEntry, State
 from serve_app.catalog import Catalog
 from serve_app.cluster import Declaration
@@ -170,7 +169,7 @@ async def reasons_of(
 ) -> Any:
     """The models' reasons after a look at applications like these; None is a model without one."""
     applications = {name: application for name, application in given.items() if application}
-    monkeypatch.setattr(serve, "status", lambda: ServeStatus(applications=applications))
+    monkeypatch.setattr(cluster, "overviews", lambda: applications)
     catalog.configure(RoutingConfig(models=tuple(given)))
     await catalog.refresh()
     return {entry.name: entry.reason for entry in catalog.entries()}

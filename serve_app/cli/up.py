@@ -156,6 +156,7 @@ def _is_loopback(host: str) -> bool:
 def set_ray_defaults() -> None:
     """Before Ray is imported: it reads its environment then, and what is set there already stands."""
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 lets any other program starve the replicas
+    os.environ.setdefault("RAY_SERVE_METRICS_EXPORT_INTERVAL_MS", "1000")  # Ray's own; it has 100
     os.environ.setdefault("RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S", "2")  # with Ray's 10 a dead proxy is missed for 20
     if (Path.home() / ".ray" / "auth_token").exists():  # left by Ray's own start; a cluster closed with it wants it
         os.environ.setdefault("RAY_AUTH_MODE", "token")
