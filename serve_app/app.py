@@ -24,7 +24,6 @@ from serve_app import cluster
 from serve_app.admission import Admission
 from serve_app.api import lane
 from serve_app.api.lane import Lane
-from serve_app.api.pace import Pace
 from serve_app.budget import Ask, Budget, Grant, Ledger
 from serve_app.cancel_board import CancelBoard, Wish
 from serve_app.catalog import Catalog
@@ -65,8 +64,6 @@ HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 10.0
 _CANCEL_TIMEOUT_S = 3.0
 _PROXY_INTERVAL_S = 0.02  # nobody reads faster; Ray Serve LLM takes 0.05
-# Half a millisecond each, in the ingress and Ray Serve's own proxy: a third of a core, shared from 13 streams on.
-_PROXY_WRITES_PER_S = 640
 _SIDECAR_CALLS = 10_000  # each process that serves HTTP keeps one open
 _SIDECAR_DRAIN_S = 3.0  # those open calls would hold its end up for longer, and nobody depends on them
 _NO_ACCESS_LOG = {"enable_access_log": False}  # each request has a line of ours
@@ -280,6 +277,8 @@ def _lane(
     admission: Admission,
     running: Running,
 ) -> Lane:
+    if config.write_interval_s is None:
+        config = config.model_copy(update={"write_interval_s": 0.0 if haproxy_is_on() else _PROXY_INTERVAL_S})
     keys = Keyring(config.keys)
     if keys.is_open:
         logger.warning("no API keys: whoever reaches this service may use it; docs/security.md says how to close it")
@@ -309,14 +308,7 @@ def _lane(
         running=running,
         cancel_elsewhere=cancel_elsewhere,
         heed_others=heed_others,
-        pace=_pace(config),
     )
-
-
-def _pace(config: HttpConfig) -> Pace:
-    if config.write_interval_s is not None:
-        return Pace(config.write_interval_s)
-    return Pace(0.0) if haproxy_is_on() else Pace(_PROXY_INTERVAL_S, _PROXY_WRITES_PER_S)
 
 
 class MetricsDeployment:

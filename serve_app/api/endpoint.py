@@ -54,7 +54,7 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._lane.pace, self._dialect)
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._dialect)
         with tracker if self._is_counted else nullcontext():
             exchange.outcome = await self._run(exchange)
             tracker.outcome(exchange.outcome)

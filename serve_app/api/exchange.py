@@ -25,7 +25,6 @@ from starlette.types import Receive, Scope, Send
 from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.lane import Lane
 from serve_app.api.outbox import Outbox
-from serve_app.api.pace import Pace
 from serve_app.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -73,7 +72,6 @@ class Exchange:
         send: Send,
         config: HttpConfig,
         tracker: RequestTracker,
-        pace: Pace,
         dialect: Dialect = OPENAI,
     ) -> None:
         # Ray Serve gives one to a request that has none.
@@ -91,7 +89,6 @@ class Exchange:
         self.request = Request(scope, self._receive_bounded)
         self._receive, self._send = receive, send
         self._config = config
-        self._pace = pace
         self._dialect = dialect
         self._num_body_bytes = 0
         self._begun_s = time.monotonic()
@@ -187,28 +184,23 @@ class Exchange:
 
         producer.add_done_callback(ended)
         try:
-            with self._pace.stream():
-                await self._forward(outbox, producer)
+            is_last = False
+            while not is_last:
+                events, is_last = await outbox.read()
+                if events and events != KEEP_ALIVE:
+                    self._tracker.first_token()
+                if self._status is None and events:
+                    self._is_stream = True
+                    await self._start(200, EVENT_HEADERS)
+                if is_last and producer.exception() is None:
+                    await self._finish(events)
+                elif events:
+                    await self._send({"type": "http.response.body", "body": events, "more_body": True})
+                    if self._config.write_interval_s:
+                        await outbox.pause(self._config.write_interval_s)
             await producer
         finally:
             await _end(producer)
-
-    async def _forward(self, outbox: Outbox, producer: "asyncio.Future[None]") -> None:
-        """Send what the outbox holds, at the process's pace, until its end."""
-        is_last = False
-        while not is_last:
-            events, is_last = await outbox.read()
-            if events and events != KEEP_ALIVE:
-                self._tracker.first_token()
-            if self._status is None and events:
-                self._is_stream = True
-                await self._start(200, EVENT_HEADERS)
-            if is_last and producer.exception() is None:
-                await self._finish(events)
-            elif events:
-                await self._send({"type": "http.response.body", "body": events, "more_body": True})
-                if interval_s := self._pace.interval_s:
-                    await outbox.pause(interval_s)
 
     async def fail(self, error: ServeAppError, headers: Mapping[str, str]) -> None:
         """Tell the client: a status and JSON, or an error event where the stream has begun."""

@@ -6,11 +6,10 @@ A lane is the ingress (every model) or one model's own HTTP app; dialects can't 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from serve_app.admission import Admission, estimated_tokens
-from serve_app.api.pace import Pace
 from serve_app.budget import Budget
 from serve_app.errors import DeadlineExceeded, Forbidden, ServeAppError, UnknownModel, UnsupportedTask
 from serve_app.http_config import HttpConfig
@@ -130,7 +129,6 @@ class Lane:
     running: Running
     cancel_elsewhere: Callable[[str, Key | None], Awaitable[bool]]
     heed_others: Callable[[], Coroutine[Any, Any, None]]  # runs for as long as the lane is open
-    pace: Pace = field(default_factory=lambda: Pace(0.0))
 
     def choose(self, name: str | None, task: Task, key: Key | None) -> ModelEntry:
         """The model that will answer this key: the one it names, or the task's first that it may use.
