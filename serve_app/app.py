@@ -47,6 +47,7 @@ from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
 from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
+from serve_app.playground.deployment import build_playground as build_playground
 from serve_app.replica import start_replica
 from serve_app.request_router import AffinityRouter
 from serve_app.router import Router

@@ -265,3 +265,22 @@ class MetricsConfig(Strict):
     stale_after_s: float = Field(10.0, gt=0)
     num_cpus: float = Field(0.0, ge=0)
     keys: KeysConfig = KeysConfig()
+
+
+class PlaygroundConfig(Strict):
+    """The playground, a page for browsers that asks the service at `address`.
+
+    Without one, that is Ray Serve's own on the playground's machine. Where the service has `keys`, the page has the
+    same ones. `max_upload_bytes` are those of all pictures that it holds at once; each is deleted after an hour.
+    """
+
+    address: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
+    title: str = Field("serve_app", min_length=1, max_length=100)
+    keys: KeysConfig = KeysConfig()
+    max_image_bytes: int = Field(20_000_000, ge=1)
+    max_upload_bytes: int = Field(1_000_000_000, ge=1)
+    max_waiting_requests: int = Field(256, ge=1)
+    num_cpus: float = Field(0.1, ge=0)
+
+
+ApplicationConfig = ModelConfig | IngressConfig | MetricsConfig | PlaygroundConfig  # what `args` of ours can be

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, RoutingConfig
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, PlaygroundConfig, RoutingConfig
 from serve_app.errors import ConfigError
 from serve_app.http_config import KeysConfig
 from serve_app.strict import first_sentence, nearest_hint
@@ -15,6 +15,7 @@ BUILDERS: dict[str, type[BaseModel]] = {
     "serve_app.app:build_model": ModelConfig,
     "serve_app.app:build_ingress": IngressConfig,
     "serve_app.app:build_metrics": MetricsConfig,
+    "serve_app.app:build_playground": PlaygroundConfig,
 }
 _FILE_KEYS = (
     "proxy_location", "http_options", "grpc_options", "controller_options", "logging_config", "tracing_config",
@@ -31,6 +32,7 @@ _DOORS = {
     "serve_app.app:build_model": "args: http: keys",
     "serve_app.app:build_ingress": "args: keys",
     "serve_app.app:build_metrics": "args: keys",
+    "serve_app.app:build_playground": "args: keys",
 }
 
 

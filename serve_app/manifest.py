@@ -12,7 +12,7 @@ import yaml
 from pydantic import Field, field_validator
 
 from serve_app import __version__
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.config import ApplicationConfig, IngressConfig, ModelConfig
 from serve_app.config_file import BUILDERS
 from serve_app.errors import ConfigError
 from serve_app.pods import PodOptions, head_group, pod_security, worker_group
@@ -97,9 +97,9 @@ def ray_service(values: dict[str, Any], options: ManifestOptions) -> dict[str, A
     }
 
 
-def _validated(app: dict[str, Any]) -> ModelConfig | IngressConfig | MetricsConfig:
+def _validated(app: dict[str, Any]) -> ApplicationConfig:
     config = BUILDERS[app["import_path"]].model_validate(app.get("args") or {})
-    assert isinstance(config, ModelConfig | IngressConfig | MetricsConfig), "a builder whose config has no place here"
+    assert isinstance(config, ApplicationConfig), "a builder whose config has no place here"
     return config
 
 
@@ -134,7 +134,7 @@ def _drain_s(applications: list[Application]) -> int:
     waits = [
         app.config.request_timeout_s if isinstance(app.config, IngressConfig) else app.config.drain_timeout_s
         for app in applications
-        if not isinstance(app.config, MetricsConfig)
+        if isinstance(app.config, IngressConfig | ModelConfig)
     ]
     return ceil(max(waits, default=0.0))
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import ceil, floor
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.config import ApplicationConfig, IngressConfig, ModelConfig
 from serve_app.errors import ConfigError
 
 
@@ -17,7 +17,7 @@ class Application:
     """An application's name and its checked args."""
 
     name: str
-    config: ModelConfig | IngressConfig | MetricsConfig
+    config: ApplicationConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,8 +57,12 @@ def serving(
     start_timeout_s: float = START_TIMEOUT_S,
     env: dict[str, str] | None = None,
     address: str = "local",
+    options: Sequence[str] = (),
 ) -> Iterator[RunningService]:
-    """The config, served with `env` added; stopped as a user would, with Ctrl-C's signal. `address` is Ray's."""
+    """The config, served with `env` added; stopped as a user would, with Ctrl-C's signal. `address` is Ray's.
+
+    `options` are further ones of `serve-app up`.
+    """
     with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:  # short: Ray puts sockets below it
         temp_dir = Path(folder)
         path = temp_dir / "serve_config.yaml"
@@ -67,7 +71,7 @@ def serving(
         with (temp_dir / "up.log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "serve_app", "up", str(path), "--port", str(port), "--address", address,
-                 "--drain-seconds", "20"],
+                 "--drain-seconds", "20", *options],
                 stdout=log, stderr=subprocess.STDOUT, text=True,
                 env={**os.environ, "RAY_TMPDIR": folder, "RAY_USAGE_STATS_ENABLED": "0", **(env or {})},
             )  # fmt: skip

@@ -14,6 +14,7 @@ import pytest
 from transformers import AutoProcessor
 
 from serve_app.config import ModelConfig
+from serve_app.demo import CHECKPOINT
 from serve_app.engines.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.prompt import prepare
 from serve_app.engines.transformers_engine import _decode_answer
@@ -248,3 +249,30 @@ def test_instructblip(tmp_path: Path, build: Callable[[Path], Path]) -> None:
 def test_blip_and_git_begin_without_a_word(tmp_path: Path, build: Callable[[Path], Path], begins: list[str]) -> None:
     """BLIP's own `generate` takes its separator away."""
     assert prompt_tokens(loaded(build(tmp_path)), Wish()) == begins
+
+
+def runs(tokens: list[str]) -> list[str]:
+    """Tokens, a run of one and the same said once."""
+    return [token for token, before in zip(tokens, [None, *tokens], strict=False) if token != before]
+
+
+def test_the_demo_model_as_any_chat_model() -> None:
+    """Its tokenizer is real, so these are the very pieces, from the first to the last."""
+    checkpoint = loaded(CHECKPOINT)
+    assert checkpoint.family == "generic"
+    assert runs(prompt_tokens(checkpoint, Wish(style="detailed"))) == [
+        "<|im_start|>", "User", ":", "Ċ",
+        "<fake_token_around_image>", "<global-img>", "<image>", "<fake_token_around_image>",
+        "Describe", "Ġthis", "Ġpicture", "Ġin", "Ġdetail", ".", "<end_of_utterance>", "Ċ", "Assistant", ":", "Ċ",
+    ]  # fmt: skip
+
+
+def test_minicpm(tmp_path: Path) -> None:
+    """Its processor numbers the picture; the question is its card's, and nothing begins or ends the prompt twice."""
+    checkpoint = loaded(patchers.build_minicpmv4_6(tmp_path))
+    assert checkpoint.family == "minicpm"
+    tokens = runs(prompt_tokens(checkpoint, Wish(style="detailed", language="de")))
+    asked = "Please describe the image in detail. Answer in German."
+    picture = ["<image_id>", "0", "</image_id>", "<image>", "<|image_pad|>", "</image>"]
+    turn = [*runs(spelled(checkpoint, "user: ")), *picture, *runs(spelled(checkpoint, asked + "assistant: "))]
+    assert tokens == turn

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.sse import events
+from serve_app.sse import events
 from tests.cli_fake import FakeApi, command, delta, run, serving, start, wait_for
 
 HELLO = [delta("Hel"), delta("lo\u2028"), delta("", "stop"), "[DONE]"]

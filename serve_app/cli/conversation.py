@@ -16,8 +16,8 @@ import httpx
 from serve_app.cli.client import error_of, translated
 from serve_app.cli.errors import USAGE, CliError, Dropped
 from serve_app.cli.pictures import MEDIA_TYPES, extension_of
-from serve_app.cli.sse import events
 from serve_app.cli.terminal import printable
+from serve_app.sse import events
 
 
 class Conversation:

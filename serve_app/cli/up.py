@@ -18,6 +18,7 @@ from serve_app.cli.options import DEFAULT_URL
 from serve_app.errors import ConfigError
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "serve_config.yaml"
+PLAYGROUND = "serve_app.app:build_playground"
 DEMO_ON_VLLM = DEMO_CONFIG.with_suffix(".vllm.yaml")
 
 
@@ -35,7 +36,7 @@ Serving {models} at {url} (Ctrl-C stops it). Try:
   {command} caption PICTURE.png{url_option}
   {command} chat{url_option}
 
-Metrics: {url}/metrics/summary{dashboard}
+{playground}Metrics: {url}/metrics/summary{dashboard}
 """
 
 
@@ -62,6 +63,10 @@ def up(
         DemoEngine | None,
         typer.Option(help="What the demo model runs on; a file's models say so themselves. Default: transformers."),
     ] = None,
+    playground: Annotated[
+        bool,
+        typer.Option("--playground", help="Also the page for browsers, at /playground; needs serve-app[playground]."),
+    ] = False,
     drain_seconds: Annotated[
         float,
         typer.Option(min=0, help="How long running requests have to end after Ctrl-C or SIGTERM."),
@@ -77,7 +82,7 @@ def up(
         raise CliError(f"--engine is for the demo: set each model's engine in {config}", USAGE)
     demo = DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG
     try:
-        _serve_until_stopped(config or demo, port, address, no_auth, drain_seconds)
+        _serve_until_stopped(config or demo, port, address, no_auth, playground, drain_seconds)
     except ConfigError as exc:
         raise CliError(str(exc), USAGE) from exc
     except KeyboardInterrupt as exc:
@@ -85,13 +90,15 @@ def up(
 
 
 def _serve_until_stopped(
-    path: Path, port: int | None, address: str | None, no_auth: bool, drain_seconds: float
+    path: Path, port: int | None, address: str | None, no_auth: bool, playground: bool, drain_seconds: float
 ) -> None:
     from serve_app.config_file import model_names, read_config_file  # imports late: `--help` stays instant
 
     values = read_config_file(path)
     if port is not None:
         values["http_options"] = {**(values.get("http_options") or {}), "port": port}
+    if playground:
+        _add_playground(values)
     wants_key = _wants_key(values)
     _refuse_open_door(values, wants_key, no_auth)
     set_ray_defaults()
@@ -120,7 +127,8 @@ def _serve_until_stopped(
                 "holds the keys here. Start the cluster with it, or give args: keys: file: in the config",
                 FAILED,
             )
-        print(_next_steps(models, service.url, service.dashboard_url, wants_key), flush=True)
+        page = _playground_url(values, service.url)
+        print(_next_steps(models, service.url, service.dashboard_url, page, wants_key), flush=True)
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
@@ -130,6 +138,23 @@ def _serve_until_stopped(
                 say(f"{num_left} requests hadn't ended and are cut off")
         say("stopping")
     say("stopped")
+
+
+def _add_playground(values: dict[str, Any]) -> None:
+    """The page, behind the same keys as the ingress; a file that has one already keeps its own."""
+    if any(app["import_path"] == PLAYGROUND for app in values["applications"]):
+        return
+    ingress = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
+    if not ingress:
+        raise CliError("--playground asks models through an ingress, and the file has none: add one", USAGE)
+    keys = (ingress[0].get("args") or {}).get("keys")
+    page = {"name": "playground", "import_path": PLAYGROUND, "route_prefix": "/playground"}
+    values["applications"] = [*values["applications"], page | {"args": {"keys": keys} if keys else {}}]
+
+
+def _playground_url(values: dict[str, Any], url: str) -> str | None:
+    prefixes = [app.get("route_prefix") for app in values["applications"] if app["import_path"] == PLAYGROUND]
+    return f"{url}{prefixes[0]}" if prefixes else None
 
 
 def _refuse_open_door(values: dict[str, Any], wants_key: bool, no_auth: bool) -> None:
@@ -171,7 +196,9 @@ def _wants_key(values: dict[str, Any]) -> bool:
     return any(config.file is not None or config.environment in os.environ for config in keys)
 
 
-def _next_steps(models: list[str], url: str, dashboard_url: str | None, wants_key: bool) -> str:
+def _next_steps(
+    models: list[str], url: str, dashboard_url: str | None, playground: str | None, wants_key: bool
+) -> str:
     """What to try, with the command spelled so that it works in the shell that started this."""
     beside = Path(sys.executable).parent / "serve-app"
     return NEXT_STEPS.format(
@@ -180,5 +207,6 @@ def _next_steps(models: list[str], url: str, dashboard_url: str | None, wants_ke
         key_header=' -H "authorization: Bearer $SERVE_APP_API_KEY"' if wants_key else "",
         command="serve-app" if shutil.which("serve-app") else os.path.relpath(beside),
         url_option="" if url == DEFAULT_URL else f" --url {url}",
+        playground=f"Playground: {playground}\n" if playground else "",
         dashboard=f"   Ray's dashboard: http://{dashboard_url}" if dashboard_url else "",
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.config import ApplicationConfig, IngressConfig, ModelConfig
 from serve_app.config_file import BUILDERS
 from serve_app.placement import Need, need_of
 
@@ -14,7 +14,7 @@ class Application:
 
     name: str
     place: str
-    config: ModelConfig | IngressConfig | MetricsConfig | None
+    config: ApplicationConfig | None
     need: Need
     num_at_start: int
     num_at_most: int

@@ -12,6 +12,7 @@ _DEPLOYMENTS = {
     "serve_app.app:build_model": "Model",
     "serve_app.app:build_ingress": "Ingress",
     "serve_app.app:build_metrics": "Metrics",
+    "serve_app.app:build_playground": "Playground",
 }
 _OVERRIDES = (
     "num_replicas",

@@ -1,0 +1,31 @@
+"""The playground's ASGI app: the page behind its door."""
+
+from pathlib import Path
+
+import fastapi
+import gradio as gr
+from starlette.types import ASGIApp
+
+from serve_app.config import PlaygroundConfig
+from serve_app.keys import Keyring
+from serve_app.playground.door import Door
+from serve_app.playground.page import build_page
+from serve_app.playground.service import Service
+
+
+def create_playground_app(config: PlaygroundConfig, address: str, folder: Path) -> ASGIApp:
+    """For the service at `address`. `folder` is where Gradio keeps uploaded pictures (GRADIO_TEMP_DIR)."""
+    page = build_page(Service(address), config.title, config.max_waiting_requests)
+    app = gr.mount_gradio_app(
+        fastapi.FastAPI(openapi_url=None),
+        page,
+        path="",
+        max_file_size=config.max_image_bytes,
+        run_history=False,
+        footer_links=["api"],
+        enable_monitoring=False,
+        show_error=False,  # what isn't meant for visitors
+        ssr_mode=False,
+        mcp_server=False,
+    )
+    return Door(app, Keyring(config.keys), folder, config.max_upload_bytes)
