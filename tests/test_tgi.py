@@ -1,4 +1,4 @@
-"""TGI's dialect over the demo model, in this process: what is answered, in whose shape, to curl and clients."""
+"""TGI's dialect over the demo model, in this process: what is answered, in whose shape."""
 
 import json
 from collections.abc import Iterator
@@ -6,8 +6,6 @@ from typing import Any
 
 import httpx
 import pytest
-from huggingface_hub import InferenceClient
-from huggingface_hub.errors import ValidationError
 
 from serve_app.api.tgi import TGI_ROUTES
 from tests.own_lane import MODEL, bearer
@@ -246,55 +244,3 @@ def test_the_model_is_chosen_outside_the_body(client: httpx.Client) -> None:
     assert (two.status_code, two.json()["error_type"]) == (422, "validation")
     adapter = client.post("/generate", json=body | {"parameters": {"adapter_id": MODEL}})
     assert (adapter.status_code, adapter.json()["error_type"]) == (422, "validation")
-
-
-@pytest.fixture
-def hub_client(demo_lane: str, monkeypatch: pytest.MonkeyPatch) -> InferenceClient:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # this one stays on the machine
-    return InferenceClient(model=demo_lane, token=bearer("all")["authorization"].removeprefix("Bearer "))
-
-
-def test_the_hubs_client_generates(hub_client: InferenceClient, client: httpx.Client) -> None:
-    expected = generate(client, WHO, details=True)
-    assert hub_client.text_generation(WHO) == expected["generated_text"]
-    told = hub_client.text_generation(WHO, details=True, seed=3, stop=["never said"])
-    assert (told.details.finish_reason, told.details.seed) == ("eos_token", 3)
-    assert [token.id for token in told.details.tokens] == [token["id"] for token in expected["details"]["tokens"]]
-    *texts, end = hub_client.text_generation(WHO, stream=True)
-    assert ("".join(texts), end) == (expected["generated_text"], "<end_of_utterance>")
-    *_, last = hub_client.text_generation(WHO, stream=True, details=True)
-    assert (last.generated_text, last.details.finish_reason) == (expected["generated_text"], "eos_token")
-
-
-@pytest.mark.usefixtures("hub_client")
-def test_the_hubs_client_asks_for_info(demo_lane: str) -> None:
-    client = InferenceClient(model=demo_lane, provider="hf-inference", token="sa-all")
-    assert client.get_endpoint_info()["model_id"] == MODEL
-    assert client.health_check()
-
-
-def test_the_hubs_client_shows_a_picture(hub_client: InferenceClient) -> None:
-    prompt = PROMPT.format(picture("green", "triangle") + "What is in this picture?")
-    assert says(hub_client.text_generation(prompt), "green", "triangle")
-
-
-def test_the_hubs_client_has_a_picture_captioned(hub_client: InferenceClient) -> None:
-    assert says(hub_client.image_to_text(png("blue", "square")).generated_text, "blue", "square")
-
-
-def test_the_hubs_client_chats(hub_client: InferenceClient) -> None:
-    messages = [{"role": "user", "content": "Who are you?"}]
-    answer = hub_client.chat_completion(messages)
-    assert "demo" in answer.choices[0].message.content
-    pieces = [chunk.choices[0].delta.content or "" for chunk in hub_client.chat_completion(messages, stream=True)]
-    assert "".join(pieces) == answer.choices[0].message.content
-    schema = {"type": "json_schema", "json_schema": {"name": "word", "schema": {"const": "yes"}}}
-    bound = hub_client.chat_completion(messages, response_format=schema)
-    assert bound.choices[0].message.content == '"yes"'
-
-
-@pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"typical_p": 0.5}, {"watermark": True}, {"top_p": 1.0}])
-def test_the_hubs_client_is_told_what_it_may_not_ask(hub_client: InferenceClient, wrong: dict[str, Any]) -> None:
-    (name,) = wrong
-    with pytest.raises(ValidationError, match=name):
-        hub_client.text_generation("Hello", **wrong)

@@ -16,6 +16,7 @@ GREEDY = Sampling(
     max_tokens=100, temperature=0.0, top_p=1.0, top_k=0, min_p=0.0, repetition_penalty=1.0, keeps_stop=True
 )  # fmt: skip
 SAMPLED: dict[str, Any] = {"temperature": 1.0}
+AN_OBJECT = OutputFormat("json_schema", '{"type": "object", "properties": {}}')  # as TGI reads `properties`
 
 
 def sampling(tells_tokens: bool = False, **parameters: Any) -> Sampling:
@@ -57,6 +58,9 @@ def test_every_parameter_stands_in_the_docs(name: str) -> None:
         ({"tells_tokens": True}, {"num_logprobs": 0}),
         ({"grammar": {"type": "regex", "value": "a"}}, {"output_format": OutputFormat("regex", "a")}),
         ({"grammar": {"type": "json", "value": "{}"}}, {"output_format": OutputFormat("json_schema", "{}")}),
+        ({"grammar": {"type": "json", "value": {"properties": {}}}}, {"output_format": AN_OBJECT}),
+        ({"grammar": {"type": "json", "value": '{"properties": {}}'}}, {"output_format": AN_OBJECT}),
+        ({"grammar": {"type": "json_schema", "value": {"schema": {"properties": {}}}}}, {"output_format": AN_OBJECT}),
         ({"return_full_text": True, "details": True, "truncate": 5, "adapter_id": "a"}, {}),
     ],
 )

@@ -255,6 +255,7 @@ def test_formats_bind_through_http(openai_client: openai.OpenAI) -> None:
     assert answer.choices[0].message.content == "tomato"
 
 
+@pytest.mark.client("openai-python", "tools", on="vLLM")
 @pytest.mark.parametrize("is_streamed", [False, True])
 def test_a_tool_is_called_and_answered(openai_client: openai.OpenAI, is_streamed: bool) -> None:
     messages: Any = [{"role": "user", "content": "How is the weather?"}]

@@ -59,13 +59,18 @@ def wrong(field: str, sentence: str) -> PydanticCustomError:
 
 def parse_json(data: bytes, body: type[B]) -> B:
     """The validated body. Numbers in strings, NaN and invalid UTF-8 are refused. Raises `InvalidRequest`."""
+    return validate(parse_object(data), body, strict=True)
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A body that isn't validated yet. NaN and invalid UTF-8 are refused. Raises `InvalidRequest`."""
     try:
         values = from_json(data, allow_inf_nan=False)
     except ValueError as exc:
         raise InvalidRequest(f"the body isn't valid JSON: {exc}") from exc
     if not isinstance(values, dict):
         raise InvalidRequest('the body must be a JSON object like {"model": …}')
-    return validate(values, body, strict=True)
+    return values
 
 
 def validate(values: dict[str, Any], body: type[B], *, strict: bool) -> B:

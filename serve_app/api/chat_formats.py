@@ -22,6 +22,12 @@ def _json_format(schema: dict[str, Any] | str | None) -> OutputFormat:
     return OutputFormat("json_schema", schema) if isinstance(schema, str) else _schema_format(schema)
 
 
+def tgi_format(schema: dict[str, Any] | str) -> OutputFormat:
+    """As TGI reads a schema: what has `properties` is an object, also where nothing says so."""
+    values = json.loads(schema) if isinstance(schema, str) else schema
+    return _schema_format({"type": "object", **values} if "properties" in values else values)
+
+
 def _usable(schema: dict[str, Any]) -> dict[str, Any]:
     check_output_format(_schema_format(schema))
     return schema
@@ -48,7 +54,7 @@ class JsonObjectFormat(Body):
     value: UsableSchema | None = None
 
     def output_format(self) -> OutputFormat:
-        return OutputFormat("json_object") if self.value is None else _schema_format(self.value)
+        return OutputFormat("json_object") if self.value is None else tgi_format(self.value)
 
 
 class JsonSchemaFormat(Body):
@@ -72,7 +78,7 @@ class JsonGrammar(Body):
         return schema
 
     def output_format(self) -> OutputFormat:
-        return _json_format(self.value)
+        return tgi_format(self.value)
 
 
 class RegexGrammar(Body):

@@ -16,6 +16,7 @@ from serve_app.api.chat_body import ChatBody
 from serve_app.api.completion_body import CompletionBody
 from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Handler
+from serve_app.api.hub_pictures import CaptionPictureBody, FlatQuestionBody, QuestionBody
 from serve_app.api.openai import create_chat_completion
 from serve_app.api.tgi import TGI_ROUTES, generate, generate_either, generate_stream, invocations
 from serve_app.api.tgi_body import GenerateBody, TokenizeBody
@@ -24,6 +25,7 @@ from serve_app.errors import concrete_errors
 
 Routes = Iterable[tuple[str, str, Handler]]
 
+_HUB = (GenerateBody, CaptionPictureBody, QuestionBody, FlatQuestionBody)
 _JSON, _EVENTS, _FORM = "application/json", "text/event-stream", "multipart/form-data"
 # What each handler reads: one of these, in JSON.
 BODIES: Mapping[Handler, tuple[type[Body], ...]] = {
@@ -32,8 +34,8 @@ BODIES: Mapping[Handler, tuple[type[Body], ...]] = {
     create_captions: (CaptionBody,),
     generate: (GenerateBody,),
     generate_stream: (GenerateBody,),
-    generate_either: (GenerateBody,),
-    invocations: (GenerateBody, ChatBody, CompletionBody),
+    generate_either: _HUB,
+    invocations: (*_HUB, ChatBody, CompletionBody),
     tokenize: (TokenizeBody,),
     chat_tokenize: (ChatBody,),
 }

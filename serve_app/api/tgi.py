@@ -6,24 +6,21 @@ Which one, the header `X-Model` or `?model=` says; the default chat model otherw
 from pydantic_core import from_json
 
 from serve_app import __version__
-from serve_app.api.body import parse_json
-from serve_app.api.caption_answer import Caption
-from serve_app.api.caption_body import CaptionRequest
-from serve_app.api.caption_fields import CaptionFields
-from serve_app.api.captions import CaptionTask
+from serve_app.api.body import parse_json, parse_object, validate
 from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Exchange, Handler
+from serve_app.api.hub_pictures import answer_question, caption_body, caption_file, is_picture, is_question
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.markdown_pictures import split_pictures, with_pictures
 from serve_app.api.openai import create_chat_completion
 from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
 from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
-from serve_app.api.tgi_body import DEFAULT_TOKENS, GenerateBody
+from serve_app.api.tgi_body import GenerateBody
 from serve_app.api.tgi_model import choose_model, takes_pictures, wanted_model
 from serve_app.api.tgi_tokens import chat_tokenize, tokenize
 from serve_app.errors import InvalidRequest
-from serve_app.images import ImageBytes, ImageUrl
+from serve_app.images import ImageUrl
 from serve_app.messages import GenerationRequest, Message, RawPrompt, Write
 
 _NO_LIMIT = 2**31 - 1  # told of a model that states no context length
@@ -48,15 +45,19 @@ async def generate_stream(exchange: Exchange, lane: Lane) -> None:
 async def generate_either(exchange: Exchange, lane: Lane) -> None:
     """`POST /`, as the hub's hosted API has it: `stream` decides, and the whole answer is a list of one.
 
-    By default the text of a model without pictures begins with its prompt, as TGI does it here. A body that is a
-    picture's file is captioned.
+    By default the text of a model without pictures begins with its prompt, as TGI does it here. A picture without a
+    prompt is captioned, and a question about one answered.
     """
     data = await exchange.read_body()
-    if _is_picture(exchange, data):
-        await _caption(exchange, lane, data)
+    if _is_file(exchange, data):
+        await caption_file(exchange, lane, data)
         return
-    body = parse_json(data, GenerateBody)
-    if body.stream:
+    values = parse_object(data)
+    if is_question(values):
+        await answer_question(exchange, lane, values)
+    elif is_picture(values):
+        await caption_body(exchange, lane, values)
+    elif (body := validate(values, GenerateBody, strict=True)).stream:
         await _generate_stream(exchange, lane, body, is_hosted=True)
     else:
         await _generate(exchange, lane, body, is_hosted=True)
@@ -101,22 +102,10 @@ async def info(exchange: Exchange, lane: Lane) -> None:
     )
 
 
-def _is_picture(exchange: Exchange, data: bytes) -> bool:
+def _is_file(exchange: Exchange, data: bytes) -> bool:
     """By its type; where that says neither, as curl's and the hub's clients' often doesn't, by its beginning."""
     content_type = exchange.request.headers.get("content-type", "").lower()
     return content_type.startswith("image/") or ("json" not in content_type and data.lstrip()[:1] not in (b"{", b""))
-
-
-async def _caption(exchange: Exchange, lane: Lane, file: bytes) -> None:
-    """What the hub calls image-to-text: the file's short caption, in the words of its answers."""
-    model = choose_model(exchange, lane, task="caption")
-    model.require_pictures("body")
-    await lane.count_images(exchange.key, 1)
-    fields = CaptionFields(model=model.name, max_tokens=DEFAULT_TOKENS)
-    wanted = CaptionRequest(fields, [ImageBytes(file)], ["body"])
-    (caption,) = await CaptionTask(exchange, lane, model, wanted).outcomes()
-    assert isinstance(caption, Caption), "a failure of the only picture is raised"
-    await exchange.send_json([{"generated_text": caption.as_json()["caption"].strip()}])
 
 
 async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:

@@ -5,13 +5,12 @@ doesn't know; here they are refused like everywhere in this service, because a m
 is worse than an error. `options`, which the hub's hosted API has and its clients send, asks for nothing here.
 """
 
-import json
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from serve_app.api.body import Body, wrong
-from serve_app.api.chat_formats import JsonGrammar, RegexGrammar, UsableSchema
+from serve_app.api.chat_formats import JsonGrammar, RegexGrammar, UsableSchema, tgi_format
 from serve_app.api.sampling_body import (
     MAX_ANSWERS,
     MAX_MODEL_CHARACTERS,
@@ -34,7 +33,7 @@ class JsonSchemaGrammar(Body):
     value: NamedSchema
 
     def output_format(self) -> OutputFormat:
-        return OutputFormat("json_schema", json.dumps(self.value.schema_))
+        return tgi_format(self.value.schema_)
 
 
 Grammar = Annotated[JsonGrammar | RegexGrammar | JsonSchemaGrammar, Field(discriminator="type")]

@@ -1,17 +1,27 @@
-// What Hugging Face's client for Node makes of the service: node ask.mjs URL KEY, one line of JSON. Version 4 speaks
-// OpenAI's dialects, version 2, which people still have, TGI's.
+// What Hugging Face's client for Node makes of the service: node ask.mjs URL KEY PICTURE, one line of JSON. Version 4
+// speaks OpenAI's dialects, version 2, which people still have, TGI's. PICTURE is a data URI of a red circle.
 import { InferenceClient } from "@huggingface/inference";
-import { HfInference } from "inference-2";
+import { HfInference, HfInferenceEndpoint } from "inference-2";
 
-const [url, key] = process.argv.slice(2);
+const [url, key, picture] = process.argv.slice(2);
 const inputs = "<|im_start|>User:\nWho are you?<end_of_utterance>\nAssistant:\n";
 const parameters = { max_new_tokens: 60 };
 const chat = { messages: [{ role: "user", content: "Who are you?" }], max_tokens: 60 };
+const shown = { type: "image_url", image_url: { url: picture } };
+const file = new Blob([Buffer.from(picture.split(",")[1], "base64")], { type: "image/png" });
+const question = { question: "What color is the circle?", image: file };
 
 async function collected(events) {
   const all = [];
   for await (const event of events) all.push(event);
   return all;
+}
+
+async function refusal(promise) {
+  return promise.then(
+    () => "none",
+    (error) => JSON.stringify([error.message, error.httpResponse ?? null])
+  );
 }
 
 // `more`: version 2 asks the hub for a model where none is named.
@@ -21,15 +31,35 @@ async function ask(client, more) {
     pieces: await collected(client.textGenerationStream({ inputs, parameters, ...more })),
     chat: await client.chatCompletion({ ...chat, ...more }),
     deltas: await collected(client.chatCompletionStream({ ...chat, ...more })),
-    refusal: await client.textGeneration({ inputs, parameters: { temperature: -1 }, ...more }).then(
-      () => "none",
-      (error) => JSON.stringify([error.message, error.httpResponse ?? null])
+    seen: await client.chatCompletion({
+      messages: [{ role: "user", content: [{ type: "text", text: question.question }, shown] }],
+      ...more,
+    }),
+    answer: await client.visualQuestionAnswering({ inputs: question, ...more }),
+    document: await client.documentQuestionAnswering({ inputs: question, ...more }),
+    refusal: await refusal(client.textGeneration({ inputs, parameters: { temperature: -1 }, ...more })),
+    no_picture: await refusal(
+      client.visualQuestionAnswering({ inputs: { ...question, image: new Blob(["a text"]) }, ...more })
     ),
   };
 }
 
+const [four, two] = [new InferenceClient(key).endpoint(url), new HfInference(key).endpoint(url)];
+// As TGI's guide to vision models has it.
+const guided = {
+  inputs: `![](${picture})What is in this picture?\n\n`,
+  parameters: { max_new_tokens: 16, seed: 42 },
+  model: "tgi",
+};
 const told = {
-  new: await ask(new InferenceClient(key).endpoint(url), {}),
-  old: await ask(new HfInference(key).endpoint(url), { model: "tgi" }),
+  new: await ask(four, {}),
+  old: await ask(two, { model: "tgi" }),
+  shown: await collected(new HfInferenceEndpoint(url, key).textGenerationStream(guided)),
+  // An address where nothing listens: whoever reads it as a picture fails.
+  unread: await collected(
+    four.textGenerationStream({ inputs: "![](http://127.0.0.1:9/none.png)What is in this picture?", parameters })
+  ),
+  old_caption: await two.imageToText({ data: file, model: "tgi" }),
+  new_caption: await refusal(four.imageToText({ data: file })),
 };
 console.log(JSON.stringify(told));
