@@ -83,7 +83,7 @@ build/audit/.installed: Makefile
 # Clients that the tests ask and whose versions clash with ours, in an environment of their own.
 clients:
 	@$(MAKE) --no-print-directory build/clients/.installed || \
-		echo "LangChain, LlamaIndex and gradio_client can't be installed here: their tests will be skipped"
+		echo "LangChain and LlamaIndex can't be installed here: their tests will be skipped"
 
 build/clients/.installed: tests/clients/requirements.txt
 	@echo "installing into build/clients the clients that are tested (once, a minute)"

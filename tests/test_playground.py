@@ -144,6 +144,7 @@ def test_uploads_are_bounded_one_by_one_and_together(page: str, folder: Path) ->
 # JoyCaption's Space's call
 
 
+@pytest.mark.client("gradio_client", "captions")
 def test_the_well_known_snippet_works(client: gradio_client.Client) -> None:
     prompt, caption = client.predict(
         input_image=gradio_client.handle_file(str(EXAMPLE)),
@@ -203,6 +204,7 @@ def test_a_joycaption_takes_the_spaces_words_as_they_are(arguments: Any, fields:
     assert joycaption_space.fields_of(JOY, *arguments) == fields
 
 
+@pytest.mark.client("gradio_client", "errors in its own classes")
 def test_what_nobody_knows_is_refused_by_its_name(client: gradio_client.Client) -> None:
     with pytest.raises(AppError, match="style 'Poem' is unknown"):
         client.predict(gradio_client.handle_file(str(EXAMPLE)), caption_type="Poem", api_name="/stream_chat")

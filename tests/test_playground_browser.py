@@ -159,7 +159,7 @@ def test_a_chat_with_a_picture(page: Chrome) -> None:
     drop(page, "#chat-message [role=group]", EXAMPLE.read_bytes())
     until(lambda: element(page, "#chat-message img"), "the picture to be shown")
     box.send_keys("What color is the circle?\n")
-    until(lambda: "tokens/s" in element(page, "#chat-speed").text, "the answer's end")
+    until(lambda: "first after" in element(page, "#chat-speed").text, "the answer's end")
     assert "red" in element(page, "#chat").text
 
 

@@ -24,7 +24,7 @@ CLIENTS: dict[str, tuple[str, str] | None] = {
     "curl": None,
     "LangChain": ("langchain-openai", "tests/clients/requirements.txt"),
     "LlamaIndex": ("llama-index-llms-openai-like", "tests/clients/requirements.txt"),
-    "gradio_client": ("gradio_client", "tests/clients/requirements.txt"),
+    "gradio_client": ("gradio_client", "constraints.txt"),
 }
 FEATURES = (
     "chat",
