@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from starlette.responses import Response
 
 from serve_app.cli import client
 from serve_app.cli.errors import CliError
-from serve_app.cli.up import _next_steps, _refuse_open_door, _wants_key
+from serve_app.cli.up import _add_playground, _next_steps, _playground_url, _refuse_open_door, _wants_key
 from serve_app.http_config import KeysConfig
 from serve_app.key_file import KeyEntry, parse_keys
 from serve_app.keys import Keyring, sha256_of
@@ -240,8 +241,8 @@ def test_what_up_suggests_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("SERVE_APP_API_KEYS", "k")
     assert _wants_key(open_too)
     header = '-H "authorization: Bearer $SERVE_APP_API_KEY"'
-    assert _next_steps(["m"], "http://h", None, True).count(header) == 2
-    assert header not in _next_steps(["m"], "http://h", None, False)
+    assert _next_steps(["m"], "http://h", None, None, True).count(header) == 2
+    assert header not in _next_steps(["m"], "http://h", None, None, False)
 
 
 def test_the_session_does_not_show_the_key() -> None:
@@ -292,3 +293,15 @@ def test_up_refuses_the_production_example_without_keys(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert b"serve-app key" in done.stderr
     assert b"0.0.0.0" in done.stderr
+
+
+def test_the_playground_stands_behind_the_ingresss_keys() -> None:
+    ingress = {"name": "ingress", "import_path": "serve_app.app:build_ingress", "args": {"keys": {"file": "/k.yaml"}}}
+    values: dict[str, Any] = {"applications": [ingress]}
+    _add_playground(values)
+    _add_playground(values)
+    _, page = values["applications"]
+    assert page["args"] == {"keys": {"file": "/k.yaml"}}
+    assert _playground_url(values, "http://h") == "http://h/playground"
+    with pytest.raises(CliError, match="the file has none"):
+        _add_playground({"applications": []})

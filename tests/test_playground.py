@@ -17,6 +17,7 @@ from serve_app.config import PlaygroundConfig
 from serve_app.families import FAMILIES
 from serve_app.http_config import ImageConfig, KeysConfig
 from serve_app.playground import joycaption_space
+from serve_app.playground.fields import sampling_of, text_of
 from serve_app.playground.service import Refused, Said, Service, side_by_side
 from tests.own_lane import bearer, write_keys
 from tests.playground_page import PREFIX
@@ -309,3 +310,25 @@ async def test_one_failure_ends_none_of_the_answers_beside_it(demo_lane: str) ->
     assert isinstance(last[1], Said)
     assert last[1].text == EXAMPLE_CAPTION
     await service.close()
+
+
+# What visitors type
+
+
+@pytest.mark.parametrize(
+    ("typed", "sent"), [(None, None), ("", None), (" 5 ", 5), (5, 5), ("0.7", 0.7), (0.7, 0.7), ("1e-1", 0.1), (0, 0)]
+)
+def test_numbers_are_typed_as_text(typed: Any, sent: float | None) -> None:
+    assert sampling_of(temperature=typed) == {"temperature": sent}
+
+
+@pytest.mark.parametrize("typed", ["five", "1,5", "--1", {"a": 1}, "9" * 5000, "nan", "-inf", "1e999"])
+def test_what_is_no_number_is_said(typed: Any) -> None:
+    with pytest.raises(Refused, match=r"max_tokens: .* is no number"):
+        sampling_of(max_tokens=typed)
+
+
+def test_what_is_no_text_is_said() -> None:
+    assert text_of(None) == text_of("  ") == ""
+    with pytest.raises(Refused, match="a text is wanted"):
+        text_of({"path": "x"})

@@ -70,6 +70,7 @@ def page(browser: Chrome, playground: RunningService) -> Chrome:
 def until(look: Callable[[], Found], what: str) -> Found:
     """What `look` finds, once it finds something. A generous deadline, not a measurement."""
     deadline = time.monotonic() + TIMEOUT_S
+    last: Exception | None = None
     while time.monotonic() < deadline:
         try:
             if found := look():

@@ -10,6 +10,8 @@ from typing import Any
 
 import gradio as gr
 
+from serve_app.playground.service import Refused
+
 _ADDRESSES = ("http://", "https://", "data:")
 
 
@@ -38,14 +40,14 @@ class GuardedBlocks(gr.Blocks):  # type: ignore[misc] # Gradio's classes are unt
 
 
 def picture_of(file: dict[str, Any]) -> bytes | str:
-    """What is sent to the service: an uploaded file's bytes, or the address."""
+    """What is sent to the service: an uploaded file's bytes, or the address. Raises `Refused` if it is gone."""
     address = _address_of(file)
     if address is not None:
         return address
     try:
         return Path(file["path"]).read_bytes()
     except OSError as exc:
-        raise gr.Error("this picture isn't kept any more: upload it again", print_exception=False) from exc
+        raise Refused("this picture isn't kept any more: upload it again") from exc
 
 
 def _is_below(path: str, folder: str) -> bool:

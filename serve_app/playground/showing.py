@@ -1,0 +1,77 @@
+"""What the page's tabs share: the input for a picture, how answers and refusals are shown, and whose call it is."""
+
+import time
+from collections.abc import AsyncGenerator, Awaitable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from serve_app.playground.fields import text_of
+from serve_app.playground.guarded_blocks import picture_of
+from serve_app.playground.service import Refused, Said, Visitor
+
+SHOW_EVERY_S = 0.05
+NO_SPEED = "*Nothing has been asked yet.*"
+Update = dict[str, Any]  # of a component, as `gr.update` makes it
+File = dict[str, Any]  # as Gradio tells of one: its `path` here, or the `url` of one that is elsewhere
+Answer = TypeVar("Answer")
+
+
+def picture_input(elem_id: str) -> gr.Image:
+    return gr.Image(label="Picture", type="filepath", sources=["upload", "clipboard"], height=240, elem_id=elem_id)
+
+
+def address_input() -> gr.Textbox:
+    return gr.Textbox(label="… or a picture's address", placeholder="https://…", max_lines=1)
+
+
+def chosen_picture(picture: File | None, address: str | None) -> bytes | str:
+    """What is sent to the service. Raises `Refused` where there is neither."""
+    if typed := text_of(address):
+        return typed
+    if picture is None:
+        raise Refused("there is no picture: drop one, or paste its address")
+    return picture_of(picture)
+
+
+def measured(said: Said) -> str:
+    """How fast an answer came, once it is whole."""
+    if said.speed is None:
+        return "…" if said.finish_reason is None else ""
+    told = f"{said.speed.num_tokens} tokens · first after **{1000 * said.speed.first_token_s:.0f} ms**"
+    if said.speed.tokens_per_s is not None:
+        told += f" · **{said.speed.tokens_per_s:.0f} tokens/s**"
+    return told + (" · cut at the most tokens allowed" if said.finish_reason == "length" else "")
+
+
+async def paced(answer: AsyncGenerator[Said]) -> AsyncGenerator[Said]:
+    """The answer as often as a page can show it, its end included."""
+    shown_s, held = 0.0, None
+    async with aclosing(answer):
+        async for said in answer:
+            held = said
+            if time.monotonic() - shown_s >= SHOW_EVERY_S:
+                shown_s, held = time.monotonic(), None
+                yield said
+    if held is not None:
+        yield held
+
+
+async def asked(question: Awaitable[Answer]) -> Answer:
+    with refusals_shown():
+        return await question
+
+
+@contextmanager
+def refusals_shown() -> Iterator[None]:
+    """What is refused inside is said to the visitor."""
+    try:
+        yield
+    except Refused as refused:
+        raise gr.Error(str(refused), print_exception=False) from refused
+
+
+def visitor_of(request: gr.Request) -> Visitor:
+    authorization: str | None = request.headers.get("authorization")
+    return authorization
