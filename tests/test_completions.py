@@ -10,6 +10,7 @@ import pytest
 
 from tests.malformed_json import NO_OBJECTS
 from tests.own_lane import MODEL, bearer, own_lane
+from tests.pictures import data_uri, png
 from tests.test_malformed import check_error, check_serves_on
 from tests.tgi_page import mistakes
 
@@ -114,6 +115,34 @@ def test_a_token_that_is_none_or_a_picture_is_refused(client: openai.OpenAI) -> 
     assert told.value.param == "prompt"
     with pytest.raises(openai.BadRequestError, match="stands for a picture") as told:
         client.completions.create(model=MODEL, prompt="a <image> here")
+    assert told.value.param == "prompt"
+
+
+def test_a_picture_in_the_prompt_is_seen_as_by_tgi(client: openai.OpenAI) -> None:
+    """By whom `/generate` isn't asked any more: the hub's newer client for Node."""
+    red, blue = (data_uri(png(color, "circle")) for color in ("red", "blue"))
+    question = "<|im_start|>User:\n![]({})What color is the circle?<end_of_utterance>\nAssistant:\n"
+    answer = client.completions.create(
+        model="tgi", prompt=[question.format(red), "Hello", question.format(blue)], echo=True, temperature=0
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    for choice, color, uri in zip(answer.choices, ("red", None, "blue"), (red, None, blue), strict=True):
+        if color and uri:
+            text = choice.text.removeprefix(question.format(uri))
+            assert color in text.lower()
+            assert uri not in text
+
+
+@pytest.mark.parametrize("prompt", ["![alt](https://192.0.2.1/a.png) is", "![](picture.png) is", "![](ftp://a/b) is"])
+def test_a_text_about_pictures_stays_a_text(client: openai.OpenAI, prompt: str) -> None:
+    answer = client.completions.create(model="tgi", prompt=prompt, max_tokens=2, echo=True)
+    assert answer.choices[0].text.startswith(prompt)
+
+
+@pytest.mark.parametrize("prompt", ["![](data:image/png;base64,AAAA)", "![](http://127.0.0.1:9/none.png)"])
+def test_a_bad_picture_in_the_prompt_is_refused(client: openai.OpenAI, prompt: str) -> None:
+    with pytest.raises(openai.BadRequestError) as told:
+        client.completions.create(model="tgi", prompt=prompt)
     assert told.value.param == "prompt"
 
 

@@ -5,9 +5,15 @@ from serve_app.api.body import parse_json
 from serve_app.api.completion_answer import CompletionEvents, choices_json, completion_frame, usage_event
 from serve_app.api.completion_body import CompletionBody
 from serve_app.api.exchange import DONE_EVENT, Exchange
-from serve_app.api.lane import Lane
+from serve_app.api.lane import Lane, ModelEntry
+from serve_app.api.markdown_pictures import UNTITLED, split_pictures, with_pictures
+from serve_app.api.pictures import load_pictures
+from serve_app.api.tgi_model import takes_pictures
 from serve_app.api.usage import Usage
-from serve_app.messages import Chunk, GenerationRequest, StreamTotal, Write
+from serve_app.images import ImageUrl
+from serve_app.messages import Chunk, GenerationRequest, Message, RawPrompt, StreamTotal, Write
+
+Prompt = tuple[Message, RawPrompt]
 
 
 async def create_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
@@ -18,21 +24,37 @@ async def create_completion(exchange: Exchange, lane: Lane, model_name: str | No
     body = parse_json(await exchange.read_body(), CompletionBody)
     model = lane.choose(model_name or body.model, "chat", exchange.key)
     exchange.set_model(model.name)
-    task = CompletionTask(exchange, lane, model.name, body)
+    task = CompletionTask(exchange, lane, model.name, body, await _prompts(exchange, lane, model, body))
     if body.stream:
         await exchange.send_events(task.stream)
     else:
         await task.answer()
 
 
+async def _prompts(exchange: Exchange, lane: Lane, model: ModelEntry, body: CompletionBody) -> list[Prompt]:
+    """Each prompt as an engine wants it, with the pictures that TGI's clients write into theirs."""
+    prompts = body.prompts()
+    if not takes_pictures(model):
+        return prompts
+    pieces = [split_pictures(text, UNTITLED) if isinstance(text, str) else [] for text in body.prompt]
+    sources = [piece for one in pieces for piece in one if isinstance(piece, ImageUrl)]
+    pictures = iter(await load_pictures(exchange, lane, model, sources, ["prompt"] * len(sources), "prompt"))
+    return [
+        (Message("user", with_pictures(one, pictures)), raw) if one else (message, raw)
+        for one, (message, raw) in zip(pieces, prompts, strict=True)
+    ]
+
+
 class CompletionTask:
     """The prompts of one request, all at once; the first that fails ends the others."""
 
-    def __init__(self, exchange: Exchange, lane: Lane, model: str, body: CompletionBody) -> None:
+    def __init__(
+        self, exchange: Exchange, lane: Lane, model: str, body: CompletionBody, prompts: list[Prompt]
+    ) -> None:
         self._exchange = exchange
         self._lane = lane
         self._body = body
-        self._prompts = body.prompts()
+        self._prompts = prompts
         self._model = model
         self._frame = completion_frame(exchange, model)
 

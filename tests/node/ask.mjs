@@ -55,9 +55,8 @@ const told = {
   new: await ask(four, {}),
   old: await ask(two, { model: "tgi" }),
   shown: await collected(new HfInferenceEndpoint(url, key).textGenerationStream(guided)),
-  // An address where nothing listens: whoever reads it as a picture fails.
-  unread: await collected(
-    four.textGenerationStream({ inputs: "![](http://127.0.0.1:9/none.png)What is in this picture?", parameters })
+  completed: await collected(
+    four.textGenerationStream({ inputs: guided.inputs, parameters: guided.parameters })
   ),
   old_caption: await two.imageToText({ data: file, model: "tgi" }),
   new_caption: await refusal(four.imageToText({ data: file })),
