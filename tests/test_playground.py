@@ -1,8 +1,6 @@
 """The playground: its door, its page over the demo model's own lane, and JoyCaption's Space's call of it."""
 
 import base64
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -13,14 +11,13 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.config import PlaygroundConfig
 from serve_app.families import FAMILIES
-from serve_app.http_config import ImageConfig, KeysConfig
+from serve_app.http_config import ImageConfig
 from serve_app.playground import joycaption_space
 from serve_app.playground.fields import sampling_of, text_of
 from serve_app.playground.service import Refused, Said, Service, side_by_side
-from tests.own_lane import bearer, write_keys
-from tests.playground_page import PREFIX
+from tests.own_lane import bearer
+from tests.playground_page import MAX_IMAGE_BYTES, MAX_UPLOAD_BYTES, TITLE, page_over
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'serve-app[playground]'")
 import gradio_client
@@ -28,7 +25,6 @@ from gradio_client.exceptions import AppError
 
 EXAMPLE, EXAMPLE_CAPTION = Path("docs/example.png").absolute(), "a red circle and a blue square"
 KEY = bearer("all")
-MAX_IMAGE_BYTES, MAX_UPLOAD_BYTES = 200_000, 1_000_000
 
 
 @pytest.fixture(scope="module")
@@ -38,23 +34,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(demo_lane: str, folder: Path) -> Iterator[str]:
-    """The page's address."""
-    write_keys(folder / "keys.yaml")
-    (folder / "uploads").mkdir()
-    config = PlaygroundConfig(
-        title="Playground of the tests",
-        keys=KeysConfig(file=str(folder / "keys.yaml")),
-        max_image_bytes=MAX_IMAGE_BYTES,
-        max_upload_bytes=MAX_UPLOAD_BYTES,
-    )
-    command = [sys.executable, "-m", "tests.playground_page"]
-    arguments = [str(demo_lane), config.model_dump_json(), str(folder / "uploads")]
-    with subprocess.Popen([*command, *arguments], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = process.stdout.readline().strip()
-        assert port, "the page couldn't start: its error stands above"
-        yield f"http://127.0.0.1:{port}{PREFIX}"
-        process.terminate()
+    with page_over(demo_lane, folder) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +93,7 @@ def test_a_browser_comes_in_with_the_key_as_its_password(page: str, path: str) -
     answer = httpx.get(page + path, auth=("anybody", "sa-all"), trust_env=False, follow_redirects=True)
     assert answer.status_code == 200
     assert answer.url.path == "/playground/"
-    assert "Playground of the tests" in answer.text
+    assert TITLE in answer.text
 
 
 def test_another_sites_page_may_not_ask(page: str) -> None:
