@@ -56,7 +56,8 @@ def main(address: str, config: str, folder: str) -> None:
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         print(listener.getsockname()[1], flush=True)
-        uvicorn.Server(uvicorn.Config(below_prefix, log_level="critical")).run([listener])
+        server = uvicorn.Server(uvicorn.Config(below_prefix, log_level="critical", timeout_graceful_shutdown=1))
+        server.run([listener])
 
 
 if __name__ == "__main__":

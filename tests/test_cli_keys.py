@@ -3,6 +3,7 @@
 import re
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -22,6 +23,7 @@ from serve_app.key_file import KeyEntry, parse_keys
 from serve_app.keys import Keyring, sha256_of
 from tests.cli_fake import FakeApi, delta, failure, run, serving, start
 
+UP = sys.modules[_add_playground.__module__]  # its name is a command's as well
 NOWHERE = "http://127.0.0.1:9"  # what makes keys asks no service
 SECRET = "sa-TheKeyThatNobodyMaySee"
 
@@ -295,7 +297,8 @@ def test_up_refuses_the_production_example_without_keys(tmp_path: Path) -> None:
     assert b"0.0.0.0" in done.stderr
 
 
-def test_the_playground_stands_behind_the_ingresss_keys() -> None:
+def test_the_playground_stands_behind_the_ingresss_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UP, "find_spec", lambda name: object())
     ingress = {"name": "ingress", "import_path": "serve_app.app:build_ingress", "args": {"keys": {"file": "/k.yaml"}}}
     values: dict[str, Any] = {"applications": [ingress]}
     _add_playground(values)
@@ -304,4 +307,10 @@ def test_the_playground_stands_behind_the_ingresss_keys() -> None:
     assert page["args"] == {"keys": {"file": "/k.yaml"}}
     assert _playground_url(values, "http://h") == "http://h/playground"
     with pytest.raises(CliError, match="the file has none"):
+        _add_playground({"applications": []})
+
+
+def test_without_gradio_the_playground_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(UP, "find_spec", lambda name: None)
+    with pytest.raises(CliError, match=r"pip install 'serve-app\[playground\]'"):
         _add_playground({"applications": []})

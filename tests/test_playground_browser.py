@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 import pytest
 
 from tests.conftest import CONFIG
+from tests.own_lane import MODEL
 from tests.pictures import png
+from tests.playground_page import page_over
 from tests.service import RunningService, serving
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'serve-app[playground]'")
@@ -171,6 +173,20 @@ def test_what_is_refused_is_said(page: Chrome) -> None:
     until(lambda: element(page, "#caption-picture img"), "the file to be taken")
     element(page, "#caption-button").click()
     until(lambda: "image:" in element(page, "body").text, "the service's sentence")
+
+
+def test_with_keys_the_browser_sends_its_users_with_everything(
+    browser: Chrome, demo_lane: str, tmp_path: Path
+) -> None:
+    with page_over(demo_lane, tmp_path) as url:
+        browser.get(url.replace("://", "://anybody:sa-all@") + "/")  # as its user would type it where it asks
+        browser.get(f"{url}/")
+        until(lambda: MODEL in value_of(browser, "#caption-model input"), "the models to be listed")
+        drop(browser, "#caption-picture button", EXAMPLE.read_bytes())
+        until(lambda: element(browser, "#caption-picture img"), "the picture to be shown")
+        element(browser, "#caption-button").click()
+        until(lambda: value_of(browser, "#caption-prompt textarea"), "the caption's end")
+        assert value_of(browser, "#caption textarea") == EXAMPLE_CAPTION
 
 
 def test_the_well_known_snippet_works_through_the_service(playground: RunningService) -> None:

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import suppress
 from enum import StrEnum
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any
@@ -144,6 +145,8 @@ def _add_playground(values: dict[str, Any]) -> None:
     """The page, behind the same keys as the ingress; a file that has one already keeps its own."""
     if any(app["import_path"] == PLAYGROUND for app in values["applications"]):
         return
+    if find_spec("gradio") is None:
+        raise CliError("--playground needs Gradio: pip install 'serve-app[playground]' (make up PLAYGROUND=1)", USAGE)
     ingress = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
     if not ingress:
         raise CliError("--playground asks models through an ingress, and the file has none: add one", USAGE)
