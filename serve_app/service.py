@@ -232,7 +232,12 @@ def _refuse_new(application: str) -> int:
     from ray.serve.exceptions import RayServeException
 
     try:
-        told = serve.get_app_handle(application).broadcast("refuse_new")
+        handle = serve.get_app_handle(application)
+        if (
+            not handle.is_initialized
+        ):  # RAY_SERVE_THROUGHPUT_OPTIMIZED would have it run on a loop of ours: there is none
+            handle._init(_run_router_in_separate_loop=True)
+        told = handle.broadcast("refuse_new")
         answers = told.results(timeout_s=LANE_TIMEOUT_S, return_exceptions=True)
     except TimeoutError:
         return 1

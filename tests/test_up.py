@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -136,3 +137,23 @@ def check_loopback_only(*urls: str) -> None:
         sockets: list[Any] = psutil.net_connections("tcp")
         listeners = [s for s in sockets if s.status == psutil.CONN_LISTEN and s.laddr.port == port]
         assert {listener.laddr.ip for listener in listeners} == {"127.0.0.1"}, (url, listeners)
+
+
+@pytest.mark.cluster
+def test_ctrl_c_drains_also_where_ray_is_set_for_throughput() -> None:
+    """As docs/operations.md has it for production: Ray Serve's handles then want an event loop, and `up` has none."""
+    _, script, ingress, metrics = CONFIG["applications"]
+    names = {"name": "Ingress", "user_config": {"models": ["script"]}}
+    config = {**CONFIG, "applications": [script, {**ingress, "deployments": [names]}, metrics]}
+    with serving(config, env={"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}) as service:
+        body = {"messages": [{"role": "user", "content": "!tokens 500"}], "stream": True}
+        with service.client as client, client.stream("POST", "/v1/chat/completions", json=body) as answer:
+            lines = answer.iter_lines()
+            assert next(lines).startswith("data:")
+            service.process.send_signal(signal.SIGINT)
+            assert "data: [DONE]" in list(lines), "it has time to end"
+        service.process.wait(timeout=60)
+        log = (service.temp_dir / "up.log").read_text()
+    assert "Traceback" not in log
+    assert log.splitlines()[-1].endswith("stopped")
+    assert service.process.returncode == 0
