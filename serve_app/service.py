@@ -233,9 +233,8 @@ def _refuse_new(application: str) -> int:
 
     try:
         handle = serve.get_app_handle(application)
-        if (
-            not handle.is_initialized
-        ):  # RAY_SERVE_THROUGHPUT_OPTIMIZED would have it run on a loop of ours: there is none
+        # With RAY_SERVE_THROUGHPUT_OPTIMIZED it would run on this thread's event loop, and here is none.
+        if not handle.is_initialized:
             handle._init(_run_router_in_separate_loop=True)
         told = handle.broadcast("refuse_new")
         answers = told.results(timeout_s=LANE_TIMEOUT_S, return_exceptions=True)
