@@ -306,6 +306,10 @@ def test_the_playground_stands_behind_the_ingresss_keys(monkeypatch: pytest.Monk
     _, page = values["applications"]
     assert page["args"] == {"keys": {"file": "/k.yaml"}}
     assert _playground_url(values, "http://h") == "http://h/playground"
+    assert _playground_url(values, "http://h", {"playground": "it failed"}) is None
+    assert _playground_url({"applications": [page | {"route_prefix": None}]}, "http://h") is None
+    with pytest.raises(CliError, match="another application"):
+        _add_playground({"applications": [ingress, {"name": "playground", "import_path": "mine:app"}]})
     with pytest.raises(CliError, match="the file has none"):
         _add_playground({"applications": []})
 

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from enum import StrEnum
 from importlib.util import find_spec
@@ -128,7 +129,7 @@ def _serve_until_stopped(
                 "holds the keys here. Start the cluster with it, or give args: keys: file: in the config",
                 FAILED,
             )
-        page = _playground_url(values, service.url)
+        page = _playground_url(values, service.url, absent)
         print(_next_steps(models, service.url, service.dashboard_url, page, wants_key), flush=True)
         with suppress(KeyboardInterrupt):
             while True:
@@ -150,14 +151,17 @@ def _add_playground(values: dict[str, Any]) -> None:
     ingress = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
     if not ingress:
         raise CliError("--playground asks models through an ingress, and the file has none: add one", USAGE)
+    if any(app["name"] == "playground" or app.get("route_prefix") == "/playground" for app in values["applications"]):
+        raise CliError("--playground: the file has another application of that name or prefix: rename it", USAGE)
     keys = (ingress[0].get("args") or {}).get("keys")
     page = {"name": "playground", "import_path": PLAYGROUND, "route_prefix": "/playground"}
     values["applications"] = [*values["applications"], page | {"args": {"keys": keys} if keys else {}}]
 
 
-def _playground_url(values: dict[str, Any], url: str) -> str | None:
-    prefixes = [app.get("route_prefix") for app in values["applications"] if app["import_path"] == PLAYGROUND]
-    return f"{url}{prefixes[0]}" if prefixes else None
+def _playground_url(values: dict[str, Any], url: str, absent: Collection[str] = ()) -> str | None:
+    """Where the page is; None where there is none, or none that came up."""
+    pages = [app for app in values["applications"] if app["import_path"] == PLAYGROUND and app["name"] not in absent]
+    return next((f"{url}{app['route_prefix']}" for app in pages if app.get("route_prefix")), None)
 
 
 def _refuse_open_door(values: dict[str, Any], wants_key: bool, no_auth: bool) -> None:
