@@ -87,6 +87,11 @@ def connected(address: str | None) -> Iterator[Any]:
         raise ConfigError(
             f"the Ray cluster at '{address}' lets nobody in: check that it runs and that its token is the one here"
         ) from exc
+    except Exception as exc:  # a bare one is what Ray raises where its processes don't come up in time
+        raise ConfigError(
+            f"Ray didn't start ({last_line(str(exc))}): free processors or memory here and try again; what its "
+            "processes said stands in session_latest/logs of its folder (RAY_TMPDIR, or /tmp/ray)"
+        ) from exc
     for number, handler in handlers.items():  # Ray has put its own in their place, which abort this process
         signal.signal(number, handler)
     try:

@@ -157,3 +157,16 @@ def test_ctrl_c_drains_also_where_ray_is_set_for_throughput() -> None:
     assert "Traceback" not in log
     assert log.splitlines()[-1].endswith("stopped")
     assert service.process.returncode == 0
+
+
+def test_a_ray_that_does_not_come_up_is_one_sentence(tmp_path: Path) -> None:
+    """Here because no socket's name can be that long; Ray tells it like any failure of its start."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    refused = subprocess.run(
+        [sys.executable, "-m", "serve_app", "up", "--address", "local", "--port", str(free_port())],
+        capture_output=True, text=True, timeout=120, env={**os.environ, "RAY_TMPDIR": str(folder)},
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "Ray didn't start (" in refused.stderr
+    assert "Traceback" not in refused.stderr
