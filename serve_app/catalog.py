@@ -14,7 +14,7 @@ from dataclasses import replace
 from ray.serve.schema import ApplicationStatusOverview
 
 from serve_app import cluster
-from serve_app.api.lane import READY_STATES, ModelEntry, State
+from serve_app.api.lane import READY_STATES, ModelEntry, State, first_able
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
@@ -83,10 +83,10 @@ class Catalog:
             raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, known)}", "model")
         return self._entries[name]
 
-    def choose(self, name: str | None, task: Task) -> ModelEntry:
+    def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
         if name in self._aliases:
             name = self._drawn(name, task)
-        entry = self.find(name) if name is not None else self._default(task)
+        entry = self.find(name) if name is not None else self._default(task, with_pictures)
         if not entry.may_serve(task):
             able = [e.name for e in self._entries.values() if e.may_serve(task)]
             raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}", "model")
@@ -262,11 +262,11 @@ class Catalog:
         self._described_at[entry.name] = (deployed_at, is_settled)
         return replace(entry, description=description, created_s=int(deployed_at))
 
-    def _default(self, task: Task) -> ModelEntry:
-        for entry in self._entries.values():
-            if entry.may_serve(task):
-                return entry
-        raise UnknownModel(f"no model here does {task}: name one in the ingress's user_config", "model")
+    def _default(self, task: Task, with_pictures: bool) -> ModelEntry:
+        first = first_able(self._entries.values(), task, with_pictures)
+        if first is None:
+            raise UnknownModel(f"no model here does {task}: name one in the ingress's user_config", "model")
+        return first
 
 
 def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:

@@ -106,6 +106,14 @@ def test_the_first_model_of_a_task_is_its_default() -> None:
     assert catalog.choose("see", "chat").name == "see"
 
 
+def test_pictures_go_to_the_first_model_that_takes_them() -> None:
+    unknown = ModelEntry("new", "ready")
+    assert catalog_of(CHAT, BOTH).choose(None, "chat", with_pictures=True).name == "see"
+    assert catalog_of(CHAT, unknown, BOTH).choose(None, "chat", with_pictures=True).name == "new"
+    assert catalog_of(CHAT).choose(None, "chat", with_pictures=True).name == "talk"  # whose refusal says why
+    assert catalog_of(CHAT, BOTH).choose("talk", "chat", with_pictures=True).name == "talk"
+
+
 def test_what_cannot_be_chosen_says_why() -> None:
     catalog = catalog_of(CHAT, ModelEntry("new", "loading"), ModelEntry("bad", "failed", "no folder"))
     with pytest.raises(UnknownModel, match="did you mean 'talk'"):

@@ -8,7 +8,6 @@ from serve_app.api.exchange import DONE_EVENT, Exchange
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.markdown_pictures import UNTITLED, split_pictures, with_pictures
 from serve_app.api.pictures import load_pictures
-from serve_app.api.tgi_model import takes_pictures
 from serve_app.api.usage import Usage
 from serve_app.images import ImageUrl
 from serve_app.messages import Chunk, GenerationRequest, Message, RawPrompt, StreamTotal, Write
@@ -34,7 +33,7 @@ async def create_completion(exchange: Exchange, lane: Lane, model_name: str | No
 async def _prompts(exchange: Exchange, lane: Lane, model: ModelEntry, body: CompletionBody) -> list[Prompt]:
     """Each prompt as an engine wants it, with the pictures that TGI's clients write into theirs."""
     prompts = body.prompts()
-    if not takes_pictures(model):
+    if not model.may_take_pictures:
         return prompts
     pieces = [split_pictures(text, UNTITLED) if isinstance(text, str) else [] for text in body.prompt]
     sources = [piece for one in pieces for piece in one if isinstance(piece, ImageUrl)]

@@ -137,7 +137,7 @@ async def answer_question(exchange: Exchange, lane: Lane, values: dict[str, Any]
         field, named = "image", flat.model
         if flat.inputs is not None and flat.inputs != flat.image:
             raise InvalidRequest("inputs: it and image are two pictures: send one", "inputs")
-    model = choose_model(exchange, lane, named)
+    model = choose_model(exchange, lane, named, with_pictures=True)
     pictures = await load_pictures(exchange, lane, model, [source_from_text(asked.image)], [field], field)
     request = GenerationRequest(
         id=exchange.id,

@@ -4,7 +4,7 @@ A lane is the ingress (every model) or one model's own HTTP app; dialects can't 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -66,9 +66,14 @@ class ModelEntry:
         tasks = self.description.tasks if self.description else self.declared_tasks
         return not tasks or task in tasks
 
+    @property
+    def may_take_pictures(self) -> bool:
+        """Whether it takes pictures, as far as anybody has told."""
+        return self.description is None or self.description.takes_pictures
+
     def require_pictures(self, param: str) -> None:
         """Raise `UnsupportedTask` if this model is known to read text only."""
-        if self.description is not None and not self.description.takes_pictures:
+        if not self.may_take_pictures:
             raise UnsupportedTask(f"{param}: model '{self.name}' reads text only: send it no pictures", param)
 
     def as_json(self) -> dict[str, Any]:
@@ -93,6 +98,12 @@ class ModelEntry:
         return entry | ({"reason": self.reason} if self.reason else {})
 
 
+def first_able(entries: Iterable[ModelEntry], task: Task, with_pictures: bool) -> ModelEntry | None:
+    """A task's default among these: the first; `with_pictures` the first that takes them, where any does."""
+    able = [entry for entry in entries if entry.may_serve(task)]
+    return next((entry for entry in able if entry.may_take_pictures or not with_pictures), able[0] if able else None)
+
+
 class Catalog(Protocol):
     """The models of a lane. `refused_config` says what is wrong with a newer list of them; None where it holds."""
 
@@ -106,8 +117,8 @@ class Catalog(Protocol):
         """The model of that name, in whatever state. Raises `UnknownModel` with the nearest names."""
         ...
 
-    def choose(self, name: str | None, task: Task) -> ModelEntry:
-        """The model that will answer: the named one, or the task's default.
+    def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
+        """The model that will answer: the named one, or the task's default, which `with_pictures` takes pictures.
 
         Raises `UnknownModel`, `UnsupportedTask`, or `ModelNotReady` where it has never been ready or failed.
         """
@@ -130,23 +141,25 @@ class Lane:
     cancel_elsewhere: Callable[[str, Key | None], Awaitable[bool]]
     heed_others: Callable[[], Coroutine[Any, Any, None]]  # runs for as long as the lane is open
 
-    def choose(self, name: str | None, task: Task, key: Key | None) -> ModelEntry:
+    def choose(self, name: str | None, task: Task, key: Key | None, *, with_pictures: bool = False) -> ModelEntry:
         """The model that will answer this key: the one it names, or the task's first that it may use.
 
-        Raises `Forbidden`, and what `Catalog.choose` does.
+        `with_pictures` it is one that takes pictures, where there is a choice. Raises `Forbidden`, and what
+        `Catalog.choose` does.
         """
         if name is not None and self._means_default(name):
             name = None
         if key is None or key.models is None:
-            return self.catalog.choose(name, task)
+            return self.catalog.choose(name, task, with_pictures=with_pictures)
         if name is None:
-            name = next((e.name for e in self.catalog.entries() if key.may_use(e.name) and e.may_serve(task)), None)
-            if name is None:
+            first = first_able((e for e in self.catalog.entries() if key.may_use(e.name)), task, with_pictures)
+            if first is None:
                 raise Forbidden(f"this key may use no model that does {task}: ask for another key", "model")
+            name = first.name
         if not key.may_use(name):
             self.catalog.find(name)  # what doesn't exist is told as for every key
             raise Forbidden(f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}", "model")
-        return self.catalog.choose(name, task)
+        return self.catalog.choose(name, task, with_pictures=with_pictures)
 
     def _means_default(self, name: str) -> bool:
         """Whether it is a stand-in. The hub's client for Node names the address that it was given for a model."""

@@ -37,9 +37,9 @@ async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str
 
 async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_name: str | None) -> GenerationRequest:
     """The conversation for the model of that name, its pictures loaded."""
-    model = lane.choose(model_name, "chat", exchange.key)
-    exchange.set_model(model.name)
     params = _image_params(body)
+    model = lane.choose(model_name, "chat", exchange.key, with_pictures=bool(params))
+    exchange.set_model(model.name)
     if not params and all(not part.text for m in body.messages for part in m.content if isinstance(part, TextPart)):
         raise InvalidRequest("messages: every message is empty: say something", "messages")
     pictures = iter(await load_pictures(exchange, lane, model, _image_sources(body), params, "messages"))

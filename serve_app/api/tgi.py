@@ -17,7 +17,7 @@ from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
 from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
 from serve_app.api.tgi_body import GenerateBody
-from serve_app.api.tgi_model import choose_model, takes_pictures, wanted_model
+from serve_app.api.tgi_model import choose_model, wanted_model
 from serve_app.api.tgi_tokens import chat_tokenize, tokenize
 from serve_app.errors import InvalidRequest
 from serve_app.images import ImageUrl
@@ -86,7 +86,7 @@ async def info(exchange: Exchange, lane: Lane) -> None:
         {
             "model_id": model.name,
             "model_sha": None,
-            "model_pipeline_tag": "image-text-to-text" if takes_pictures(model) else "text-generation",
+            "model_pipeline_tag": "image-text-to-text" if model.may_take_pictures else "text-generation",
             "max_concurrent_requests": lane.config.admission.max_waiting_requests,
             "max_best_of": MAX_ANSWERS,
             "max_stop_sequences": MAX_STOP_STRINGS,
@@ -145,7 +145,7 @@ def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyl
     parameters = body.parameters
     is_full_text = parameters.return_full_text
     if is_full_text is None:
-        is_full_text = is_hosted and not takes_pictures(model)
+        is_full_text = is_hosted and not model.may_take_pictures
     return AnswerStyle(body.inputs if is_full_text else "", bool(parameters.details), parameters.seed)
 
 
@@ -154,7 +154,7 @@ async def _request(
 ) -> GenerationRequest:
     """The prompt, its pictures loaded. A model that reads text only reads markdown as text, as in TGI."""
     parameters = body.parameters
-    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if takes_pictures(model) else [body.inputs]
+    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if model.may_take_pictures else [body.inputs]
     sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
     if sources and parameters.truncate:
         raise InvalidRequest("parameters.truncate: a prompt with pictures can't be cut: leave it out", "parameters")

@@ -8,14 +8,20 @@ from serve_app.messages import Task
 
 
 def choose_model(
-    exchange: Exchange, lane: Lane, named: str | None = None, adapter: str | None = None, task: Task = "chat"
+    exchange: Exchange,
+    lane: Lane,
+    named: str | None = None,
+    adapter: str | None = None,
+    task: Task = "chat",
+    *,
+    with_pictures: bool = False,
 ) -> ModelEntry:
     """The model that answers, or the adapter of it that the request names; it is the exchange's from here on.
 
     What the address and headers say stands above what is `named` in the body.
     """
     wanted = wanted_model(exchange) or named
-    model = lane.choose(adapter if adapter is not None else wanted, task, exchange.key)
+    model = lane.choose(adapter if adapter is not None else wanted, task, exchange.key, with_pictures=with_pictures)
     if adapter is not None and model.base is None:
         raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is no adapter but a model", "parameters")
     if adapter is not None and wanted is not None and model.base != lane.choose(wanted, task, exchange.key).name:
@@ -31,8 +37,3 @@ def wanted_model(exchange: Exchange) -> str | None:
     if len(given) > 1 or any(len(name) > MAX_MODEL_CHARACTERS for name in given):
         raise InvalidRequest("X-Model and ?model=: give the name of one model, in one of them", "X-Model")
     return given.pop() if given else None
-
-
-def takes_pictures(model: ModelEntry) -> bool:
-    """Also of a model that nobody has described yet."""
-    return model.description is None or model.description.takes_pictures
