@@ -7,7 +7,6 @@ import asyncio
 import logging
 import math
 import os
-import sys
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -34,6 +33,7 @@ from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.keys import Key, Keyring
 from serve_app.load_progress import LoadProgress
+from serve_app.log import log_to_stderr
 from serve_app.messages import (
     Chunk,
     EventEncoder,
@@ -64,7 +64,7 @@ logger = logging.getLogger("serve_app")
 HEALTH_CHECK_PERIOD_S = 2.0
 HEALTH_CHECK_TIMEOUT_S = 10.0
 _CANCEL_TIMEOUT_S = 3.0
-_PROXY_INTERVAL_S = 0.02  # nobody reads faster; Ray Serve LLM takes 0.05
+_PROXY_INTERVAL_S = 0.05  # as Ray Serve LLM's own
 _SIDECAR_CALLS = 10_000  # each process that serves HTTP keeps one open
 _SIDECAR_DRAIN_S = 3.0  # those open calls would hold its end up for longer, and nobody depends on them
 _NO_ACCESS_LOG = {"enable_access_log": False}  # each request has a line of ours
@@ -148,7 +148,7 @@ class ModelDeployment:
     """
 
     async def __init__(self, config: ModelConfig) -> None:  # type: ignore[misc] # Ray Serve awaits it
-        _log_to_stderr()
+        log_to_stderr()
         name = serve.get_replica_context().app_name
         registry = CollectorRegistry()
         metrics = Metrics(registry, models=[name, *config.adapters])
@@ -217,7 +217,7 @@ class IngressDeployment:
     """The HTTP app over the router. `user_config` names the models and changes without a restart."""
 
     def __init__(self, config: IngressConfig) -> None:
-        _log_to_stderr()
+        log_to_stderr()
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self._config = config
@@ -356,17 +356,3 @@ def _start_reporter(
     if application is not None:
         reporter.start()
     return reporter
-
-
-def _log_to_stderr() -> None:
-    """Give our logger a handler: Ray Serve sets up only its own.
-
-    To the process's own stderr, which Ray keeps as a file: Ray Serve's stand-in for it looks through the whole stack
-    at every line, a tenth of the ingress's time per request.
-    """
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.__stderr__)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False

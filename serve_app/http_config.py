@@ -93,7 +93,7 @@ class HttpConfig(Strict):
     Its body must be there within `body_timeout_s`: whoever sends it drop by drop keeps a place from others.
     `max_unsent_bytes` bounds what is kept of a streamed answer for a client that reads slower than it is made; one
     that has nothing to say for `keep_alive_s` sends a comment. What is made within `write_interval_s` of a write
-    goes with the next one; by default all goes at once behind HAProxy, and 50 times a second behind Ray Serve's own
+    goes with the next one; by default all goes at once behind HAProxy, and 20 times a second behind Ray Serve's own
     proxy, for which each piece is dear.
     `cors_origins` are the web pages' origins whose scripts may call the service from a browser; `*` is all.
     `default_model_names` are what clients send that know no name, as those of a server with one model do: they mean

@@ -79,7 +79,13 @@ class Replica:
                 generation.chunk(chunk)
                 put(chunk)
 
-            await self._engine.generate(request, counted)
+            try:
+                await self._engine.generate(request, counted)
+            except ServeAppError:
+                raise
+            except Exception as exc:  # an engine boundary: what its libraries raise means nothing elsewhere
+                logger.exception("model %s: request %s failed", request.model, request.id)
+                raise EngineFailed(f"model '{request.model}' failed on this request: its log says why") from exc
             if not begun or num_ended != len(begun):
                 raise EngineFailed(f"model '{request.model}' stopped in the middle of its answer: send it again")
 

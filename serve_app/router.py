@@ -5,14 +5,14 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 
 import asyncio
 import logging
+import pickle
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from grpc.aio import AioRpcError
 from ray import serve
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
 from ray.serve.exceptions import (
     BackPressureError,
     DeploymentUnavailableError,
@@ -38,7 +38,7 @@ from serve_app.messages import (
     TokenizedPrompt,
     Write,
 )
-from serve_app.side_stream import Inbox
+from serve_app.side_stream import Address, Inbox
 
 T = TypeVar("T")
 
@@ -46,6 +46,9 @@ logger = logging.getLogger("serve_app")
 
 WARM_UP_RETRY_AFTER_S = 10.0
 ENGINE_GRACE_S = 2.0  # the engine ends its own late requests; past this the router does
+_MOST_BY_VALUE = (
+    1_000_000  # bytes of a request; a replica's gRPC server takes 4 MiB, unless its environment says more
+)
 
 
 class Models(Protocol):
@@ -84,7 +87,7 @@ class Router:
         deadline = _deadline(request)
 
         async def attempt() -> tuple[Chunk, ...]:
-            call = _Call((await self._methods(request.model)).answer.remote(request), deadline)
+            call = _Call((await self._methods(request.model)).answer(request), deadline)
             chunks: tuple[Chunk, ...] = await self._result(call, request)
             return chunks
 
@@ -104,7 +107,7 @@ class Router:
             model = await self._methods(request.model)
             await self._inbox.start()
             with self._inbox.open(write_on) as incoming:
-                call = _Call(model.stream.remote(request, encoder, incoming.address), deadline)
+                call = _Call(model.stream(request, encoder, incoming.address), deadline)
                 incoming.on_broken = call.give_up
                 try:
                     total: StreamTotal = await self._result(call, request)
@@ -122,7 +125,7 @@ class Router:
         deadline = _deadline(request)
 
         async def attempt() -> TokenizedPrompt:
-            call = _Call((await self._methods(request.model)).tokenize.remote(request), deadline)
+            call = _Call((await self._methods(request.model)).tokenize(request), deadline)
             prompt: TokenizedPrompt = await self._result(call, request)
             return prompt
 
@@ -132,7 +135,7 @@ class Router:
         """What a model's replica says about itself."""
         try:
             description: ModelDescription = await (await self._methods(model)).describe.remote()
-        except (RayError, RayServeException) as exc:
+        except Exception as exc:  # a boundary, as in `_result`
             raise self._translate(exc, model) from exc
         return description
 
@@ -140,13 +143,17 @@ class Router:
         """What the call returns; whatever ends this ends the replica's work."""
         try:
             return await call.result()
-        except (RayError, RayServeException, AioRpcError, asyncio.CancelledError) as exc:
+        except ServeAppError:
+            raise
+        except asyncio.CancelledError as exc:
             if call.is_late:
                 raise self._too_late(request) from exc
-            if isinstance(exc, asyncio.CancelledError):
-                if call.is_broken or _is_cancelled():
-                    raise
-                raise self._died(request.model) from exc
+            if call.is_broken or _is_cancelled():
+                raise
+            raise self._died(request.model) from exc
+        except Exception as exc:  # a boundary: Ray Serve raises its own, gRPC's, and what the replica couldn't catch
+            if call.is_late:
+                raise self._too_late(request) from exc
             raise self._translate(exc, request.model) from exc
 
     def _too_late(self, request: GenerationRequest) -> ServeAppError:
@@ -169,13 +176,13 @@ class Router:
                 handle = await asyncio.to_thread(serve.get_app_handle, application)
             except RayServeException as exc:
                 raise ModelNotReady(f"model '{model}' isn't deployed", "model", 5.0) from exc
-            self._known[application] = _Methods.of(handle)
+            self._known[application] = _Methods(handle)
         return self._known[application]
 
     def _died(self, model: str) -> ReplicaDied:
         return ReplicaDied(f"the replica of '{model}' died during this request: send it again", None, 1.0)
 
-    def _translate(self, exc: RayError | RayServeException | AioRpcError, model: str) -> ServeAppError:
+    def _translate(self, exc: Exception, model: str) -> ServeAppError:
         cause = exc.cause if isinstance(exc, RayTaskError) else exc
         if isinstance(cause, ServeAppError):
             return cause
@@ -188,30 +195,50 @@ class Router:
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
         if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError | AioRpcError):
             return self._died(model)
-        logger.error("model %s: an error that no class names: %s", model, cause)
+        logger.error("model %s: an error that no class names: %r", model, cause)
         return EngineFailed(f"model '{model}' failed on this request: its log says why")
 
 
-@dataclass(frozen=True, slots=True)
 class _Methods:
-    """What a model's replicas can be called for: handles made once, because Ray Serve takes its time to make one."""
+    """What a model's replicas can be called for: handles made once, because Ray Serve takes its time to make one.
 
-    answer: DeploymentHandle
-    stream: DeploymentHandle
-    tokenize: DeploymentHandle
-    describe: DeploymentHandle
+    Calls go straight to the replica by gRPC, which is cheaper than a Ray task. What is large, or may be answered at
+    length, goes the way of Ray's objects, which know no bound.
+    """
 
-    @classmethod
-    def of(cls, handle: DeploymentHandle) -> "_Methods":
+    def __init__(self, handle: DeploymentHandle) -> None:
         # Our messages are plain classes of a module, which pickle alone knows how to send.
         plain = {"request_serialization": "pickle", "response_serialization": "pickle"}
-        generators = {"stream": True, **plain}
-        return cls(
-            answer=handle.options(method_name="answer", **generators),
-            stream=handle.options(method_name="stream", **generators),
-            tokenize=handle.options(method_name="tokenize", **generators),
-            describe=handle.options(method_name="describe", **plain),
-        )
+        by_value = handle.options(stream=True, _by_reference=False, **plain)
+        by_reference = handle.options(stream=True, _by_reference=True, **plain)
+        self._answer = {
+            False: by_value.options(method_name="answer"),
+            True: by_reference.options(method_name="answer"),
+        }
+        self._stream = {
+            False: by_value.options(method_name="stream"),
+            True: by_reference.options(method_name="stream"),
+        }
+        self._tokenize = by_reference.options(method_name="tokenize")
+        self.describe = handle.options(method_name="describe", **plain)
+
+    def answer(self, request: GenerationRequest) -> DeploymentResponseGenerator[Any]:
+        is_long = request.sampling.num_answers > 1 or request.sampling.num_logprobs is not None
+        return self._answer[is_long or _is_large(request)].remote(request)
+
+    def stream(
+        self, request: GenerationRequest, encoder: EventEncoder, address: Address
+    ) -> DeploymentResponseGenerator[Any]:
+        return self._stream[_is_large(request)].remote(request, encoder, address)
+
+    def tokenize(self, request: GenerationRequest) -> DeploymentResponseGenerator[Any]:
+        return self._tokenize.remote(request)
+
+
+def _is_large(request: GenerationRequest) -> bool:
+    if sum(len(picture.rgb) for picture in request.pictures) > _MOST_BY_VALUE:
+        return True
+    return len(pickle.dumps(request, pickle.HIGHEST_PROTOCOL)) > _MOST_BY_VALUE
 
 
 class _Call:

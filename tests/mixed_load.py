@@ -61,7 +61,7 @@ def _text_of(response: httpx.Response) -> tuple[str, str | None]:
     if not response.headers["content-type"].startswith("text/event-stream"):
         body = response.json()
         return body["choices"][0]["message"]["content"] if "choices" in body else body["data"][0]["caption"], None
-    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line]
+    lines = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
     if not lines or lines[-1] != "[DONE]":
         return "", json.loads(lines[-1])["error"]["code"] if lines and "error" in lines[-1] else "cut stream"
     events = [json.loads(line) for line in lines[:-1]]

@@ -16,6 +16,7 @@ import httpx
 import psutil
 import pytest
 
+from tests.pictures import data_uri, png
 from tests.service import RunningService, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -100,6 +101,34 @@ def words(number: int, num_words: int = 30) -> list[str]:
 def replicas(service: RunningService, name: str) -> list[psutil.Process]:
     found = psutil.Process(service.process.pid).children(recursive=True)
     return [process for process in found if f"ServeReplica:{name}:" in " ".join(process.cmdline())]
+
+
+@pytest.mark.parametrize("lane", ["", "/models/rapid"])
+async def test_what_is_larger_than_a_grpc_message_arrives_whole(
+    streams: tuple[str, RunningService], lane: str
+) -> None:
+    """Pixels, a prompt, and an answer of more than the 4 MiB that Ray Serve's replicas take by default."""
+    _, service = streams
+    picture = {"type": "image_url", "image_url": {"url": data_uri(png("red", "circle", size=(3000, 2000)))}}
+    prompt = {"type": "text", "text": "!echo " + "word " * 1_000_000}
+    bodies: list[dict[str, Any]] = [
+        {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": "!echo one two"}]}]},
+        {"messages": [{"role": "user", "content": [prompt]}], "max_tokens": 2},
+    ]
+    async with client_of(service) as client:
+        for body in bodies:
+            assert (await ask(client, lane, body))["usage"]["completion_tokens"] == 2
+            answer = await client.post(f"{lane}/v1/chat/completions", json=body | {"model": "rapid", "stream": True})
+            assert answer.text.endswith("data: [DONE]\n\n"), answer.text[-300:]
+        answer_of_many = bodies[1] | {"max_tokens": 50_000, "logprobs": True}
+        assert (await ask(client, lane, answer_of_many))["usage"]["completion_tokens"] == 50_000
+
+
+async def ask(client: httpx.AsyncClient, lane: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = await client.post(f"{lane}/v1/chat/completions", json=body | {"model": "rapid"})
+    assert answer.status_code == 200, answer.text[:300]
+    told: dict[str, Any] = answer.json()
+    return told
 
 
 @pytest.mark.parametrize("lane", ["", "/models/paced"])
