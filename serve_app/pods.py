@@ -6,6 +6,7 @@ KubeRay adds what starts Ray itself (command, shared memory, addresses, the toke
 from dataclasses import dataclass
 from typing import Any
 
+from serve_app.serve_settings import SERVE_SETTINGS
 from serve_app.worker_groups import WorkerGroup
 
 USER_ID = 1000  # the Dockerfile's
@@ -114,6 +115,7 @@ def _container(name: str, options: PodOptions, resources: dict[str, Any]) -> dic
             {"name": "HOME", "value": HOME},
             {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"},  # else Ray tells its makers about the cluster
             PACKING,
+            *({"name": name, "value": value} for name, value in SERVE_SETTINGS.items()),
             {"name": "HF_HOME", "value": f"{HOME}/cache/huggingface"},
             {"name": "SERVE_APP_CACHE", "value": f"{HOME}/cache/serve_app"},
             *(

@@ -20,6 +20,7 @@ from serve_app.errors import ServiceError
 from serve_app.manifest import ManifestOptions
 from serve_app.metrics.specs import METRICS
 from serve_app.pods import HOME, USER_ID
+from serve_app.serve_settings import SERVE_SETTINGS
 from tests.kubernetes_schema import mistakes, part, ray_service_schema
 
 ROOT = Path(__file__).parent.parent
@@ -51,6 +52,16 @@ def test_the_production_example_is_what_it_says() -> None:
     assert len([m for m in models if "caption" in m.tasks]) == 2
     assert [m.tensor_parallel_size for m in models if m.num_ranks > 1] == [2]
     assert [m.num_gpus for m in models if m.num_gpus < 1] == [0.5]
+
+
+def test_every_way_to_start_ray_has_the_same_settings() -> None:
+    exported = dict(re.findall(r"^export (\w+)=(.*)$", (CLUSTER / "ray_env.sh").read_text(), re.MULTILINE))
+    assert exported == {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", **SERVE_SETTINGS}
+    starts = re.findall(r".*ray start.*", (CLUSTER / "ray_up.yaml").read_text())
+    assert len(starts) == 2
+    assert all(". ~/serve_app/cluster/ray_env.sh; ~/serve_app/.venv/bin/ray start" in line for line in starts)
+    told = (ROOT / "docs" / "operations.md").read_text()
+    assert all(f"| `{name}` | `{value}` |" in told for name, value in SERVE_SETTINGS.items())
 
 
 def test_the_manifest_is_that_of_the_config() -> None:

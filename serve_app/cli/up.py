@@ -18,19 +18,11 @@ import typer
 from serve_app.cli.errors import FAILED, INTERRUPTED, USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL
 from serve_app.errors import ConfigError
+from serve_app.serve_settings import SERVE_SETTINGS
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "serve_config.yaml"
 PLAYGROUND = "serve_app.app:build_playground"
 DEMO_ON_VLLM = DEMO_CONFIG.with_suffix(".vllm.yaml")
-
-_RAY_DEFAULTS = {
-    "RAY_worker_niceness": "0",  # Ray's 15 lets any other program starve the replicas
-    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",  # Ray's own metrics; it has 100
-    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # Ray's 0.1 takes 5 % of a core at rest
-    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # with Ray's 10 a dead proxy is missed for 20
-    "RAY_SERVE_PROXY_USE_GRPC": "1",  # to the ingress: cheaper than Ray tasks
-    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # bytes, for a whole answer; Ray has 4 MiB
-}
 
 
 class DemoEngine(StrEnum):
@@ -196,7 +188,8 @@ def _is_loopback(host: str) -> bool:
 
 def set_ray_defaults() -> None:
     """Before Ray is imported: it reads its environment then, and what is set there already stands."""
-    for name, value in _RAY_DEFAULTS.items():
+    # Ray's niceness of 15 lets any other program starve the replicas.
+    for name, value in {"RAY_worker_niceness": "0", **SERVE_SETTINGS}.items():
         os.environ.setdefault(name, value)
     if (Path.home() / ".ray" / "auth_token").exists():  # left by Ray's own start; a cluster closed with it wants it
         os.environ.setdefault("RAY_AUTH_MODE", "token")

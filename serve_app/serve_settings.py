@@ -1,0 +1,12 @@
+"""What Ray Serve reads in its environment where Ray starts, as this service wants it. docs/operations.md says why.
+
+`serve-app up` and the KubeRay manifest set it; `cluster/ray_env.sh` does for plain machines.
+"""
+
+SERVE_SETTINGS = {
+    "RAY_SERVE_PROXY_USE_GRPC": "1",  # to the ingress: cheaper than Ray tasks
+    "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1),  # bytes, for a whole answer; Ray has 4 MiB
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # Ray's 0.1 takes 5 % of a core at rest
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",  # of Ray Serve's own metrics; Ray has 100
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # with Ray's 10 a dead proxy is missed for 20
+}
