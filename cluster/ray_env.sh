@@ -1,4 +1,4 @@
-# What Ray reads in its environment where it starts (docs/operations.md says why); ray_up.yaml has every machine source it.
+# What Ray reads in its environment where it starts; docs/operations.md says why. Every machine of ray_up.yaml sources it.
 export RAY_AUTH_MODE=token
 export RAY_USAGE_STATS_ENABLED=0
 export RAY_SERVE_PROXY_USE_GRPC=1

@@ -118,7 +118,7 @@ class ImageFetcher:
             force_close=True,
         )
         # aiohttp has no public place for it
-        connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+        connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # private
         return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `fetch` holds the one deadline

@@ -85,7 +85,9 @@ class Replica:
                 raise
             except Exception as exc:  # an engine boundary: what its libraries raise means nothing elsewhere
                 logger.exception("model %s: request %s failed", request.model, request.id)
-                raise EngineFailed(f"model '{request.model}' failed on this request: its log says why") from exc
+                raise EngineFailed(
+                    f"model '{request.model}' failed on this request: send it again; the replica's log says why"
+                ) from exc
             if not begun or num_ended != len(begun):
                 raise EngineFailed(f"model '{request.model}' stopped in the middle of its answer: send it again")
 

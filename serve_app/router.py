@@ -46,9 +46,7 @@ logger = logging.getLogger("serve_app")
 
 WARM_UP_RETRY_AFTER_S = 10.0
 ENGINE_GRACE_S = 2.0  # the engine ends its own late requests; past this the router does
-_MOST_BY_VALUE = (
-    1_000_000  # bytes of a request; a replica's gRPC server takes 4 MiB, unless its environment says more
-)
+_MOST_BY_VALUE = 1_000_000  # bytes of a request; by default a replica's gRPC server takes 4 MiB
 
 
 class Models(Protocol):
@@ -195,8 +193,8 @@ class Router:
             return ModelNotReady(f"model '{model}' has no replica that can serve", "model", 5.0)
         if isinstance(cause, RayActorError | OutOfMemoryError | RequestCancelledError | AioRpcError):
             return self._died(model)
-        logger.error("model %s: an error that no class names: %r", model, cause)
-        return EngineFailed(f"model '{model}' failed on this request: its log says why")
+        logger.error("model %s: a request failed on its way to a replica or back: %r", model, cause)
+        return EngineFailed(f"model '{model}' couldn't be asked: try again; the ingress's log says why")
 
 
 class _Methods:

@@ -73,7 +73,7 @@ def test_failures_count_as_done_unless_they_are_to_be_tried_again(tmp_path: Path
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.name)
 def test_a_block_has_its_reference_three_services_and_one_haproxy(block: object) -> None:
-    systems = [SYSTEMS[name] for name in block.systems]  # type: ignore[attr-defined]
+    systems = [SYSTEMS[name] for name in block.systems]  # type: ignore[attr-defined]  # a Block
     services = {system.service for system in systems}
     assert systems[0].name == REFERENCE
     assert len(services) <= MAX_RESIDENT

@@ -9,6 +9,7 @@ from benchmarks.serving.cells import Cell, Key
 from benchmarks.serving.figures import (
     FIGURES,
     MAIN_FIGURES,
+    Figure,
     compared,
     same_answers,
     serving_cpu_s,
@@ -49,7 +50,7 @@ def cell(
     )
 
 
-def figure(name: str):  # type: ignore[no-untyped-def]
+def figure(name: str) -> Figure:
     return next(one for one in FIGURES if one.name == name)
 
 

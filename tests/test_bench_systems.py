@@ -116,7 +116,7 @@ def test_pictures_go_as_data_as_files_and_by_address(tmp_path: Path) -> None:
     shelf = PictureShelf(tmp_path, "http://127.0.0.1:18990")
 
     def body(way: str) -> bytes:
-        load = Load("demo", 1, 1, 48, False, PictureKind("0.3mp", way))  # type: ignore[arg-type]
+        load = Load("demo", 1, 1, 48, False, PictureKind("0.3mp", way))  # type: ignore[arg-type]  # a Way
         (call,) = Calls(load, "http://127.0.0.1:18000", [], shelf).take(1)
         assert call.num_wanted is None
         return call.body

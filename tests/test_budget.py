@@ -30,7 +30,7 @@ class Link:
 
 
 def a_key(**limits: int) -> Key:
-    return Key(name="k", id="k", **limits)  # type: ignore[arg-type]
+    return Key(name="k", id="k", **limits)  # type: ignore[arg-type]  # whichever limits
 
 
 async def passed(budgets: list[Budget], key: Key, num_requests: int) -> int:

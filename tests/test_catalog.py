@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from ray.serve._private.common import ReplicaState
@@ -16,11 +16,13 @@ from ray.serve.schema import (
 )
 
 from serve_app import cluster
-from serve_app.api.lane import ModelEntry, State
+from serve_app.api.lane import Lane, ModelEntry, State
 from serve_app.catalog import Catalog
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
 from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
+from serve_app.http_config import HttpConfig
+from serve_app.keys import Key
 from serve_app.messages import ModelDescription
 from serve_app.serve_states import STARTING, last_line, model_state
 
@@ -112,6 +114,16 @@ def test_pictures_go_to_the_first_model_that_takes_them() -> None:
     assert catalog_of(CHAT, unknown, BOTH).choose(None, "chat", with_pictures=True).name == "new"
     assert catalog_of(CHAT).choose(None, "chat", with_pictures=True).name == "talk"  # whose refusal says why
     assert catalog_of(CHAT, BOTH).choose("talk", "chat", with_pictures=True).name == "talk"
+
+
+def test_a_key_gets_the_first_of_its_own_models_that_takes_pictures() -> None:
+    other = replace(BOTH, name="see-too")
+    catalog, nothing = catalog_of(CHAT, BOTH, other), cast(Any, None)  # what choosing doesn't touch
+    lane = Lane(HttpConfig(), catalog, *[nothing] * 9)
+    key = Key("k", "0", models=frozenset({"talk", "see-too"}))
+    assert lane.choose(None, "chat", key).name == "talk"
+    assert lane.choose(None, "chat", key, with_pictures=True).name == "see-too"
+    assert lane.choose("tgi", "chat", None, with_pictures=True).name == "see"
 
 
 def test_what_cannot_be_chosen_says_why() -> None:

@@ -59,7 +59,7 @@ def test_every_way_to_start_ray_has_the_same_settings() -> None:
     assert exported == {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0", **SERVE_SETTINGS}
     starts = re.findall(r".*ray start.*", (CLUSTER / "ray_up.yaml").read_text())
     assert len(starts) == 2
-    assert all(". ~/serve_app/cluster/ray_env.sh; ~/serve_app/.venv/bin/ray start" in line for line in starts)
+    assert all("ray_env.sh && ~/serve_app/.venv/bin/ray start" in line for line in starts)
     told = (ROOT / "docs" / "operations.md").read_text()
     assert all(f"| `{name}` | `{value}` |" in told for name, value in SERVE_SETTINGS.items())
 

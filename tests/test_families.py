@@ -44,7 +44,7 @@ SENT: dict[str, dict[str, str]] = {
 
 
 def prompt(family: str, **wish: object) -> str:
-    return worded(FAMILIES[family], replace(Wish(), **wish)).prompt  # type: ignore[arg-type]
+    return worded(FAMILIES[family], replace(Wish(), **wish)).prompt  # type: ignore[arg-type]  # whichever fields
 
 
 def test_the_demo_model_was_trained_on_the_prompts_that_are_sent() -> None:

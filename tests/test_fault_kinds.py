@@ -450,6 +450,11 @@ async def test_scale_down_lets_running_streams_end(service: RunningService, clie
     await expect_good(client, "elastic")
 
 
+async def both_replaced(service: RunningService, role: str, old: set[int]) -> None:
+    await until(lambda: len(pids(service, role) - old) == 2, f"{role} was never replaced")
+    await until(lambda: not pids(service, role) & old, f"{role} never ended")
+
+
 async def test_an_update_of_a_model_and_the_ingress_under_load_fails_no_request(
     service: RunningService, client: httpx.AsyncClient
 ) -> None:
@@ -470,8 +475,7 @@ async def test_an_update_of_a_model_and_the_ingress_under_load_fails_no_request(
     environment = {**os.environ, "RAY_AUTH_MODE": "token"}  # as a cluster that `serve-app up` starts wants it
     await asyncio.to_thread(serve_deploy, edited, found[1], environment)
     for role, old in before.items():
-        await until(lambda role=role, old=old: len(pids(service, role) - old) == 2, f"{role} was never replaced")  # type: ignore[misc]
-        await until(lambda role=role, old=old: not pids(service, role) & old, f"{role} never ended")  # type: ignore[misc]
+        await both_replaced(service, role, old)
     is_over = True
     await asyncio.gather(*clients)
     print(f"{len(answers)} requests during the update")

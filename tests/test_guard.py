@@ -110,7 +110,9 @@ def service(keys_file: Path, proxy: str) -> Iterator[RunningService]:
         yield running
 
 
-def ask(service: RunningService, text: str, key: str = "alice", lane: str = "", **more: Any) -> httpx.Response:
+def ask(
+    service: RunningService, text: str | list[dict[str, Any]], key: str = "alice", lane: str = "", **more: Any
+) -> httpx.Response:
     """One request on a connection of its own, so that either ingress replica may get it."""
     headers = more.pop("headers", {}) | bearer(key)
     body = {"model": "script", "messages": [{"role": "user", "content": text}], **more}
@@ -197,10 +199,10 @@ def test_a_limit_holds_over_both_replicas_and_the_direct_lane(service: RunningSe
 def test_pictures_and_tokens_are_limited_too(service: RunningService) -> None:
     picture = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
     part = {"type": "image_url", "image_url": {"url": picture}}
-    content = [part, {"type": "text", "text": "hi"}]
-    assert ask(service, content, "pictures").status_code == 200  # type: ignore[arg-type]
-    assert ask(service, content * 2, "pictures").status_code == 200  # type: ignore[arg-type]
-    assert error_of(ask(service, content, "pictures")) == (429, "rate_limit_exceeded")  # type: ignore[arg-type]
+    content: list[dict[str, Any]] = [part, {"type": "text", "text": "hi"}]
+    assert ask(service, content, "pictures").status_code == 200
+    assert ask(service, content * 2, "pictures").status_code == 200
+    assert error_of(ask(service, content, "pictures")) == (429, "rate_limit_exceeded")
     assert ask(service, "!echo no picture", "pictures").status_code == 200
     answers = [ask(service, "!tokens 60", "tokens") for _ in range(4)]  # the tokens of one are a moment on their way
     assert answers[0].status_code == 200

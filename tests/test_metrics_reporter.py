@@ -139,7 +139,7 @@ async def test_stopping_lets_a_push_under_way_end() -> None:
 
 
 async def test_a_reporter_that_never_started_stops() -> None:
-    await Reporter(CollectorRegistry(), SOURCE, well).stop()  # type: ignore[arg-type]
+    await Reporter(CollectorRegistry(), SOURCE, well).stop()  # type: ignore[arg-type]  # never called
 
 
 def test_a_snapshot_has_every_sample_and_is_small() -> None:

@@ -85,7 +85,7 @@ def test_two_ingresses_and_three_replicas_are_one_summary(clock: Clock, sidecar:
             pass
     for num, replica in enumerate(replicas, start=1):
         replica.generate(10 * num)
-        replica.metrics.watch_queue("demo", lambda num=num: num)  # type: ignore[misc]
+        replica.metrics.watch_queue("demo", lambda num=num: num)  # type: ignore[misc]  # a lambda with a default
     with suppress(asyncio.CancelledError), replicas[0].metrics.generation("demo") as generation:
         generation.chunk(Chunk("a", 4, 10))
         raise asyncio.CancelledError

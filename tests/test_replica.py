@@ -77,3 +77,16 @@ async def test_an_engine_that_returns_in_mid_answer_has_failed(text: str) -> Non
     request = GenerationRequest("id", "m", (Message("user", (Text(text),)),), Sampling(), timeout_s=10)
     with pytest.raises(EngineFailed, match="in the middle of its answer"):
         await replica.answer(request)
+
+
+async def test_what_an_engines_libraries_raise_is_told_as_the_models_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = scripted()
+    replica = Replica("m", config, ScriptedEngine(config), Metrics(CollectorRegistry(), models=["m"]))
+    await replica.start()
+    request = GenerationRequest("r1", "m", (Message("user", (Text("!nonsense foreign"),)),), Sampling(), timeout_s=10)
+    with pytest.raises(EngineFailed, match=r"model 'm' failed .* send it again; the replica's log says why"):
+        await replica.answer(request)
+    assert "model m: request r1 failed" in caplog.text
+    assert "Traceback" in caplog.text

@@ -62,7 +62,7 @@ def test_events_are_cut_right_however_the_network_cuts_them() -> None:
     sent = [(rng.randrange(3), bytes([rng.randrange(256)]) * rng.randrange(40)) for _ in range(300)]
     data = b"".join(_HEADER.pack(stream, len(event)) + event for stream, event in sent)
     received: dict[int, list[bytes]] = {0: [], 1: []}  # nobody reads stream 2: its client has left
-    streams = {number: IncomingStream(None, got.append) for number, got in received.items()}  # type: ignore[arg-type]
+    streams = {number: IncomingStream(None, got.append) for number, got in received.items()}  # type: ignore[arg-type]  # no address
     receiver = _Receiver(streams, set())
     while data:
         size = rng.randint(1, 30)
@@ -158,7 +158,7 @@ async def test_an_ingress_that_does_not_read_costs_bounded_memory(monkeypatch: p
             outlet = await outlets.open(incoming.address)
             outlet.write(b"x")
             await incoming.completed(1)
-            transport = incoming.connection.transport  # type: ignore[attr-defined]
+            transport = incoming.connection.transport  # type: ignore[attr-defined]  # a receiver
             transport.pause_reading()
             while not outlet.lost.done():
                 outlet.write(bytes(100_000))

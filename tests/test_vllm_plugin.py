@@ -11,7 +11,7 @@ from serve_app.engines import vllm_plugin
 def log(logger: logging.Logger, error: Exception) -> None:
     try:
         raise error
-    except Exception:
+    except Exception:  # whatever it is: what matters is that it was raised
         logger.exception("EngineCore failed to start.")
 
 

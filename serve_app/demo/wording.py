@@ -59,7 +59,7 @@ def _corpus(seed: int, count: int) -> Iterator[str]:
         scenes = [random_scene(rng) for _ in range(2)]
         for dialogue in (
             about_one_picture(0, scenes[0], rng),
-            random_dialogue(lambda scenes=scenes: (1, scenes[1]), rng),  # type: ignore[misc]
+            random_dialogue(lambda scenes=scenes: (1, scenes[1]), rng),  # type: ignore[misc]  # a lambda with a default
         ):
             for message in dialogue.messages:
                 yield "".join(part for part in message.parts if isinstance(part, str))
