@@ -26,6 +26,7 @@ from serve_app.api.requests import cancel_request
 from serve_app.api.tgi import TGI_ROUTES
 from serve_app.api.tgi_answer import TGI
 from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
+from serve_app.plain_path import PlainPath
 from serve_app.strict import nearest_hint
 
 
@@ -100,7 +101,7 @@ def create_app(lane: Lane) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        middleware=_cors(lane.config.cors_origins),
+        middleware=[Middleware(PlainPath), *_cors(lane.config.cors_origins)],
         lifespan=lifespan,
         exception_handlers={HTTPException: _http_error, Exception: _unexpected_error},
     )

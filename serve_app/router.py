@@ -163,7 +163,8 @@ class Router:
                 WARM_UP_RETRY_AFTER_S,
             )
         return DeadlineExceeded(
-            f"no answer within {request.timeout_s:.0f} s: ask for fewer tokens or try again later"
+            f"model '{request.model}' gave no answer within {request.timeout_s:.0f} s: "
+            "ask for fewer tokens or try again later"
         )
 
     async def _methods(self, model: str) -> "_Methods":

@@ -102,6 +102,16 @@ def own_lane(folder: Path, model: ModelConfig | None = None, **http: Any) -> Ite
         thread.join()
 
 
+@contextmanager
+def lane_client(folder: Path, model: ModelConfig | None = None) -> Iterator[httpx.Client]:
+    """A client with the key of all rights at a lane of its own."""
+    with (
+        own_lane(folder, model) as url,
+        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
+    ):
+        yield client
+
+
 async def _serve(server: uvicorn.Server, keys_file: Path, model: ModelConfig, http: dict[str, Any]) -> None:
     """All on one event loop, as in a replica: an engine belongs to the loop that it was started on."""
     metrics = Metrics(CollectorRegistry(), [MODEL])

@@ -11,7 +11,7 @@ from PIL import Image
 from serve_app.api.caption_answer import Asked, CaptionEvents, tags_of
 from serve_app.families import FAMILIES
 from serve_app.messages import Chunk
-from tests.own_lane import MODEL, bearer, own_lane, scripted
+from tests.own_lane import MODEL, bearer, lane_client, scripted
 from tests.pictures import b64, encode
 
 PICTURE = encode(Image.new("RGB", (4, 4), "red"))
@@ -21,19 +21,13 @@ SCHEMA = {"type": "object", "properties": {"caption": {"type": "string"}}}
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        own_lane(tmp_path_factory.mktemp("lane"), scripted(family="joycaption")) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("lane"), scripted(family="joycaption")) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def kosmos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        own_lane(tmp_path_factory.mktemp("kosmos"), scripted(family="kosmos2")) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("kosmos"), scripted(family="kosmos2")) as client:
         yield client
 
 

@@ -9,7 +9,7 @@ import openai
 import pytest
 
 from tests.malformed_json import NO_OBJECTS
-from tests.own_lane import MODEL, bearer, own_lane
+from tests.own_lane import MODEL, bearer, lane_client
 from tests.pictures import data_uri, png
 from tests.test_malformed import check_error, check_serves_on
 from tests.tgi_page import mistakes
@@ -148,10 +148,7 @@ def test_a_bad_picture_in_the_prompt_is_refused(client: openai.OpenAI, prompt: s
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        own_lane(tmp_path_factory.mktemp("lane")) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("lane")) as client:
         yield client
 
 

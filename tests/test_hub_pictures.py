@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from serve_app.config import ModelConfig
-from tests.own_lane import MODEL, bearer, own_lane
+from tests.own_lane import MODEL, bearer, lane_client
 from tests.pictures import b64, png, says
 from tests.test_malformed_tgi import check, check_serves_on
 from tests.tgi_page import mistakes
@@ -27,10 +27,7 @@ def client(demo_lane: str) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        own_lane(tmp_path_factory.mktemp("lane")) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("lane")) as client:
         yield client
 
 
@@ -135,10 +132,7 @@ def test_what_is_wrong_is_named(script: httpx.Client, body: dict[str, Any], says
 
 def test_a_model_that_reads_text_only_says_so(tmp_path: Any) -> None:
     model = ModelConfig(source="none", engine="scripted", tasks=("chat",), engine_args={"takes_pictures": False})
-    with (
-        own_lane(tmp_path, model) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path, model) as client:
         refused = check(client.post("/", json={"inputs": {"question": ASKED, "image": RED}}), 422, "validation")
         assert f"inputs.image: model '{MODEL}' reads text only" in refused
         assert "doesn't do caption" in check(client.post("/", json={"inputs": RED}), 422, "validation")

@@ -12,7 +12,7 @@ from serve_app.api.tgi_answer import TGI
 from serve_app.errors import ServeAppError, concrete_errors
 from tests.malformed_json import NO_OBJECTS, Case
 from tests.malformed_tgi import tgi_cases
-from tests.own_lane import MODEL, SCRIPTED, as_bytes, bearer, own_lane
+from tests.own_lane import MODEL, SCRIPTED, as_bytes, bearer, lane_client
 from tests.test_malformed import OUR_INSIDES
 from tests.tgi_page import mistakes
 
@@ -22,10 +22,7 @@ POSTS = ("/", "/generate", "/generate_stream", "/invocations", "/tokenize", "/ch
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        own_lane(tmp_path_factory.mktemp("lane")) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("lane")) as client:
         yield client
 
 
@@ -123,10 +120,7 @@ def test_every_error_has_a_status_and_a_type_here(error: type[ServeAppError]) ->
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """A model with two adapters, one of which is called what others call the default."""
     model = SCRIPTED.model_copy(update={"adapters": {"pirate": "none", "tgi": "none"}})
-    with (
-        own_lane(tmp_path_factory.mktemp("lane"), model) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("lane"), model) as client:
         yield client
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.malformed_captions import CAPTIONS, PICTURE
 from tests.malformed_json import CHAT, COMPLETIONS
-from tests.own_lane import bearer, own_lane
+from tests.own_lane import lane_client
 from tests.test_malformed import check_error, check_serves_on
 from tests.test_malformed_tgi import check as check_tgi_error
 
@@ -111,10 +111,7 @@ def change(body: dict[str, Any], data: st.DataObject) -> None:
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with (
-        own_lane(tmp_path_factory.mktemp("lane")) as url,
-        httpx.Client(base_url=url, trust_env=False, timeout=60, headers=bearer("all")) as client,
-    ):
+    with lane_client(tmp_path_factory.mktemp("lane")) as client:
         yield client
 
 

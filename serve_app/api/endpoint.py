@@ -108,8 +108,9 @@ class Endpoint:
         except TimeoutError as exc:
             if not limit.expired():
                 raise
+            by = f" by model '{exchange.model}'" if exchange.model else ""
             raise DeadlineExceeded(
-                f"not done within {exchange.timeout_s:g} s: ask for less, or read the answer faster"
+                f"not done{by} within {exchange.timeout_s:g} s: ask for less, or read the answer faster"
             ) from exc
 
     async def _refused(self, exchange: Exchange, error: ServeAppError) -> str:

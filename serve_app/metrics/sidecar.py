@@ -27,6 +27,7 @@ from serve_app.metrics import specs
 from serve_app.metrics.exposition import Exposition
 from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole
 from serve_app.metrics.summary import CountKey, Recent, Tally, Values, counts_of, increments, summarize
+from serve_app.plain_path import PlainPath
 
 # A full vLLM registry is about 1,500 samples; what is far beyond has a label that shouldn't be one.
 MAX_SAMPLES = 50_000
@@ -187,8 +188,7 @@ def _exported(heard: _Heard) -> tuple[MetricSnapshot, ...]:
 def create_metrics_app(sidecar: Sidecar, keys: Keyring) -> Starlette:
     """The sidecar's HTTP side: `/` is Prometheus or OpenMetrics text as `Accept` asks, `/summary` JSON.
 
-    Where there are `keys`, an administrator's is needed. Mounted under a prefix it answers the bare prefix too,
-    without a redirect.
+    Where there are `keys`, an administrator's is needed.
     """
 
     async def metrics(request: Request) -> Response:
@@ -200,7 +200,7 @@ def create_metrics_app(sidecar: Sidecar, keys: Keyring) -> Starlette:
         return JSONResponse(sidecar.summary(), headers={"cache-control": "no-store"})
 
     routes = [Route("/", metrics), Route("/summary", summary)]
-    return Starlette(routes=routes, middleware=[Middleware(_BarePrefix), Middleware(_AdminsOnly, keys=keys)])
+    return Starlette(routes=routes, middleware=[Middleware(PlainPath), Middleware(_AdminsOnly, keys=keys)])
 
 
 class _AdminsOnly:
@@ -219,16 +219,4 @@ class _AdminsOnly:
             except RequestError as error:
                 await JSONResponse(error_json(error), error.status)(scope, receive, send)
                 return
-        await self._app(scope, receive, send)
-
-
-class _BarePrefix:
-    """Makes `/metrics` mean `/metrics/` where the app is mounted there: routes have to begin with a slash."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] == scope.get("root_path", ""):
-            scope = {**scope, "path": scope["path"] + "/"}
         await self._app(scope, receive, send)
