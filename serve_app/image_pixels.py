@@ -34,6 +34,9 @@ _TURNS: Final = {  # EXIF orientation to what sets it upright
 }
 _ORIENTATION: Final = 0x0112
 
+# Up to this multiple of its `size` a picture with an `edge` isn't resized: bytes are cheaper than a filter here.
+_LEFT_ALONE: Final = 1.5
+
 
 def plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> Picture:
     """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small picture."""
@@ -43,8 +46,10 @@ def plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> 
     image.load()
     orientation, profile = _orientation(image), image.info.get("icc_profile")
     small = _eight_bit(image)
-    if small.size != size:
+    if edge is None and small.size != size:
         small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    elif max(small.size) > min(config.max_edge_px, _LEFT_ALONE * max(size)):
+        small = small.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     rgb = _opaque(small, profile, config.background)
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])

@@ -105,7 +105,7 @@ class ImageGate:
     async def load(self, source: ImageSource, param: str, edge: PictureEdge | None = None) -> Picture:
         """The picture, upright, opaque, sRGB, its longest edge at most `max_edge_px`; of an animation, frame one.
 
-        With `edge`, to which its reader will shrink it anyway, it comes at twice that size at most.
+        With `edge`, to which its reader will shrink it anyway, it comes at three times that size at most.
 
         `param` names the request's field in errors: `InvalidImage`, `ImageTooLarge`, and for URLs
         `ImageUrlRefused` and `ImageFetchFailed`. Cancelling ends a fetch, and lets a decode that runs finish
