@@ -9,13 +9,15 @@ from torch import nn
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from serve_app.demo import CHECKPOINT
-from serve_app.demo.dialogues import Dialogue, about_one_picture
+from serve_app.demo.architecture import NUM_IMAGE_TOKENS, PATCHES_PER_SIDE
+from serve_app.demo.dialogues import Dialogue, Message, about_one_picture
 from serve_app.demo.drawing import render
 from serve_app.demo.learning import answer_logits, normalized, patch_features, prepare, right_branches
-from serve_app.demo.packing import Packer
+from serve_app.demo.looking import HEAD, Looking
+from serve_app.demo.packing import Batch, Packer
 from serve_app.demo.patch_embedding import PatchProduct, whiten
-from serve_app.demo.pictures import processed_pixels
-from serve_app.demo.scenes import Scene, random_scene
+from serve_app.demo.pictures import encode_scene, processed_pixels
+from serve_app.demo.scenes import Scene, Shape, random_scene
 
 SCENES = 6
 
@@ -111,3 +113,34 @@ def test_whitened_patches_are_uncorrelated(pixels: torch.Tensor) -> None:
     strengths = covariance.diagonal()
     assert strengths.max() < 2 * strengths.min(), "all directions are seen alike"
     assert torch.allclose(covariance, torch.diag(strengths), atol=1e-4)
+
+
+def test_words_are_trained_to_look_at_what_they_name(tokenizer: PreTrainedTokenizerFast) -> None:
+    scene = Scene((Shape("circle", "red", "large", 0), Shape("star", "blue", "large", 8)), "white")
+    covering = np.zeros((PATCHES_PER_SIDE, PATCHES_PER_SIDE), np.int8)
+    covering[:2, :2], covering[-2:, -2:] = 1, 2
+    first, last = 0, NUM_IMAGE_TOKENS - 1  # the image tokens that show them
+    pictures = encode_scene(scene)[None], covering.reshape(1, -1)
+    packer = Packer(tokenizer, 200)
+    looking = Looking(tokenizer, packer.image)
+
+    def batch_of(*asked: str) -> Batch:
+        dialogues = [Dialogue((Message("user", (0, text)), Message("assistant", ("Yes.",)))) for text in asked]
+        return packer.batch([packer.about_picture(dialogues)])
+
+    batch = batch_of("Where is the star?", "Is there a heart?", "Hello")
+    (image,) = torch.nonzero(batch.tokens[0] == packer.image, as_tuple=True)
+
+    def loss(star: int, heart: int | None) -> float:
+        """Where these words look at these image tokens; None at the row's first token."""
+        attention = torch.zeros(1, 4, *batch.mask.shape[-2:])
+        for word, seen in (("star", star), ("heart", heart)):
+            (position,) = torch.nonzero(batch.tokens[0] == tokenizer.encode(f" {word}")[-1]).flatten()
+            attention[0, HEAD, position, 0 if seen is None else image[seen]] = 1
+        return float(looking.loss(attention, batch, *pictures))
+
+    assert loss(star=last, heart=None) == pytest.approx(0, abs=1e-4)
+    assert loss(star=first, heart=None) > 1, "a circle is there"
+    assert loss(star=last, heart=first) > 1, "no heart is anywhere"
+    nothing = batch_of("Hello")
+    assert float(looking.loss(torch.zeros(1, 4, *nothing.mask.shape[-2:]), nothing, *pictures)) == 0

@@ -15,7 +15,7 @@ from transformers import Idefics3ForConditionalGeneration, PreTrainedTokenizerFa
 from serve_app.demo.architecture import PATCHES_PER_SIDE, SHUFFLE
 from serve_app.demo.scenes import BACKGROUNDS, COLORS, KINDS, PLACES, SIZES
 
-_MAX_SHAPES = 3
+MAX_SHAPES = 3
 _NOTHING = " shapes"  # what a picture without any is asked about, and told to lack
 # How much of a token's target the words of each property are; kinds are the hardest to learn.
 _SHARES = {"kind": 0.4, "color": 0.3, "size": 0.15, "place": 0.15}
@@ -40,7 +40,7 @@ class Alignment:
 
     def targets(self, scenes: np.ndarray, covering: np.ndarray) -> Tensor:
         """(pictures, image tokens, vocabulary), each a distribution, from the arrays of `pictures.py`."""
-        shapes = torch.from_numpy(scenes[:, 1:].reshape(len(scenes), _MAX_SHAPES, 4).astype(np.int64)).clamp(min=0)
+        shapes = torch.from_numpy(scenes[:, 1:].reshape(len(scenes), MAX_SHAPES, 4).astype(np.int64)).clamp(min=0)
         of_shapes = (
             _SHARES["kind"] * self._kinds[shapes[..., 0]]
             + _SHARES["color"] * self._colors[shapes[..., 1]]
@@ -49,7 +49,7 @@ class Alignment:
         )
         backgrounds = torch.from_numpy(np.where(scenes[:, 0] < 0, len(BACKGROUNDS), scenes[:, 0]).astype(np.int64))
         choices = torch.cat([self._backgrounds[backgrounds][:, None], of_shapes], dim=1)  # (pictures, 1 + shapes, …)
-        shown = torch.from_numpy(_shown(covering))
+        shown = torch.from_numpy(shown_by_token(covering))
         return choices[torch.arange(len(scenes))[:, None], shown]
 
     def loss(
@@ -62,11 +62,11 @@ class Alignment:
         return -(self.targets(scenes, covering) * said).sum(-1).mean()
 
 
-def _shown(covering: np.ndarray) -> np.ndarray:
-    """For each image token 0, or 1 + the index of the shape that covers most of its patches."""
+def shown_by_token(covering: np.ndarray) -> np.ndarray:
+    """(pictures, image tokens): 0, or 1 + the index of the shape that covers most of the token's patches."""
     tokens_per_side = PATCHES_PER_SIDE // SHUFFLE
     blocks = covering.reshape(len(covering), tokens_per_side, SHUFFLE, tokens_per_side, SHUFFLE)
     patches = blocks.transpose(0, 1, 3, 2, 4).reshape(len(covering), tokens_per_side**2, SHUFFLE**2)
-    counts = np.stack([(patches == shape).sum(-1) for shape in range(1, _MAX_SHAPES + 1)], axis=-1)
+    counts = np.stack([(patches == shape).sum(-1) for shape in range(1, MAX_SHAPES + 1)], axis=-1)
     shown: np.ndarray = np.where(counts.max(-1) > 0, counts.argmax(-1) + 1, 0)
     return shown

@@ -146,8 +146,8 @@ STYLES = {
     "tags": (phrases.TAGS, answers.tags),
 }
 _KIND_WEIGHTS = {
-    "short": 9, "detailed": 13, "tags": 7, "color": 8, "kind": 12, "count": 2, "count_kind": 20, "exists": 12,
-    "is_color": 7, "size": 9, "where": 9, "at_place": 7, "beside": 15, "background": 1, "off_topic": 1,
+    "short": 11, "detailed": 13, "tags": 11, "color": 8, "kind": 14, "count": 2, "count_kind": 15, "exists": 12,
+    "is_color": 10, "size": 14, "where": 9, "at_place": 9, "beside": 22, "background": 1, "off_topic": 1,
 }  # fmt: skip
 
 

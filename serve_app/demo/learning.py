@@ -50,7 +50,8 @@ def answer_logits(
     model: Idefics3ForConditionalGeneration, features: Tensor, batch: Batch, image_token: int
 ) -> tuple[Tensor, Tensor]:
     """Logits and labels at the positions where the assistant speaks: (answers' tokens, vocabulary) and (tokens,)."""
-    return answer_logits_of(model, image_tokens(model, features), batch, image_token)
+    logits, labels, _ = answer_logits_of(model, image_tokens(model, features), batch, image_token)
+    return logits, labels
 
 
 def image_tokens(model: Idefics3ForConditionalGeneration, features: Tensor) -> Tensor:
@@ -63,18 +64,19 @@ def image_tokens(model: Idefics3ForConditionalGeneration, features: Tensor) -> T
 
 def answer_logits_of(
     model: Idefics3ForConditionalGeneration, images: Tensor, batch: Batch, image_token: int
-) -> tuple[Tensor, Tensor]:
-    """As `answer_logits`, from image tokens that are there already."""
+) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+    """As `answer_logits`, of image tokens; and each layer's attention (rows, heads, length, length)."""
     embeddings = model.model.text_model.embed_tokens(batch.tokens)
     if len(batch.pictures):
         images = images.to(embeddings.dtype)
         embeddings = embeddings.masked_scatter((batch.tokens == image_token)[..., None], images)
     forbidden = torch.zeros(batch.mask.shape).masked_fill(~batch.mask, torch.finfo(torch.float32).min)
-    hidden = model.model.text_model(
-        inputs_embeds=embeddings, attention_mask=forbidden, position_ids=batch.positions, use_cache=False
-    ).last_hidden_state
+    read = model.model.text_model(
+        inputs_embeds=embeddings, attention_mask=forbidden, position_ids=batch.positions, use_cache=False,
+        output_attentions=True,
+    )  # fmt: skip
     is_answer = batch.labels >= 0
-    return model.lm_head(hidden[is_answer]), batch.labels[is_answer]
+    return model.lm_head(read.last_hidden_state[is_answer]), batch.labels[is_answer], read.attentions
 
 
 def patch_loss(

@@ -34,6 +34,7 @@ from serve_app.demo.learning import (
     prepare,
     word_loss,
 )
+from serve_app.demo.looking import LAYER, Looking
 from serve_app.demo.optimizers import make_optimizers, rate_factor, set_rates
 from serve_app.demo.packing import Batch, Packer, Row
 from serve_app.demo.patch_embedding import NUM_PICTURES, whiten
@@ -50,8 +51,7 @@ _DIALOGUE_SHARE = 0.24  # rows of other conversations than one picture and its q
 _PICTURES_PER_STEP = 128  # while only the vision tower learns
 _STAGES = (("seeing", 0.0), ("reading", 0.22), ("speaking", 0.6))  # each from this share of the time
 _ONLY_SEEN_PER_STEP = 48  # pictures without words in each later step: kinds are the hardest thing to learn
-_PATCH_LOSS_WEIGHT = 1.0
-_ALIGNMENT_WEIGHT = 0.3
+_LOSS_WEIGHTS = {"words": 1.0, "aligned": 0.3, "looked": 0.2, "patches": 1.0}
 _CONTINUE_AT = 0.75  # where in a run one that starts from a checkpoint begins: at half the rate
 _HEAD_STEPS = 100
 _SAVE_EVERY_S = 60
@@ -90,6 +90,7 @@ class Training:
         self.plan = plan
         self.packer = Packer(tokenizer, _ROW_LENGTH)
         self.alignment = Alignment(tokenizer)
+        self.looking = Looking(tokenizer, self.packer.image)
         self.processor = make_processor(tokenizer)
         self.model: Idefics3ForConditionalGeneration = new_model(model_config(token_ids(tokenizer)))
         prepare(self.model)
@@ -237,26 +238,28 @@ class Training:
         if self.stage == "reading":
             with torch.no_grad():
                 features = patch_features(self.model, pictures.pixels[batch.pictures])
-            words, aligned, right = self._words(features, batch, pictures)
-            loss = words + _ALIGNMENT_WEIGHT * aligned
-            return {"loss": loss, "words": words.detach(), "aligned": aligned.detach(), "right": right}
+            return self._weighed(self._language(features, batch, pictures))
         only_seen = [rng.randrange(len(pictures)) for _ in range(_ONLY_SEEN_PER_STEP)]
         chosen = np.concatenate([batch.pictures.numpy(), np.array(only_seen)])
         features = patch_features(self.model, pictures.pixels[chosen])
-        words, aligned, right = self._words(features[: len(batch.pictures)], batch, pictures)
         patches, _ = patch_loss(self.heads, features, pictures.scenes[chosen], pictures.covering[chosen])
-        loss = words + _ALIGNMENT_WEIGHT * aligned + _PATCH_LOSS_WEIGHT * patches
-        return {"loss": loss, "words": words.detach(), "patches": patches.detach(), "right": right}
+        return self._weighed(self._language(features[: len(batch.pictures)], batch, pictures) | {"patches": patches})
 
-    def _words(
-        self, features: torch.Tensor, batch: Batch, pictures: Pictures
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss of the answers' tokens, that of the image tokens' own words, and the share of right answers'."""
+    def _weighed(self, told: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        loss = torch.stack([weight * told[name] for name, weight in _LOSS_WEIGHTS.items() if name in told]).sum()
+        return {"loss": loss, **told}
+
+    def _language(self, features: torch.Tensor, batch: Batch, pictures: Pictures) -> dict[str, torch.Tensor]:
+        """The losses of the answers and of both side tasks, and the share of the answers' tokens that is right."""
         images = image_tokens(self.model, features)
-        logits, labels = answer_logits_of(self.model, images, batch, self.packer.image)
-        shown = batch.pictures.numpy()
-        aligned = self.alignment.loss(self.model, images, pictures.scenes[shown], pictures.covering[shown])
-        return word_loss(logits, labels), aligned, (logits.argmax(-1) == labels).float().mean().detach()
+        logits, labels, attentions = answer_logits_of(self.model, images, batch, self.packer.image)
+        scenes, covering = pictures.scenes[batch.pictures.numpy()], pictures.covering[batch.pictures.numpy()]
+        return {
+            "words": word_loss(logits, labels),
+            "aligned": self.alignment.loss(self.model, images, scenes, covering),
+            "looked": self.looking.loss(attentions[LAYER], batch, scenes, covering),
+            "right": (logits.argmax(-1) == labels).float().mean(),
+        }
 
     def _print_accuracy(self, held_out: Pictures) -> None:
         shares = exact_match(self.model, self.processor.tokenizer, held_out.pixels, held_out.scenes)
@@ -317,7 +320,7 @@ def train(plan: Plan) -> None:
 
 def _parsed() -> Plan:
     parser = argparse.ArgumentParser(prog="python -m serve_app.demo.train", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=52, help="time for training on all cores, after drawing")
+    parser.add_argument("--minutes", type=float, default=57, help="time for training on all cores, after drawing")
     parser.add_argument("--seed", type=int, default=1, help="fixes pictures, words and first weights")
     parser.add_argument("--shards", type=int, default=40, help="number of files of 2,000 pictures")
     parser.add_argument("--folder", type=Path, default=Path("build/demo-model"), help="pictures and resumable state")
