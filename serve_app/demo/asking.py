@@ -146,8 +146,8 @@ STYLES = {
     "tags": (phrases.TAGS, answers.tags),
 }
 _KIND_WEIGHTS = {
-    "short": 11, "detailed": 13, "tags": 11, "color": 8, "kind": 14, "count": 2, "count_kind": 15, "exists": 12,
-    "is_color": 10, "size": 14, "where": 9, "at_place": 9, "beside": 22, "background": 1, "off_topic": 1,
+    "short": 13, "detailed": 13, "tags": 14, "color": 8, "kind": 14, "count": 2, "count_kind": 12, "exists": 10,
+    "is_color": 8, "size": 10, "where": 7, "at_place": 9, "beside": 22, "background": 1, "off_topic": 1,
 }  # fmt: skip
 
 
