@@ -102,8 +102,11 @@ def test_curl_streams_from_generate_stream(demo_lane: str, picture: str) -> None
 @pytest.mark.client(CURL, "output formats")
 @pytest.mark.parametrize("fields", [FIELDS, BOUNDED], ids=["the guide's", "bounded"])
 def test_curl_has_a_grammar_obeyed(demo_lane: str, picture: str, fields: dict[str, Any]) -> None:
-    grammar = {"type": "json", "value": {"properties": fields, "required": list(fields)}}
-    # The demo would write blanks for ever, which is JSON too.
+    schema: dict[str, Any] = {"properties": fields, "required": list(fields)}
+    if fields is BOUNDED:
+        schema["additionalProperties"] = False
+    grammar = {"type": "json", "value": schema}
+    # The demo would write blanks, strings and fields for ever, which is JSON too.
     more = {"max_new_tokens": 100} if fields is FIELDS else {"max_new_tokens": 400, "frequency_penalty": 2}
     answer = json.loads(curl(demo_lane, "/generate", asked(picture, grammar=grammar, **more)))
     assert answer["generated_text"].startswith("{")
