@@ -22,6 +22,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests import own_answers
+
 Fault = Callable[[str, int], Response | None]
 
 
@@ -71,11 +73,7 @@ class FakeApi:
         await asyncio.sleep(self.delay_s)
         if response := self.fault(content, self.seen[content]):
             return response
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        item = {"object": "caption", "index": 0, "caption": f"caption of {content}", "prompt": "Say."}
-        data = [{**item, "finish_reason": "stop", "usage": usage}]
-        head = {"id": "cap-1", "object": "list", "created": 1, "model": "m"}
-        return JSONResponse({**head, "data": data, "usage": usage})
+        return JSONResponse(own_answers.caption_answer(f"caption of {content}"))
 
     async def _chat(self, request: Request) -> Response:
         self.sees(request)
@@ -94,14 +92,9 @@ class FakeApi:
         return StreamingResponse(events(), media_type="text/event-stream")
 
 
-def failure(status: int, code: str, message: str, **headers: str) -> Response:
-    error = {"message": message, "type": "t", "param": None, "code": code}
-    return JSONResponse({"error": error}, status, headers={k.replace("_", "-"): v for k, v in headers.items()})
-
-
-def delta(text: str, finish_reason: str | None = None) -> str:
-    """One event of a chat stream."""
-    return json.dumps({"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish_reason}]})
+def failure(status: int, code: str, message: str, param: str | None = None, **headers: str) -> Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return JSONResponse(own_answers.error(code, message, param), status, headers=named)
 
 
 def free_port() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from tests.cli_fake import FakeApi, failure, free_port, run
 
@@ -73,9 +73,7 @@ def test_length_options_and_name_are_sent_and_decide_what_counts_as_done(
 
 def test_an_option_that_isnt_there_ends_the_run(api: FakeApi, url: str, tmp_path: Path) -> None:
     write(tmp_path, "a.jpg", "b.jpg")
-    api.fault = lambda content, _: JSONResponse(
-        {"error": {"message": "options[0]: 'x' is unknown", "type": "t", "param": "options[0]", "code": "c"}}, 400
-    )
+    api.fault = lambda content, _: failure(400, "c", "options[0]: 'x' is unknown", param="options[0]")
     done = run("caption", ".", "-o", "o.jsonl", "--option", "x", url=url, cwd=tmp_path)
     assert done.returncode == 2
     assert b"'x' is unknown" in done.stderr

@@ -1,6 +1,7 @@
 """`serve-app chat`: one answer, a pipe, a conversation on a terminal, and answers that break off."""
 
 import base64
+import json
 import os
 import pty
 import signal
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from serve_app.sse import events
-from tests.cli_fake import FakeApi, command, delta, run, serving, start, wait_for
+from tests.cli_fake import FakeApi, command, run, serving, start, wait_for
+from tests.own_answers import chat_event, error
 
-HELLO = [delta("Hel"), delta("lo\u2028"), delta("", "stop"), "[DONE]"]
+HELLO = [chat_event("Hel"), chat_event("lo\u2028"), chat_event("", "stop"), "[DONE]"]
 
 
 @pytest.fixture
@@ -65,9 +67,9 @@ def test_a_pipe_is_one_message(api: FakeApi, url: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sent", "sentence"),
     [
-        ([delta("Hel"), '{"error": {"message": "the replica died", "code": "replica_died"}}'], "the replica died"),
-        ([delta("Hel")], "broke off before its end"),
-        ([delta("Hel"), "not json"], "isn't one of a chat"),
+        ([chat_event("Hel"), json.dumps(error("replica_died", "the replica died"))], "the replica died"),
+        ([chat_event("Hel")], "broke off before its end"),
+        ([chat_event("Hel"), "not json"], "isn't one of a chat"),
     ],
 )
 def test_a_broken_answer_is_an_error(api: FakeApi, url: str, tmp_path: Path, sent: list[str], sentence: str) -> None:
@@ -118,7 +120,7 @@ def test_a_conversation(api: FakeApi, url: str, tmp_path: Path) -> None:
     expect(b"Hello")
     assert [m["content"].strip("\u2028") for m in api.chats[1]["messages"]] == ["one", "Hello", "two"]
     assert api.chats[1]["model"] == "other"
-    api.chat_events, api.chat_delay_s = [delta("x\x1b[2J")] * 1000, 0.1
+    api.chat_events, api.chat_delay_s = [chat_event("x\x1b[2J")] * 1000, 0.1
     type_line(b"/new")
     type_line(b"three")
     expect("x�[2J".encode())

@@ -21,7 +21,8 @@ from serve_app.cli.up import _add_playground, _next_steps, _playground_url, _ref
 from serve_app.http_config import KeysConfig
 from serve_app.key_file import KeyEntry, parse_keys
 from serve_app.keys import Keyring, sha256_of
-from tests.cli_fake import FakeApi, delta, failure, run, serving, start
+from tests.cli_fake import FakeApi, failure, run, serving, start
+from tests.own_answers import chat_event
 
 UP = sys.modules[_add_playground.__module__]  # its name is a command's as well
 NOWHERE = "http://127.0.0.1:9"  # what makes keys asks no service
@@ -31,7 +32,7 @@ SECRET = "sa-TheKeyThatNobodyMaySee"
 @pytest.fixture
 def api() -> FakeApi:
     api = FakeApi()
-    api.chat_events = [delta("Hello"), delta("", "stop"), "[DONE]"]
+    api.chat_events = [chat_event("Hello"), chat_event("", "stop"), "[DONE]"]
     return api
 
 

@@ -14,29 +14,10 @@ from starlette.responses import JSONResponse
 
 from serve_app.cli import client
 from serve_app.cli.errors import CliError
+from tests import own_answers
 from tests.cli_fake import FakeApi, failure, free_port, run, serving
 
-MODELS = {
-    "object": "list",
-    "data": [
-        {"id": "demo", "object": "model", "created": 1, "owned_by": "serve_app", "tasks": ["chat", "caption"],
-         "engine": "transformers", "state": "ready", "context_length": 4096},
-        {"id": "big", "object": "model", "created": 1, "owned_by": "serve_app", "tasks": ["chat"],
-         "engine": None, "state": "pending", "context_length": None, "reason": "no node has 8 GPUs"},
-    ],
-}  # fmt: skip
-SUMMARY = {
-    "models": {
-        "demo": {
-            "requests": 1200, "clients_left": 1, "failures": {"overloaded": 2, "invalid_image": 1},
-            "in_flight": 3, "queued": 4, "tokens": {"prompt": 1, "generated": 2, "wasted": 0},
-            "tokens_per_second": {"last_10s": 512.34, "last_60s": 500.0},
-            "time_to_first_token_s": {"last_60s": {"p50": 0.045, "p90": 1.0, "p99": 1.5}, "ever": {"p50": 9.0}},
-            "inter_token_s": {"last_60s": {"p50": None}, "ever": {"p50": None}},
-        }
-    },
-    "totals": {},
-}  # fmt: skip
+MODELS = own_answers.models()
 
 
 @pytest.fixture
@@ -44,7 +25,7 @@ def api() -> FakeApi:
     api = FakeApi()
     healthy = JSONResponse({"status": "ok"})
     api.gets = {"/v1/models": JSONResponse(MODELS), "/health": healthy, "/ready": healthy,
-                "/metrics/summary": JSONResponse(SUMMARY)}  # fmt: skip
+                "/metrics/summary": JSONResponse(own_answers.summary())}  # fmt: skip
     return api
 
 
@@ -68,7 +49,7 @@ def test_status(url: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.decode().splitlines()
     assert lines[0] == "healthy, ready"
-    assert lines[3].split() == ["demo", "ready", "1,200", "3", "512.3", "45", "ms", "1.50", "s", "3", "4"]
+    assert lines[3].split() == ["demo", "ready", "1,200", "3", "500.0", "65", "ms", "1.47", "s", "3", "4"]
     seen = json.loads(run("status", "--json", url=url, cwd=tmp_path).stdout)
     assert "big, pending: no node has 8 GPUs" in lines
     assert (seen["ready"], seen["metrics"]["models"]["demo"]["queued"]) == (True, 4)

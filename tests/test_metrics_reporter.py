@@ -152,7 +152,7 @@ def test_a_snapshot_has_every_sample_and_is_small() -> None:
         1.5
     )
     Info("engine", "Its version.", registry=registry).info({"version": "1"})
-    snapshot = take_snapshot(registry, SOURCE, 1)
+    snapshot = take_snapshot(registry, SOURCE, 1, 0.0)
     taken = {
         (metric.name + suffix, frozenset([*series.labels, *([("le", le)] if le else [])])): value
         for metric in snapshot.metrics

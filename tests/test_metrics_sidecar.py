@@ -34,7 +34,7 @@ class Process:
 
     def snapshot(self, is_final: bool = False) -> Snapshot:
         self.sequence += 1
-        return take_snapshot(self.registry, self._source, self.sequence, is_final)
+        return take_snapshot(self.registry, self._source, self.sequence, self._clock.now_s, is_final)
 
     def generate(self, num_tokens: int, gap_s: float = 0.1, model: str = "demo") -> None:
         """Tokens one by one, at a fixed pace, without moving the clock."""
@@ -226,6 +226,30 @@ def test_a_new_sidecar_has_the_totals_and_no_false_rate(clock: Clock, sidecar: S
     assert demo(fresh)["inter_token_seconds"]["ever"]["p50"] is not None
     assert demo(fresh)["inter_token_seconds"]["last_60s"]["p50"] is None
     assert fresh.summary()["started_at"] > sidecar.summary()["started_at"]
+
+
+@pytest.mark.parametrize("delay_s", [0.0, 0.9, 2.7])
+def test_words_that_waited_for_a_new_sidecar_make_no_false_rate(clock: Clock, delay_s: float) -> None:
+    """80 tokens a second; the first snapshot waits for the sidecar's start, the next ones come at once."""
+    replica = Process(clock, "model", "re")
+    replica.sequence = 100
+    fresh = Sidecar(MetricsConfig(), clock, Clock(2e9))
+    replica.generate(1000)
+    waiting = replica.snapshot()
+    for _ in range(round(delay_s * 10)):
+        replica.generate(8)
+        clock.now_s += 0.1
+    fresh.record(waiting)
+    rates = []
+    for _ in range(120):
+        replica.generate(8)
+        clock.now_s += 0.1
+        if _ % 10 == 9:
+            fresh.record(replica.snapshot())
+        if (rate := demo(fresh)["tokens_per_second"]["last_10s"]) is not None:
+            rates.append(rate)
+    assert max(rates) <= 80.01
+    assert rates[-1] == pytest.approx(80, rel=0.1)
 
 
 def test_broken_sources_are_refused(clock: Clock, sidecar: Sidecar, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,7 @@ def numbers(row: dict[str, Any] | None) -> tuple[str, ...]:
     """A model's numbers as cells: over the last minute where the summary has one, a dash where nothing was seen."""
     if row is None:
         return ("–",) * 7
-    first_token = row.get("time_to_first_token_s", {})
+    first_token = row.get("time_to_first_token_seconds", {})
     lately, ever = first_token.get("last_60s", {}), first_token.get("ever", {})
     rate = row.get("tokens_per_second", {}).get("last_10s")
     return (

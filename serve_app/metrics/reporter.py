@@ -6,6 +6,7 @@ costs a log line when it is lost, one when it is found, and nothing else.
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -79,7 +80,7 @@ class Reporter:
         if self._sending is not None and not self._sending.done():
             raise TimeoutError("the last push, cancelled by its timeout, still hasn't ended")
         self._sequence += 1
-        taken = take_snapshot(self._registry, self._source, self._sequence, is_final)
+        taken = take_snapshot(self._registry, self._source, self._sequence, time.monotonic(), is_final)
         snapshot = replace(taken, loading=self._loading())
         self._sending = asyncio.ensure_future(self._send(snapshot))
         try:

@@ -44,6 +44,7 @@ class _Heard:
 
     source: Source
     sequence: int
+    taken_s: float
     heard_at: float
     counts: dict[CountKey, Values]
     metrics: tuple[MetricSnapshot, ...]
@@ -89,25 +90,33 @@ class Sidecar:
             return False
         if known and known.source.started_at != source.started_at:
             known = None
-        self._count(counts, known, snapshot.sequence == 1, now)
+        self._count(counts, known, snapshot, now)
         self._silent.pop(key, None)
         self._live.pop(key, None)
         self._live[key] = _Heard(
-            source, snapshot.sequence, now, counts, snapshot.metrics, snapshot.is_final, snapshot.loading
+            source,
+            snapshot.sequence,
+            snapshot.taken_s,
+            now,
+            counts,
+            snapshot.metrics,
+            snapshot.is_final,
+            snapshot.loading,
         )
         return True
 
-    def _count(self, counts: dict[CountKey, Values], known: _Heard | None, is_new: bool, now: float) -> None:
+    def _count(self, counts: dict[CountKey, Values], known: _Heard | None, snapshot: Snapshot, now: float) -> None:
         """Add what is new to the totals, and to the last minute where it is known to belong there.
 
-        The first word of a process that ran before this sidecar did is history: totals only.
+        The first word of a process that ran before this sidecar did is history: totals only. What came since was
+        counted over the time between the two snapshots: the first may have waited seconds for a sidecar that started.
         """
         grown = increments(known.counts if known else {}, counts)
         self._ever.add(grown)
         self._recent.begin(now)
         if known:
-            self._recent.add(grown, known.heard_at, now)
-        elif is_new:
+            self._recent.add(grown, now - (snapshot.taken_s - known.taken_s), now)
+        elif snapshot.sequence == 1:
             self._recent.add(grown, now - _PUSH_PERIOD_S, now)
 
     def _refusal(self, snapshot: Snapshot, counts: dict[CountKey, Values], is_live: bool) -> str | None:

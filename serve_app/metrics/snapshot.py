@@ -66,21 +66,25 @@ class MetricSnapshot:
 class Snapshot:
     """A registry at one moment. `sequence` counts a process's snapshots from 1; a final one says goodbye.
 
+    `taken_s` is the process's own steady clock: only the time between two snapshots of one process means anything.
     `loading` is what a replica that isn't ready yet is doing.
     """
 
     source: Source
     sequence: int
+    taken_s: float
     metrics: tuple[MetricSnapshot, ...]
     is_final: bool = False
     loading: str | None = None
 
 
-def take_snapshot(registry: Collector, source: Source, sequence: int, is_final: bool = False) -> Snapshot:
+def take_snapshot(
+    registry: Collector, source: Source, sequence: int, taken_s: float, is_final: bool = False
+) -> Snapshot:
     """Read all series of `registry`."""
     shared: dict[tuple[Part, ...], tuple[Part, ...]] = {}
     metrics = tuple(taken for metric in registry.collect() for taken in _metric_snapshots(metric, shared))
-    return Snapshot(source, sequence, metrics, is_final)
+    return Snapshot(source, sequence, taken_s, metrics, is_final)
 
 
 def _metric_snapshots(metric: Metric, shared: dict[tuple[Part, ...], tuple[Part, ...]]) -> Iterator[MetricSnapshot]:

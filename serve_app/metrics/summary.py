@@ -120,9 +120,8 @@ class Recent:
             self._since = now
 
     def add(self, counts: Counts, start: float, end: float) -> None:
-        """Spread what was counted between two times evenly over the seconds between them."""
-        start = start if self._since is None else max(start, self._since)
-        for second, share in _shares(start, end):
+        """Spread what was counted between two times evenly over them; what lies before the beginning isn't kept."""
+        for second, share in _shares(start, end, self._since or 0.0):
             self._slots.setdefault(second, Tally()).add(counts, share)
         for second in [second for second in self._slots if second < floor(end) - _SLOTS_KEPT]:
             del self._slots[second]
@@ -148,13 +147,13 @@ class Recent:
         return self.between(end - window_s, end).count(specs.TOKENS, "generated", model) / seen_s
 
 
-def _shares(start: float, end: float) -> Iterator[tuple[int, float]]:
-    """The seconds from start to end that are still kept, each with its share of the time."""
+def _shares(start: float, end: float, since: float) -> Iterator[tuple[int, float]]:
+    """The seconds from start to end that are kept, those after `since`, each with its share of the time."""
     if end <= start:
         yield floor(end), 1.0
         return
     for second in range(max(floor(start), floor(end) - _SLOTS_KEPT), floor(end) + 1):
-        overlap_s = min(end, second + 1) - max(start, second)
+        overlap_s = min(end, second + 1) - max(start, second, since)
         if overlap_s > 0:
             yield second, overlap_s / (end - start)
 

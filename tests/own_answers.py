@@ -1,0 +1,88 @@
+"""The service's answers as its own code writes them, for tests of what reads them: no name stands here by hand."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+
+from serve_app.api import captions
+from serve_app.api.caption_answer import Asked, Caption
+from serve_app.api.chat_answer import ChatEvents
+from serve_app.api.exchange import Exchange
+from serve_app.api.lane import ModelEntry
+from serve_app.api.usage import RunningUsage, Usage
+from serve_app.config import MetricsConfig
+from serve_app.errors import ServeAppError, error_json
+from serve_app.messages import Chunk, FinishReason, ModelDescription
+from serve_app.metrics.registry import Metrics
+from serve_app.metrics.sidecar import Sidecar
+from serve_app.metrics.snapshot import Source, take_snapshot
+from tests.scripted_clock import Clock
+
+DEMO = ModelDescription(("chat", "caption"), "transformers", "generic", 4096, takes_pictures=True)
+
+
+def models() -> dict[str, Any]:
+    """`GET /v1/models`: one model that is ready, one that has no place."""
+    entries = [
+        ModelEntry("demo", "ready", None, DEMO, 1, num_replicas=1),
+        ModelEntry("big", "pending", "no node has 8 GPUs", declared_tasks=("chat",)),
+    ]
+    return {"object": "list", "data": [entry.as_json() for entry in entries]}
+
+
+def summary() -> dict[str, Any]:
+    """`GET /metrics/summary` of 1,200 requests for `demo`: three failed, three run and four wait.
+
+    The first tokens of the last minute came after 60 ms, of 20 in 1,197 after 1.5 s; it writes 500 tokens a second.
+    """
+    clock, registry = Clock(100.0), CollectorRegistry()
+    sidecar, metrics = Sidecar(MetricsConfig(), clock, Clock(1e9)), Metrics(registry, ["demo"], clock)
+    source = Source("ingress", "ingress", "in-1", "host:1", 1.0)
+
+    def report(sequence: int) -> None:
+        sidecar.record(take_snapshot(registry, source, sequence, clock.now_s))
+
+    metrics.watch_queue("demo", lambda: 4)
+    report(1)
+    for _ in range(20):
+        _ask(metrics, clock, 1.5)
+    for _ in range(1177):
+        _ask(metrics, clock, 0.06)
+    for outcome in ("overloaded", "overloaded", "invalid_image"):
+        with metrics.request("demo") as tracker:
+            tracker.outcome(outcome)
+    for _ in range(3):
+        metrics.request("demo").__enter__()
+    for sequence in range(2, 16):
+        clock.now_s += 1
+        metrics.tokens.labels("demo", "generated").inc(500)
+        report(sequence)
+    return sidecar.summary()
+
+
+def _ask(metrics: Metrics, clock: Clock, first_token_s: float) -> None:
+    before = clock.now_s
+    with metrics.request("demo") as tracker:
+        clock.now_s += first_token_s
+        tracker.first_token()
+    clock.now_s = before
+
+
+def chat_event(text: str, finish_reason: FinishReason | None = None) -> str:
+    """The data of one event of a chat stream, after its first: a piece of text, or its end."""
+    encoder = ChatEvents("chatcmpl-1", 1, "m", RunningUsage(is_told=False, is_told_along=False))
+    encoder.encode(Chunk("", 0, 7))  # the role comes first, in an event of its own
+    return encoder.encode(Chunk(text, 1, 7, finish_reason)).decode().strip().removeprefix("data: ")
+
+
+def caption_answer(caption: str) -> dict[str, Any]:
+    """`POST /v1/captions` of one picture."""
+    chunks = (Chunk(caption, 3, 7, "stop", queue_s=0.0),)
+    outcome = Caption(0, Asked("Say."), chunks, image_s=0.001, usage=Usage.of(chunks))
+    return captions._answer(cast("Exchange", SimpleNamespace(id="1", created_s=1)), "m", [outcome])
+
+
+def error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+    """An error's body, also of a code that the service doesn't have."""
+    return error_json(type("AnyError", (ServeAppError,), {"code": code, "type": "t"})(message, param))
