@@ -200,6 +200,14 @@ def test_what_the_guard_found_is_counted_once_for_each_finding(registry: Collect
     assert registry.get_sample_value("serve_app_caption_guard_total", {"model": "none", "finding": "empty"}) == 1
 
 
+def test_fields_that_were_read_over_are_counted_by_model(registry: CollectorRegistry) -> None:
+    metrics = Metrics(registry, ["demo"])
+    with metrics.request() as tracker:
+        tracker.set_model("demo")
+        tracker.ignored_fields(2)
+    assert registry.get_sample_value("serve_app_ignored_fields_total", {"model": "demo"}) == 2
+
+
 def test_the_catalog_is_what_a_registry_exports(registry: CollectorRegistry) -> None:
     Metrics(registry)
     exported = {(m.name + "_total" * (m.type == "counter"), m.type, m.documentation) for m in registry.collect()}

@@ -9,10 +9,10 @@ from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_js
 from serve_app.errors import InvalidRequest
 from serve_app.strict import Strict
 
-_LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
+LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
 _LONGEST_SENTENCE = 1000
 # Of unions that are told apart by `type`.
-_TAGS = frozenset({"text", "image_url", "json_object", "json_schema", "json", "regex"})
+_TAGS = frozenset({"text", "image_url", "refusal", "json_object", "json_schema", "json", "regex"})
 _OBJECT_TYPES = frozenset({"model_type", "dict_type", "model_attributes_type"})
 
 
@@ -31,7 +31,7 @@ class Body(Strict):
         if not isinstance(values, dict):
             return values
         for field in values:
-            if len(field) > _LONGEST_FIELD:  # before it is compared with every field there is
+            if len(field) > LONGEST_FIELD:  # before it is compared with every field there is
                 raise wrong(shortened(field), "there is no field with such a long name")
         for field in values.keys() & cls.neutral.keys():
             if values[field] is not None and values[field] not in cls.neutral[field]:
@@ -57,9 +57,12 @@ def wrong(field: str, sentence: str) -> PydanticCustomError:
     return PydanticCustomError("wrong_field", "{sentence}", {"sentence": sentence, "field": field})
 
 
-def parse_json(data: bytes, body: type[B]) -> B:
-    """The validated body. Numbers in strings, NaN and invalid UTF-8 are refused. Raises `InvalidRequest`."""
-    return validate(parse_object(data), body, strict=True)
+def parse_json(data: bytes, body: type[B], ignored: Any = None) -> B:
+    """The validated body. Numbers in strings, NaN and invalid UTF-8 are refused. Raises `InvalidRequest`.
+
+    `ignored` takes the names of what is read over in it.
+    """
+    return validate(parse_object(data), body, strict=True, ignored=ignored)
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
@@ -73,10 +76,10 @@ def parse_object(data: bytes) -> dict[str, Any]:
     return values
 
 
-def validate(values: dict[str, Any], body: type[B], *, strict: bool) -> B:
+def validate(values: dict[str, Any], body: type[B], *, strict: bool, ignored: Any = None) -> B:
     """`values` as a `body`. Raises `InvalidRequest` naming the first field at fault and what it takes."""
     try:
-        return body.model_validate(values, strict=strict)
+        return body.model_validate(values, strict=strict, context=ignored)
     except ValidationError as exc:
         raise _as_invalid_request(exc.errors(include_url=False, include_input=False)[0], values) from exc
 
@@ -120,6 +123,6 @@ def _field_at_fault(error: ErrorDetails) -> tuple[str, ...]:
     return (context["field"],) if isinstance(context.get("field"), str) else ()
 
 
-def shortened(text: str, most: int = _LONGEST_FIELD) -> str:
+def shortened(text: str, most: int = LONGEST_FIELD) -> str:
     """What is shown of a client's own words: `most` characters."""
     return text if len(text) <= most else f"{text[:most]}…"

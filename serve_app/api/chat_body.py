@@ -9,9 +9,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import Body, wrong
+from serve_app.api.body import wrong
 from serve_app.api.chat_formats import FunctionTool, NamedToolChoice, ToolChoice
 from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
+from serve_app.api.tolerant import Tolerant
 from serve_app.messages import Role, Sampling, ToolCall, ToolUse
 
 MAX_TOOLS = 128
@@ -26,17 +27,44 @@ _NOT_TEMPLATE_ARGS = frozenset(
 TemplateArg = bool | int | float | Annotated[str, Field(max_length=1000)] | None
 
 
-class TextPart(Body):
+# What parts carry, here and elsewhere: in a part of another type it would be lost.
+_CARRIED = frozenset(
+    {"text", "refusal", "image_url", "image", "input_image", "input_audio", "audio_url", "video_url", "file"}
+)
+
+
+class TextPart(Tolerant):
+    misplaced: ClassVar[frozenset[str]] = _CARRIED
+
     type: Literal["text"]
     text: str
 
+    @property
+    def said(self) -> str:
+        return self.text
 
-class ImageAddress(Body):
+
+class RefusalPart(Tolerant):
+    """OpenAI's, in an assistant's turn that is sent back: its words."""
+
+    misplaced: ClassVar[frozenset[str]] = _CARRIED
+
+    type: Literal["refusal"]
+    refusal: str
+
+    @property
+    def said(self) -> str:
+        return self.refusal
+
+
+class ImageAddress(Tolerant):
     url: str
     detail: Literal["auto", "low", "high"] | None = None  # OpenAI's cost hint: every model here sees one size
 
 
-class ImagePart(Body):
+class ImagePart(Tolerant):
+    misplaced: ClassVar[frozenset[str]] = _CARRIED
+
     type: Literal["image_url"]
     image_url: Annotated[
         ImageAddress,
@@ -44,15 +72,15 @@ class ImagePart(Body):
     ]
 
 
-Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+Part = Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")]
 
 
-class CalledFunction(Body):
+class CalledFunction(Tolerant):
     name: str
     arguments: str
 
 
-class AssistantCall(Body):
+class AssistantCall(Tolerant):
     """A call that the assistant made in an earlier turn."""
 
     id: str
@@ -64,14 +92,12 @@ def _as_parts(content: Any) -> Any:
     return [{"type": "text", "text": content}] if isinstance(content, str) else [] if content is None else content
 
 
-class ChatMessage(Body):
+class ChatMessage(Tolerant):
     """A turn; `content` is a string or a list of parts. `developer` is OpenAI's newer word for `system`."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
-        "refusal": (),
         "audio": (),
         "function_call": (),
-        "annotations": ([],),
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -81,6 +107,7 @@ class ChatMessage(Body):
     name: str | None = None
     tool_calls: list[AssistantCall] | None = None
     tool_call_id: str | None = None
+    refusal: str | None = None  # OpenAI's, where the assistant had no other words
     # what a client sends back of an earlier answer; no chat template here reads it
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -91,9 +118,17 @@ class ChatMessage(Body):
             raise wrong("tool_calls", f"only a message of role assistant has them, and this one is '{self.role}'")
         if (self.tool_call_id is None) == (self.role == "tool"):
             raise wrong("tool_call_id", "a message of role tool needs it, and no other has it")
-        if not self.content and not self.tool_calls:
+        if not self.content and not self.tool_calls and not self.refusal:
             raise wrong("content", "the message is empty: send a text or parts")
         return self
+
+    @property
+    def parts(self) -> list[TextPart | RefusalPart | ImagePart]:
+        """Its content, and behind it what it refused."""
+        if not self.refusal:
+            return self.content
+        apart = "\n" if self.content else ""
+        return [*self.content, RefusalPart(type="refusal", refusal=apart + self.refusal)]
 
     @property
     def internal_role(self) -> Role:

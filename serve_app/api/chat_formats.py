@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from serve_app.api.body import Body, wrong
+from serve_app.api.tolerant import Tolerant
 from serve_app.messages import OutputFormat, Tool
 from serve_app.output_format import check_output_format
 
@@ -126,7 +127,7 @@ class StructuredOutputs(Body):
         return _json_format(self.json_)
 
 
-class Function(Body):
+class Function(Tolerant):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
     description: str | None = None
     parameters: dict[str, Any] | None = None
@@ -140,7 +141,7 @@ class Function(Body):
         return parameters
 
 
-class FunctionTool(Body):
+class FunctionTool(Tolerant):
     type: Literal["function"]
     function: Function
 

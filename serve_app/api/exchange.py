@@ -25,6 +25,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.lane import Lane
 from serve_app.api.outbox import Outbox
+from serve_app.api.tolerant import IgnoredFields
 from serve_app.errors import (
     BodyTooLarge,
     BodyTooSlow,
@@ -62,7 +63,7 @@ class Exchange:
     """What a handler sees of one request and its answer.
 
     `id` is the one in `X-Request-Id`: the client's own where it sent a plain one. `key` is None where the service
-    is open to all. `timeout_s` counts from the arrival.
+    is open to all. `timeout_s` counts from the arrival. The client is told of `ignored_fields`.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Exchange:
         self.key: Key | None = None
         self.timeout_s = config.request_timeout_s
         self.limit_headers: Mapping[str, str] = {}
+        self.ignored_fields = IgnoredFields()
         self.created_s = int(time.time())
         self.model = ""
         self.num_tokens = 0
@@ -235,6 +237,9 @@ class Exchange:
     async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         self._status = status
         headers = [*headers, *((name.encode(), value.encode()) for name, value in self.limit_headers.items())]
+        if self.ignored_fields:
+            self._tracker.ignored_fields(len(self.ignored_fields))
+            headers = [*headers, (b"x-ignored-fields", self.ignored_fields.header.encode())]
         if self._sent_id is None:  # else Ray Serve repeats it, and one more would make two
             headers = [*headers, (_ID_HEADER, self.id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})

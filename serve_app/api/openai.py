@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from serve_app.api.body import parse_json
 from serve_app.api.chat_answer import ChatEvents, completion_json
-from serve_app.api.chat_body import ChatBody, ImagePart, TextPart
+from serve_app.api.chat_body import ChatBody, ImagePart, RefusalPart, TextPart
 from serve_app.api.exchange import Exchange
 from serve_app.api.lane import Lane
 from serve_app.api.pictures import load_pictures
@@ -20,7 +20,7 @@ async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str
 
     `model_name` stands above the body's.
     """
-    body = parse_json(await exchange.read_body(), ChatBody)
+    body = parse_json(await exchange.read_body(), ChatBody, exchange.ignored_fields)
     request = await chat_request(exchange, lane, body, model_name or body.model)
     if not body.stream:
         chunks = await lane.answer(request, exchange.key)
@@ -44,7 +44,7 @@ async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_nam
         raise InvalidRequest("messages: every message is empty: say something", "messages")
     pictures = iter(await load_pictures(exchange, lane, model, _image_sources(body), params, "messages"))
     messages = tuple(
-        Message(m.internal_role, tuple(_part(part, pictures) for part in m.content), m.internal_calls, m.tool_call_id)
+        Message(m.internal_role, tuple(_part(part, pictures) for part in m.parts), m.internal_calls, m.tool_call_id)
         for m in body.messages
     )
     return GenerationRequest(
@@ -93,5 +93,5 @@ def _image_sources(body: ChatBody) -> list[ImageSource]:
     ]
 
 
-def _part(part: TextPart | ImagePart, pictures: Iterator[Picture]) -> Text | Picture:
-    return Text(part.text) if isinstance(part, TextPart) else next(pictures)
+def _part(part: TextPart | RefusalPart | ImagePart, pictures: Iterator[Picture]) -> Text | Picture:
+    return next(pictures) if isinstance(part, ImagePart) else Text(part.said)

@@ -43,6 +43,7 @@ class Metrics:
         self.images = _counter(specs.IMAGES, registry)
         self.image_seconds = DurationHistogram(specs.IMAGE_SECONDS, registry)
         self.caption_guard = _counter(specs.CAPTION_GUARD, registry)
+        self.ignored_fields = _counter(specs.IGNORED_FIELDS, registry)
         self.tokens = _counter(specs.TOKENS, registry)
         self.inter_token = DurationHistogram(specs.INTER_TOKEN, registry)
         self.queue_seconds = DurationHistogram(specs.QUEUE_SECONDS, registry)
@@ -110,6 +111,10 @@ class RequestTracker:
             self._has_first_token = True
             seconds = self._metrics.clock() - self._started_at
             self._metrics.time_to_first_token.of(self._model).observe(seconds)
+
+    def ignored_fields(self, num_fields: int) -> None:
+        """So many unknown fields of it were read over."""
+        self._metrics.ignored_fields.labels(self._model).inc(num_fields)
 
     def outcome(self, outcome: str) -> None:
         """Tell the outcome of a request whose error was answered inside the block. The first call stands."""

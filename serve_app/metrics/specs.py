@@ -55,6 +55,10 @@ CAPTION_GUARD = MetricSpec(
     "Captions that the guard looked at, by what it found wrong, each finding once; clean where nothing.",
     "ingress, lane",
 )  # fmt: skip
+IGNORED_FIELDS = MetricSpec(
+    "serve_app_ignored_fields_total", "counter", ("model",),
+    "Unknown fields of messages, parts and tools that were read over, each once a request.", "ingress, lane",
+)  # fmt: skip
 TOKENS = MetricSpec(
     "serve_app_tokens_total", "counter", ("model", "kind"),
     "Tokens by kind; wasted is the part of generated whose client didn't get a whole answer.", "model",
@@ -86,7 +90,7 @@ REFUSED_SNAPSHOTS = MetricSpec(
 
 METRICS: tuple[MetricSpec, ...] = (
     REQUESTS, IN_FLIGHT, REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, IMAGES, IMAGE_SECONDS, CAPTION_GUARD,
-    TOKENS, INTER_TOKEN, QUEUE_SECONDS, QUEUED, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
+    IGNORED_FIELDS, TOKENS, INTER_TOKEN, QUEUE_SECONDS, QUEUED, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
 )  # fmt: skip
 
 
