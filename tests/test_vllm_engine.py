@@ -241,11 +241,12 @@ async def test_a_named_tool_is_called(engine: "VllmEngine") -> None:
     ("request_", "error", "sentence"),
     [
         (a_request("b1", "word " * 3000), ContextTooLong, "2048"),
+        (a_request("b5", "a " * 2_000_000), ContextTooLong, "4,000,000 characters"),
         (a_request("b2", "Hi", sampling=Sampling(max_tokens=5000)), ContextTooLong, "5000"),
         (a_request("b3", "Hi", sampling=in_format("regex", "[a")), InvalidRequest, "regex"),
         (a_request("b4", "Hi", sampling=in_format("json_schema", '{"type": 5}')), InvalidRequest, "schema"),
     ],
-    ids=["long prompt", "long answer", "bad regex", "bad schema"],
+    ids=["long prompt", "a prompt that isn't read", "long answer", "bad regex", "bad schema"],
 )  # fmt: skip
 async def test_a_bad_request_is_the_clients_and_the_engine_lives(
     engine: "VllmEngine", request_: GenerationRequest, error: type[RequestError], sentence: str

@@ -13,7 +13,7 @@ def answer_limit(request: GenerationRequest, num_prompt_tokens: int, context_len
         return wanted or _MAX_TOKENS_WITHOUT_CONTEXT
     room = context_length - num_prompt_tokens
     if room < 1:
-        raise prompt_too_long(request, num_prompt_tokens, context_length)
+        raise prompt_too_long(request, f"{num_prompt_tokens} tokens", context_length)
     if wanted and wanted > room:
         raise ContextTooLong(
             f"the prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}, together "
@@ -24,10 +24,11 @@ def answer_limit(request: GenerationRequest, num_prompt_tokens: int, context_len
     return wanted or room
 
 
-def prompt_too_long(request: GenerationRequest, num_prompt_tokens: int, context_length: int) -> ContextTooLong:
+def prompt_too_long(request: GenerationRequest, size: str, context_length: int) -> ContextTooLong:
+    """`size`: how long the prompt is, with its unit."""
     return ContextTooLong(
-        f"the prompt has {num_prompt_tokens} tokens and the context of model '{request.model}' is "
-        f"{context_length}, the answer included: shorten the {_said(request)} or send fewer pictures",
+        f"the prompt has {size} and the context of model '{request.model}' is "
+        f"{context_length} tokens, the answer included: shorten the {_said(request)} or send fewer pictures",
         request.prompt_field,
     )
 

@@ -21,6 +21,7 @@ from serve_app.engines.output_grammar import Grammar, GrammarCompiler
 from serve_app.engines.prompt import prepare, tokenized
 from serve_app.engines.prompt_batch import Prompt
 from serve_app.engines.row import Outcome, Row, RowSampling
+from serve_app.engines.text_bound import TextBound
 from serve_app.errors import (
     EngineFailed,
     InvalidRequest,
@@ -41,6 +42,7 @@ class TransformersEngine:
         self._config = config
         self._checkpoint: Checkpoint | None = None
         self._worker: BatchWorker | None = None
+        self._text_bound: TextBound | None = None
         self._is_stopped = False
         self._num_preparing = 0
         self._deliveries: dict[Row, Delivery] = {}
@@ -95,6 +97,10 @@ class TransformersEngine:
         def deliver(outcomes: list[tuple[Row, Outcome]]) -> None:
             loop.call_soon_threadsafe(self._hand_out, outcomes)
 
+        # the tokenizer that only decodes: the other one is changed where it is used
+        self._text_bound = await asyncio.to_thread(
+            TextBound, checkpoint.decoding_tokenizer, checkpoint.context_length
+        )
         self._checkpoint = checkpoint
         self._worker = BatchWorker(checkpoint, self._config, deliver)
 
@@ -117,6 +123,8 @@ class TransformersEngine:
             await asyncio.to_thread(worker.stop, _STOP_TIMEOUT_S)
         self._preparing.shutdown(wait=False, cancel_futures=True)
         self._compiling.shutdown(wait=False, cancel_futures=True)
+        if self._text_bound:
+            self._text_bound.close()
         self._checkpoint = None
 
     async def generate(self, request: GenerationRequest, put: Put) -> None:
@@ -142,15 +150,16 @@ class TransformersEngine:
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
         """In the thread of the prompts. Raises what is wrong with the request itself."""
-        checkpoint = self._checkpoint
-        if self._is_stopped or checkpoint is None:
+        checkpoint, text_bound = self._checkpoint, self._text_bound
+        if self._is_stopped or checkpoint is None or text_bound is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        await text_bound.check_countable(request)
         return await asyncio.get_running_loop().run_in_executor(self._preparing, tokenized, checkpoint, request)
 
     async def _prepared(self, request: GenerationRequest, received_s: float) -> list[Row]:
         """The request's answers, ready to run. Raises what is wrong with the request itself."""
-        checkpoint = self._checkpoint
-        if self._is_stopped or checkpoint is None:
+        checkpoint, text_bound = self._checkpoint, self._text_bound
+        if self._is_stopped or checkpoint is None or text_bound is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
         if request.tool_use and request.tool_use.tools and request.tool_use.choice != "none":
             raise UnsupportedTask(
@@ -162,6 +171,7 @@ class TransformersEngine:
         try:
             async with asyncio.timeout(request.timeout_s):
                 loop = asyncio.get_running_loop()
+                request = await text_bound.fitted(request)
                 prompt = await loop.run_in_executor(self._preparing, prepare, checkpoint, request)
                 max_tokens = answer_limit(request, prompt.num_tokens, checkpoint.context_length)
                 wanted = request.sampling.output_format

@@ -5,6 +5,7 @@ own; here prompts are rendered and outputs become chunks.
 """
 
 import asyncio
+import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.delivery import Delivery
+from serve_app.engines.text_bound import TextBound
 from serve_app.engines.vllm_args import check_engine_args, first_line
 from serve_app.engines.vllm_loading import LoadedModel, load
 from serve_app.engines.vllm_prompt import render, tokenize
@@ -52,6 +54,7 @@ class VllmEngine:
     def __init__(self, config: ModelConfig) -> None:
         self._config = config
         self._model: LoadedModel | None = None
+        self._text_bound: TextBound | None = None
         self._waiting_tokens: dict[str, int] = {}  # by request, until its first output
 
     @property
@@ -91,6 +94,7 @@ class VllmEngine:
         """Load the model: weights, caches, adapters; seconds to minutes. Raises `ConfigError`."""
         check_engine_args(self._config)
         self._model = await asyncio.to_thread(load, self._config, report)
+        self._text_bound = await asyncio.to_thread(_text_bound, self._model)
         for adapter in self._model.adapters.values():
             await self._add_adapter(self._model.llm, adapter)
 
@@ -105,17 +109,20 @@ class VllmEngine:
     async def stop(self) -> None:
         """End the engine core; running requests raise `EngineFailed`. Idempotent."""
         model, self._model = self._model, None
+        if self._text_bound is not None:
+            self._text_bound.close()
         if model is not None:
             await asyncio.to_thread(model.llm.shutdown, _SHUTDOWN_TIMEOUT_S)
 
     async def generate(self, request: GenerationRequest, put: Put) -> None:
         """The answers' chunks, one for each step of each answer. Cancelling aborts the request within one step."""
-        model = self._model
-        if model is None:
+        model, text_bound = self._model, self._text_bound
+        if model is None or text_bound is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
         deadline = time.monotonic() + request.timeout_s
         try:
             async with asyncio.timeout(request.timeout_s):
+                request = await text_bound.fitted(request)
                 chat, prompt = await render(request, model)
         except TimeoutError as exc:
             raise deadline_error(request) from exc
@@ -162,8 +169,9 @@ class VllmEngine:
                 await model.llm.abort(internal_id, internal=True)
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
-        if self._model is None:
+        if self._model is None or self._text_bound is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        await self._text_bound.check_countable(request)
         return await tokenize(request, self._model)
 
     async def _add_adapter(self, llm: AsyncLLM, adapter: LoRARequest) -> None:
@@ -175,6 +183,11 @@ class VllmEngine:
                 f"adapter '{adapter.lora_name}' ({adapter.lora_path}) doesn't fit {self._config.source} "
                 f"({first_line(exc)}): give one that was trained on this base"
             ) from exc
+
+
+def _text_bound(model: LoadedModel) -> TextBound:
+    """Over a tokenizer of its own: vLLM changes settings of its where it is used."""
+    return TextBound(copy.deepcopy(model.renderer.renderer.get_tokenizer()), model.context_length)
 
 
 def _pass_on(collector: RequestOutputCollector, deliver: Callable[[Any], None]) -> None:

@@ -1,0 +1,111 @@
+"""How much text a prompt may hold, told before it is tokenized: a long text costs its sender alone.
+
+A text has at least as many tokens as its characters divided by those of the tokenizer's longest token. Below that
+bound a long text is counted in pieces, each in a thread and without Python's lock, until it is known to be too long.
+Knows no engine.
+"""
+
+import asyncio
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+from serve_app.engines.context import prompt_too_long
+from serve_app.messages import GenerationRequest, Text
+
+_SHORT_CHARACTERS = 32_768  # tokenized in some 10 ms: not counted before
+_PIECE_CHARACTERS = 65_536
+_COUNTED_FOR_ONE = 2  # cut text may have more tokens than the whole, which is tokenized where it isn't clear
+# Where text is normalized: what NFKC composes of four characters is one.
+_NORMALIZED_FOR_ONE = 4
+_CONTEXT_WITHOUT_ONE = 131_072  # tokens, for models that state no context length
+_LEAST_COUNTABLE = 65_536  # tokens of a text that is only tokenized: whoever asks may want to cut it
+
+
+class TextBound:
+    """Holds the texts of a model's requests to what its context can take. For one event loop."""
+
+    def __init__(self, tokenizer: Any, context_length: int | None) -> None:
+        """`tokenizer` may be used by other threads at the same time as long as they only read it."""
+        self._tokenizer = tokenizer
+        self._context_length = context_length or _CONTEXT_WITHOUT_ONE
+        self._token_characters = _longest_token(tokenizer)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="lengths")
+
+    async def fitted(self, request: GenerationRequest) -> GenerationRequest:
+        """The request, its text no longer than needed where only its end is kept. Raises `ContextTooLong`."""
+        last_tokens = request.raw.last_tokens if request.raw else None
+        if last_tokens and not request.pictures:
+            return await self._cut(request, min(last_tokens, self._context_length + 1))
+        if request.raw and len(request.raw.tokens) > self._context_length:
+            raise prompt_too_long(request, f"{len(request.raw.tokens):,} tokens", self._context_length)
+        await self._check(request, self._context_length)
+        return request
+
+    async def check_countable(self, request: GenerationRequest) -> None:
+        """For a text that is only tokenized. Raises `ContextTooLong`."""
+        await self._check(request, max(self._context_length, _LEAST_COUNTABLE // _COUNTED_FOR_ONE))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _check(self, request: GenerationRequest, max_tokens: int) -> None:
+        num_characters = sum(map(len, _texts(request)))
+        if num_characters > max_tokens * self._token_characters:
+            raise prompt_too_long(request, f"{num_characters:,} characters", self._context_length)
+        if num_characters <= _SHORT_CHARACTERS:
+            return
+        whole = "".join(_texts(request))
+        starts = range(0, len(whole), _PIECE_CHARACTERS)
+        if await self._enough(whole, starts, _COUNTED_FOR_ONE * max_tokens) is not None:
+            raise prompt_too_long(request, f"more than {max_tokens:,} tokens", self._context_length)
+
+    async def _cut(self, request: GenerationRequest, last_tokens: int) -> GenerationRequest:
+        whole = "".join(_texts(request))
+        if len(whole) <= _SHORT_CHARACTERS:
+            return request
+        starts = range(len(whole) - _PIECE_CHARACTERS, -_PIECE_CHARACTERS, -_PIECE_CHARACTERS)
+        start = await self._enough(whole, starts, _COUNTED_FOR_ONE * last_tokens)
+        if start is None:
+            return request
+        return replace(request, messages=(replace(request.messages[0], parts=(Text(whole[start:]),)),))
+
+    async def _enough(self, text: str, starts: Iterable[int], num_tokens: int) -> int | None:
+        """Where the piece begins with which those before it have more than so many tokens; None where none does."""
+        loop, counted = asyncio.get_running_loop(), 0
+        for start in starts:
+            piece = text[max(0, start) : start + _PIECE_CHARACTERS]
+            num_here = await loop.run_in_executor(self._thread, _num_tokens, self._tokenizer, piece)
+            # a long token that is cut through falls apart into its characters, at both ends
+            counted += max(0, num_here - 2 * self._token_characters)
+            if counted > num_tokens:
+                return max(0, start)
+        return None
+
+
+def _texts(request: GenerationRequest) -> list[str]:
+    texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
+    texts += [call.arguments for message in request.messages for call in message.tool_calls]
+    tools = request.tool_use.tools if request.tool_use else ()
+    return texts + [text for tool in tools for text in (tool.description or "", tool.parameters)]
+
+
+def _longest_token(tokenizer: Any) -> int:
+    """The most characters of a text that one token stands for.
+
+    A byte-level token has a character for each byte, which is no fewer. What a tokenizer drops or reads as unknown
+    has no bound, and nothing that anyone would send: it is counted as the rest.
+    """
+    longest = max(map(len, tokenizer.get_vocab()), default=1)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    is_as_it_stands = backend is not None and backend.normalizer is None
+    return longest if is_as_it_stands else longest * _NORMALIZED_FOR_ONE
+
+
+def _num_tokens(tokenizer: Any, piece: str) -> int:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return len(tokenizer.encode(piece, add_special_tokens=False))
+    (encoded,) = backend.encode_batch_fast([piece], add_special_tokens=False)  # `encode` would hold Python's lock
+    return len(encoded)
