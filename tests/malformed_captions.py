@@ -29,7 +29,7 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "guard": ("5", '"yes"', "[]"),
     "n": ("0", "17", "1.5", '"2"', "2"),  # the last at temperature 0
     "temperature": ("-0.1", "2.1", '"0"', "true", "1e999"),
-    "top_p": ("0", "1.1"),
+    "top_p": ("-0.1", "1.1"),
     "top_k": ("-2", "1.5"),
     "min_p": ("-0.1", "1.1"),
     "repetition_penalty": ("0", "11"),

@@ -12,7 +12,7 @@ def generate(field: str, value: str) -> bytes:
 
 # Each value is wrong, and `parameters.` and the name stand in the refusal.
 PARAMETERS: dict[str, tuple[str, ...]] = {
-    "max_new_tokens": ("0", "-1", "1.5", "1.0", '"5"', "true", "[]", "2147483648", "9" * 60),
+    "max_new_tokens": ("0", "-1", "1.5", '"5"', "true", "[]", "2147483648", "9" * 60),
     "temperature": ("0", "-1", "0.0", '"1"', "true", "1e999", "[]"),
     "top_p": ("0", "1", "1.0", "-0.5", "2", '"0.5"', "1e999"),
     "top_k": ("0", "-1", "1.5", '"4"', "2147483648", "9" * 30),

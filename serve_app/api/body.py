@@ -1,8 +1,8 @@
 """Request bodies: bytes to a validated model, and every way that fails to one sentence that names the field."""
 
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_json
 
@@ -48,6 +48,12 @@ class Body(Strict):
             fields[name] = {"enum": [None, *values], "description": "accepted, and without effect"}
         return told
 
+
+def _as_whole(value: Any) -> Any:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Whole = Annotated[int, BeforeValidator(_as_whole)]  # JSON has one kind of number: 100.0 is 100
 
 B = TypeVar("B", bound=Body)
 

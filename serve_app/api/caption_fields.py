@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import Body, wrong
+from serve_app.api.body import Body, Whole, wrong
 from serve_app.api.sampling_body import SamplingBody
 from serve_app.caption_quality import FINDINGS, Finding
 from serve_app.families.wish import Wish
@@ -53,7 +53,7 @@ class Guard(Body):
     """Look at each caption, and ask again where something is wrong with it, `retries` times at most."""
 
     checks: list[Finding] = Field(default_factory=lambda: list(FINDINGS), min_length=1)
-    retries: int = Field(2, ge=0, le=MOST_RETRIES)
+    retries: Whole = Field(2, ge=0, le=MOST_RETRIES)
 
     @field_validator("checks", mode="before")
     @classmethod
@@ -77,7 +77,7 @@ class CaptionFields(SamplingBody):
     """The fields that both encodings have. `prompt` stands for itself; the default temperature is 0, greedy."""
 
     style: Short | None = None
-    length: Annotated[int, Field(ge=1, le=MOST_WORDS)] | Short | None = None
+    length: Annotated[Whole, Field(ge=1, le=MOST_WORDS)] | Short | None = None
     options: list[Annotated[str, Field(min_length=1, max_length=500)]] | None = Field(None, max_length=MAX_OPTIONS)
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)] | None = None
     language: Short | None = None
@@ -114,6 +114,10 @@ class CaptionFields(SamplingBody):
             style = "tags"
         options: Sequence[str] = self.options or ()
         return Wish(style, self.length, tuple(options), self.name, self.language, self.task, self.prompt)
+
+    def field_names(self, image: str) -> dict[str, str]:
+        """What this request calls the fields that an engine has another name for; `image` is the one it is about."""
+        return {"messages": image if self.prompt is None else "prompt", "response_format": "format"}
 
     def sampling(self) -> Sampling:
         return self.sampling_with(self.format.output_format() if self.format and self.form == "json" else None)

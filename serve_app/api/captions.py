@@ -14,6 +14,7 @@ from serve_app.api.caption_body import CaptionRequest, read_caption_request
 from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.caption_guard import CaptionGuard
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
+from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.usage import Usage
 from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooManyImages
@@ -94,7 +95,8 @@ class CaptionTask:
         return Caption(index, self._asked, chunks, image_s, usage, time.monotonic() - begun_s, report)
 
     async def _answer(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
-        chunks = await self._lane.answer(self._request(index, picture, attempt, sampling), self._exchange.key)
+        with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
+            chunks = await self._lane.answer(self._request(index, picture, attempt, sampling), self._exchange.key)
         self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
         return chunks
 
@@ -120,7 +122,8 @@ class CaptionTask:
                 picture = await self._picture(index)
                 encoder = CaptionEvents(index, self._asked, time.monotonic() - begun_s)
                 request = self._request(index, picture, 0, self._sampling)
-                total = await self._lane.stream(request, encoder, begin, self._exchange.key)
+                with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
+                    total = await self._lane.stream(request, encoder, begin, self._exchange.key)
                 self._exchange.count_tokens(total.num_tokens)
             except ClientTooSlow:
                 raise

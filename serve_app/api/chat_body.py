@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import wrong
+from serve_app.api.body import Whole, wrong
 from serve_app.api.chat_formats import FunctionTool, NamedToolChoice, ToolChoice
 from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
 from serve_app.api.tolerant import Tolerant
@@ -89,7 +89,11 @@ class AssistantCall(Tolerant):
 
 
 def _as_parts(content: Any) -> Any:
-    return [{"type": "text", "text": content}] if isinstance(content, str) else [] if content is None else content
+    if content is None or isinstance(content, list):
+        return content or []
+    if not isinstance(content, str):
+        raise ValueError("Input should be a text or a list of parts")
+    return [{"type": "text", "text": content}]
 
 
 class ChatMessage(Tolerant):
@@ -169,7 +173,7 @@ class ChatBody(GenerationBody):
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: Count | None = Field(None, ge=1)
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_logprobs: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -184,6 +188,11 @@ class ChatBody(GenerationBody):
     @property
     def answer_limit(self) -> int | None:
         return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def field_names(self) -> dict[str, str]:
+        limit = {"max_tokens": "max_completion_tokens"} if self.max_completion_tokens and not self.max_tokens else {}
+        return super().field_names | limit
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:

@@ -4,11 +4,12 @@ Shapes follow https://platform.openai.com/docs/api-reference/completions. What c
 the field; nothing is ignored in silence.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
-from serve_app.api.body import wrong
+from serve_app.api.body import Whole, wrong
 from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
 from serve_app.messages import Message, RawPrompt, Sampling, Text
 
@@ -18,13 +19,32 @@ _DEFAULT_TOKENS = 16  # OpenAI's
 _Text = Annotated[str, Field(min_length=1)]
 _Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
 
-_Prompt = _Text | _Tokens | list[_Text] | list[_Tokens]
+
+def _kind(prompt: Any) -> str:
+    """Told by its first item, so that a mistake in another one is told where it stands."""
+    if not isinstance(prompt, list):
+        return "text"
+    first = prompt[0] if prompt else ""
+    return "lists" if isinstance(first, list) else "texts" if isinstance(first, str) else "tokens"
 
 
-def _as_list(prompt: Any) -> Any:
-    """One prompt, a text or the ids of its tokens, is a list of one."""
-    is_one = isinstance(prompt, str) or (isinstance(prompt, list) and prompt and isinstance(prompt[0], int))
-    return [prompt] if is_one else prompt
+def _is_prompt(prompt: Any) -> Any:
+    if not isinstance(prompt, str | list):
+        raise ValueError(
+            "Input should be a text, a list of texts, the ids of a text's tokens, or a list of such lists"
+        )
+    return prompt
+
+
+_Many = Field(min_length=1, max_length=MAX_PROMPTS)
+_Prompt = Annotated[
+    Annotated[_Text, Tag("text")]
+    | Annotated[_Tokens, Tag("tokens")]
+    | Annotated[list[_Text], _Many, Tag("texts")]
+    | Annotated[list[_Tokens], _Many, Tag("lists")],
+    Discriminator(_kind),
+    BeforeValidator(_is_prompt),
+]
 
 
 class CompletionBody(GenerationBody):
@@ -37,13 +57,11 @@ class CompletionBody(GenerationBody):
         **VLLM_NEUTRAL,
     }
 
-    prompt: Annotated[list[_Text] | list[_Tokens], BeforeValidator(_as_list, json_schema_input_type=_Prompt)] = Field(
-        min_length=1, max_length=MAX_PROMPTS
-    )
+    prompt: _Prompt
     max_tokens: Count | None = Field(_DEFAULT_TOKENS, ge=1)
     echo: bool | None = None
-    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    best_of: int | None = Field(None, ge=1)
+    logprobs: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    best_of: Whole | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _can_be_honoured(self) -> Self:
@@ -51,9 +69,14 @@ class CompletionBody(GenerationBody):
             raise wrong("best_of", f"it is {self.best_of} and n is {self.n or 1}: only as many as are sent are made")
         if self.echo and self.logprobs is not None:
             raise wrong("echo", "a prompt's own logprobs aren't told: leave out echo or logprobs")
-        if self.echo and not all(isinstance(prompt, str) for prompt in self.prompt):
+        if self.echo and not all(isinstance(prompt, str) for prompt in self.each_prompt):
             raise wrong("echo", "only a prompt that is a text can be echoed")
         return self
+
+    @property
+    def each_prompt(self) -> Sequence[str | list[int]]:
+        """One prompt, a text or the ids of its tokens, is a list of one."""
+        return [self.prompt] if _kind(self.prompt) in ("text", "tokens") else self.prompt  # type: ignore[list-item, return-value] # told by _kind
 
     @property
     def answer_limit(self) -> int | None:
@@ -68,10 +91,10 @@ class CompletionBody(GenerationBody):
             (Message("user", (Text(one),)), RawPrompt())
             if isinstance(one, str)
             else (Message("user", ()), RawPrompt(tokens=tuple(one)))
-            for one in self.prompt
+            for one in self.each_prompt
         ]
 
     def echoed(self, number: int) -> str:
         """What the answers to this prompt begin with."""
-        prompt = self.prompt[number]
+        prompt = self.each_prompt[number]
         return prompt if self.echo and isinstance(prompt, str) else ""

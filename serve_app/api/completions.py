@@ -5,6 +5,7 @@ from serve_app.api.body import parse_json
 from serve_app.api.completion_answer import CompletionEvents, choices_json, completion_frame, usage_event
 from serve_app.api.completion_body import CompletionBody
 from serve_app.api.exchange import DONE_EVENT, Exchange
+from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.markdown_pictures import UNTITLED, split_pictures, with_pictures
 from serve_app.api.pictures import load_pictures
@@ -35,7 +36,7 @@ async def _prompts(exchange: Exchange, lane: Lane, model: ModelEntry, body: Comp
     prompts = body.prompts()
     if not model.may_take_pictures:
         return prompts
-    pieces = [split_pictures(text, UNTITLED) if isinstance(text, str) else [] for text in body.prompt]
+    pieces = [split_pictures(text, UNTITLED) if isinstance(text, str) else [] for text in body.each_prompt]
     sources = [piece for one in pieces for piece in one if isinstance(piece, ImageUrl)]
     pictures = iter(await load_pictures(exchange, lane, model, sources, ["prompt"] * len(sources), "prompt"))
     return [
@@ -59,7 +60,8 @@ class CompletionTask:
 
     async def answer(self) -> None:
         async def one(number: int) -> tuple[Chunk, ...]:
-            chunks = await self._lane.answer(self._request(number), self._exchange.key)
+            with in_clients_words(self._body.field_names | self._prompt_name(number)):
+                chunks = await self._lane.answer(self._request(number), self._exchange.key)
             self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
             return chunks
 
@@ -79,7 +81,8 @@ class CompletionTask:
             encoder = CompletionEvents(
                 self._frame, self._first_index(number), self._body.echoed(number), self._body.running_usage()
             )
-            total = await self._lane.stream(self._request(number), encoder, write, self._exchange.key)
+            with in_clients_words(self._body.field_names | self._prompt_name(number)):
+                total = await self._lane.stream(self._request(number), encoder, write, self._exchange.key)
             self._exchange.count_tokens(total.num_tokens)
             return total
 
@@ -99,6 +102,9 @@ class CompletionTask:
             timeout_s=self._exchange.remaining_s,
             raw=raw,
         )
+
+    def _prompt_name(self, number: int) -> dict[str, str]:
+        return {"prompt": f"prompt[{number}]"} if len(self._prompts) > 1 else {}
 
     def _first_index(self, number: int) -> int:
         return number * (self._body.n or 1)

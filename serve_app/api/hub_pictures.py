@@ -17,10 +17,11 @@ from serve_app.api.caption_body import CaptionRequest
 from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.captions import CaptionTask
 from serve_app.api.exchange import Exchange
+from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane
 from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_MODEL_CHARACTERS, Count
-from serve_app.api.tgi_answer import named_as_in_tgi
+from serve_app.api.tgi_answer import TGI_NAMES
 from serve_app.api.tgi_body import DEFAULT_TOKENS, HostedOptions
 from serve_app.api.tgi_model import choose_model
 from serve_app.errors import InvalidRequest
@@ -117,7 +118,7 @@ async def _caption(
     await lane.count_images(exchange.key, 1)
     fields = CaptionFields(model=model.name, max_tokens=max_tokens)
     task = CaptionTask(exchange, lane, model, CaptionRequest(fields, [source], [field]))
-    with named_as_in_tgi():
+    with in_clients_words(TGI_NAMES):
         (caption,) = await task.outcomes()
     assert isinstance(caption, Caption), "a failure of the only picture is raised"
     await exchange.send_json([{"generated_text": caption.as_json()["caption"].strip()}])
@@ -146,7 +147,8 @@ async def answer_question(exchange: Exchange, lane: Lane, values: dict[str, Any]
         sampling=Sampling(max_tokens=DEFAULT_TOKENS, temperature=0.0, num_logprobs=0),
         timeout_s=exchange.remaining_s,
     )
-    (chunk,) = await lane.answer(request, exchange.key)
+    with in_clients_words({"messages": "question"}):
+        (chunk,) = await lane.answer(request, exchange.key)
     exchange.count_tokens(chunk.num_tokens)
     await exchange.send_json([{"answer": chunk.text.strip(), "score": _probability(chunk)}])
 

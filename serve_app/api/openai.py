@@ -6,9 +6,10 @@ from serve_app.api.body import parse_json
 from serve_app.api.chat_answer import ChatEvents, completion_json
 from serve_app.api.chat_body import ChatBody, ImagePart, RefusalPart, TextPart
 from serve_app.api.exchange import Exchange
+from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane
 from serve_app.api.pictures import load_pictures
-from serve_app.errors import Forbidden, InvalidRequest
+from serve_app.errors import Forbidden
 from serve_app.images import ImageSource, source_from_text
 from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
 
@@ -23,14 +24,16 @@ async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str
     body = parse_json(await exchange.read_body(), ChatBody, exchange.ignored_fields)
     request = await chat_request(exchange, lane, body, model_name or body.model)
     if not body.stream:
-        chunks = await lane.answer(request, exchange.key)
+        with in_clients_words(body.field_names):
+            chunks = await lane.answer(request, exchange.key)
         exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
         await exchange.send_json(completion_json(exchange, request.model, chunks))
         return
     encoder = ChatEvents(f"chatcmpl-{exchange.id}", exchange.created_s, request.model, body.running_usage())
 
     async def produce(write: Write) -> None:
-        exchange.count_tokens((await lane.stream(request, encoder, write, exchange.key)).num_tokens)
+        with in_clients_words(body.field_names):
+            exchange.count_tokens((await lane.stream(request, encoder, write, exchange.key)).num_tokens)
 
     await exchange.send_events(produce)
 
@@ -40,8 +43,6 @@ async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_nam
     params = _image_params(body)
     model = lane.choose(model_name, "chat", exchange.key, with_pictures=bool(params))
     exchange.set_model(model.name)
-    if not params and all(not part.text for m in body.messages for part in m.content if isinstance(part, TextPart)):
-        raise InvalidRequest("messages: every message is empty: say something", "messages")
     pictures = iter(await load_pictures(exchange, lane, model, _image_sources(body), params, "messages"))
     messages = tuple(
         Message(m.internal_role, tuple(_part(part, pictures) for part in m.parts), m.internal_calls, m.tool_call_id)

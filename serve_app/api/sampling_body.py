@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from serve_app.api.body import Body, wrong
+from serve_app.api.body import Body, Whole, wrong
 from serve_app.api.chat_formats import ResponseFormat, StructuredOutputs, TextFormat
 from serve_app.api.usage import RunningUsage
 from serve_app.messages import OutputFormat, Sampling
@@ -15,7 +15,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_MODEL_CHARACTERS = 256  # twice what a model's name may have: what is longer isn't compared with all of them
 
 # What engines count in 32 bits; one number above that would fail a whole batch.
-Count = Annotated[int, Field(lt=2**31)]
+Count = Annotated[Whole, Field(lt=2**31)]
 
 # vLLM's fields that ask for nothing, as its clients send them.
 VLLM_NEUTRAL: dict[str, tuple[Any, ...]] = {
@@ -56,19 +56,19 @@ class SamplingBody(Body):
     max_tokens: Count | None = Field(None, ge=1)
     min_tokens: Count | None = Field(None, ge=0)
     temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1)
     top_k: Count | None = Field(None, ge=-1)
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
         list[str] | None,
         AfterValidator(few_and_not_empty),
         BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str] | None),
     ] = None
-    n: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    n: Whole | None = Field(None, ge=1, le=MAX_ANSWERS)
 
     @property
     def answer_limit(self) -> int | None:
@@ -77,6 +77,13 @@ class SamplingBody(Body):
     @property
     def num_answers(self) -> int:
         return self.n or 1
+
+    @property
+    def _top_k(self) -> int | None:
+        """Of no probability at all (`top_p` 0) the likeliest token is left, as at OpenAI."""
+        if self.top_p == 0:
+            return 1
+        return None if self.top_k in (-1, 0) else self.top_k
 
     @model_validator(mode="after")
     def _has_room(self) -> Self:
@@ -91,14 +98,14 @@ class SamplingBody(Body):
             max_tokens=self.answer_limit,
             min_tokens=self.min_tokens or 0,
             temperature=self.temperature,
-            top_p=self.top_p,
-            top_k=None if self.top_k in (-1, 0) else self.top_k,
+            top_p=self.top_p or None,
+            top_k=self._top_k,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
             frequency_penalty=self.frequency_penalty or 0.0,
             presence_penalty=self.presence_penalty or 0.0,
             stop=tuple(self.stop or ()),
-            seed=self.seed,
+            seed=None if self.seed == -1 else self.seed,  # vLLM's clients say so that they have none
             num_answers=self.num_answers,
             output_format=output_format,
             **more,
@@ -114,6 +121,11 @@ class GenerationBody(SamplingBody):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: str | None = None
+
+    @property
+    def field_names(self) -> dict[str, str]:
+        """What this request calls the fields that an engine has another name for."""
+        return {"response_format": "structured_outputs"} if self.structured_outputs is not None else {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

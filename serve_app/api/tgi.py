@@ -9,13 +9,14 @@ from serve_app import __version__
 from serve_app.api.body import parse_json, parse_object, validate
 from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Exchange, Handler
+from serve_app.api.field_names import in_clients_words
 from serve_app.api.hub_pictures import answer_question, caption_body, caption_file, is_picture, is_question
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.markdown_pictures import split_pictures, with_pictures
 from serve_app.api.openai import create_chat_completion
 from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
-from serve_app.api.tgi_answer import AnswerStyle, TokenEvents, answer_json, named_as_in_tgi
+from serve_app.api.tgi_answer import TGI_NAMES, AnswerStyle, TokenEvents, answer_json
 from serve_app.api.tgi_body import GenerateBody
 from serve_app.api.tgi_model import choose_model, wanted_model
 from serve_app.api.tgi_tokens import chat_tokenize, tokenize
@@ -113,7 +114,7 @@ async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_ho
     model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
     request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
-    with named_as_in_tgi():
+    with in_clients_words(TGI_NAMES):
         chunks = await lane.answer(request, exchange.key)
     num_tokens = sum(chunk.num_tokens for chunk in chunks)
     exchange.count_tokens(num_tokens)
@@ -134,7 +135,7 @@ async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *
     encoder = TokenEvents(_style(body, model, is_hosted))
 
     async def produce(write: Write) -> None:
-        with named_as_in_tgi():
+        with in_clients_words(TGI_NAMES):
             total = await lane.stream(request, encoder, write, exchange.key)
         exchange.count_tokens(total.num_tokens)
 

@@ -4,7 +4,6 @@ Shapes follow text-generation-inference 3's OpenAPI page.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +20,12 @@ _TYPES: tuple[tuple[tuple[type[ServeAppError], ...], int, str], ...] = (
     ((InternalError,), 500, "incomplete_generation"),
 )
 # What engines call fields that have another name here.
-_NAMES = {"max_tokens": "max_new_tokens", "response_format": "grammar"}
+TGI_NAMES = {
+    "max_tokens": "max_new_tokens",
+    "response_format": "grammar",
+    "prompt": "inputs",
+    "messages": "inputs",
+}
 
 
 def _status_and_type(error: ServeAppError) -> tuple[int, str]:
@@ -36,18 +40,6 @@ def _status_and_type(error: ServeAppError) -> tuple[int, str]:
 
 def _error_json(error: ServeAppError) -> dict[str, Any]:
     return {"error": error.message, "error_type": _status_and_type(error)[1]}
-
-
-@contextmanager
-def named_as_in_tgi() -> Iterator[None]:
-    """An engine's refusal of a field, inside the block, calls the field as this dialect's clients do."""
-    try:
-        yield
-    except ServeAppError as error:
-        if error.param not in _NAMES:
-            raise
-        name = _NAMES[error.param]
-        raise type(error)(error.message.replace(error.param, name), name, error.retry_after_s) from error
 
 
 TGI = Dialect(status=lambda error: _status_and_type(error)[0], error_json=_error_json, event_start=_EVENT_START)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from serve_app.api.body import Body, wrong
+from serve_app.api.body import Body, Whole, wrong
 from serve_app.api.chat_formats import JsonGrammar, RegexGrammar, UsableSchema, tgi_format
 from serve_app.api.sampling_body import (
     MAX_ANSWERS,
@@ -57,11 +57,11 @@ class GenerateParameters(Body):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     stop: Annotated[list[str] | None, AfterValidator(few_and_not_empty)] = None
     truncate: Count | None = Field(None, ge=1)
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    best_of: int | None = Field(None, ge=1, le=MAX_ANSWERS)
+    seed: Whole | None = Field(None, ge=0, lt=2**63)
+    best_of: Whole | None = Field(None, ge=1, le=MAX_ANSWERS)
     return_full_text: bool | None = None
     details: bool | None = None
-    top_n_tokens: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    top_n_tokens: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     grammar: Grammar | None = None
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
 

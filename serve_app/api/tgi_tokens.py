@@ -3,8 +3,10 @@
 from serve_app.api.body import parse_json
 from serve_app.api.chat_body import ChatBody
 from serve_app.api.exchange import Exchange
+from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane
 from serve_app.api.openai import chat_request
+from serve_app.api.tgi_answer import TGI_NAMES
 from serve_app.api.tgi_body import TokenizeBody
 from serve_app.api.tgi_model import choose_model, wanted_model
 from serve_app.errors import UnsupportedTask
@@ -23,7 +25,9 @@ async def tokenize(exchange: Exchange, lane: Lane) -> None:
         timeout_s=exchange.remaining_s,
         raw=RawPrompt(),
     )
-    await exchange.send_json(_tokens_json(await lane.tokenize(request, exchange.key)))
+    with in_clients_words(TGI_NAMES):
+        prompt = await lane.tokenize(request, exchange.key)
+    await exchange.send_json(_tokens_json(prompt))
 
 
 async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:
