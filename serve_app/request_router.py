@@ -36,19 +36,6 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc] # untyped in Ray
         if len(self.curr_replicas) > 1:
             self._placements.remember(_keys(pending_request), replica_id)
 
-    def _fulfill_next_pending_request(self, replica: RunningReplica, request_metadata: Any = None) -> None:
-        """Give the replica to the request that it was chosen for.
-
-        Ray's own finds that by its request id, which all calls within one HTTP request share, such as those for
-        the pictures of a caption request; all but the first would never be found.
-        """
-        for pending in self._pending_requests_to_fulfill:
-            if pending.metadata is request_metadata and not pending.future.done():
-                self._record_queue_wait_time(pending)
-                pending.future.set_result(replica)
-                self._remove_pending_request_from_indices(pending)
-                return
-
 
 def _keys(pending_request: PendingRequest | None) -> list[bytes]:
     if pending_request is None:

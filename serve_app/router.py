@@ -38,6 +38,7 @@ from serve_app.messages import (
     TokenizedPrompt,
     Write,
 )
+from serve_app.own_context import in_own_context
 from serve_app.side_stream import Address, Inbox
 
 T = TypeVar("T")
@@ -223,15 +224,15 @@ class _Methods:
 
     def answer(self, request: GenerationRequest) -> DeploymentResponseGenerator[Any]:
         is_long = request.sampling.num_answers > 1 or request.sampling.num_logprobs is not None
-        return self._answer[is_long or _is_large(request)].remote(request)
+        return in_own_context(self._answer[is_long or _is_large(request)].remote, request)
 
     def stream(
         self, request: GenerationRequest, encoder: EventEncoder, address: Address
     ) -> DeploymentResponseGenerator[Any]:
-        return self._stream[_is_large(request)].remote(request, encoder, address)
+        return in_own_context(self._stream[_is_large(request)].remote, request, encoder, address)
 
     def tokenize(self, request: GenerationRequest) -> DeploymentResponseGenerator[Any]:
-        return self._tokenize.remote(request)
+        return in_own_context(self._tokenize.remote, request)
 
 
 def _is_large(request: GenerationRequest) -> bool:

@@ -11,6 +11,7 @@ from serve_app.budget import Ask, Grant
 from serve_app.cancel_board import LISTEN_S, Wish
 from serve_app.keys import Key
 from serve_app.metrics.snapshot import Snapshot
+from serve_app.own_context import in_own_context
 from serve_app.running import Running
 
 logger = logging.getLogger("serve_app")
@@ -50,7 +51,7 @@ class SidecarLink:
             self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
         handle: Any = self._handle
         try:
-            return await getattr(handle, method).remote(*args)
+            return await in_own_context(getattr(handle, method).remote, *args)
         except BaseException:  # a timeout's cancellation too
             self._handle = None
             raise

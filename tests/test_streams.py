@@ -7,9 +7,11 @@ is seen. Once with Ray Serve's own proxy and once with HAProxy.
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -25,6 +27,7 @@ NUM_STREAMS = 256
 SLOW_EVERY, LEAVING_EVERY = 8, 9
 MAX_UNSENT_BYTES = 500_000
 NUM_STUCK = 8
+NUM_LEAVING = 20
 DEADLINE_S = 120.0
 PROXIES = {
     "ray": {},
@@ -141,6 +144,57 @@ async def test_no_token_is_lost_doubled_or_swapped(streams: tuple[str, RunningSe
             assert how == ("left" if is_leaving else "done"), (number, how, got[-3:])
             assert got == words(number)[: len(got)] if is_leaving else got == words(number), number
         await expect_idle(client)
+
+
+@pytest.mark.parametrize("lane", ["", "/models/paced"])
+@pytest.mark.parametrize("kind", ["stream", "whole", "captions", "caption_stream"])
+async def test_a_client_that_leaves_is_no_dead_replica(
+    streams: tuple[str, RunningService], kind: str, lane: str
+) -> None:
+    """Whoever sees it first, Ray Serve or we: it is counted once, as what it is, and nobody is asked again."""
+    _, service = streams
+    async with client_of(service) as client:
+        before = await outcomes(client)
+        await asyncio.gather(*(leave(client, kind, lane, number) for number in range(NUM_LEAVING)))
+        await expect_idle(client)
+        gained: dict[str, float] = {}
+        deadline = time.monotonic() + DEADLINE_S
+        while sum(gained.values()) < NUM_LEAVING and time.monotonic() < deadline:
+            await asyncio.sleep(0.5)
+            now = await outcomes(client)
+            gained = {name: now[name] - before.get(name, 0) for name in now if now[name] != before.get(name, 0)}
+        assert gained == {"client_left": NUM_LEAVING}
+    logs = "".join(file.read_text(errors="replace") for file in service.temp_dir.rglob("worker-*.err"))
+    assert "trying again" not in logs
+    assert "InvalidStateError" not in logs
+
+
+async def leave(client: httpx.AsyncClient, kind: str, lane: str, number: int) -> None:
+    """Ask for an answer that would take long, and hang up."""
+    body: dict[str, Any] = {"model": "paced", "max_tokens": 900}
+    if kind in ("captions", "caption_stream"):
+        path = f"{lane}/v1/captions"
+        body |= {"images": [data_uri(png("red", "circle"))] * 2, "prompt": "!slow 60", "stream": kind != "captions"}
+    else:
+        path = f"{lane}/v1/chat/completions"
+        asked = "!tokens 900" if kind == "stream" else "!slow 60"
+        body |= {"messages": [{"role": "user", "content": asked}], "stream": kind == "stream"}
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.5 + 0.07 * number), client.stream("POST", path, json=body) as response:
+            assert response.status_code == 200
+            async for line in response.aiter_lines():
+                if line and kind == "stream" and number % 2:
+                    return
+            raise AssertionError("it was answered")
+
+
+async def outcomes(client: httpx.AsyncClient) -> dict[str, float]:
+    """How many requests ended how, by `/metrics`."""
+    counts = dict[str, float]()
+    for line in (await client.get("/metrics")).text.splitlines():
+        if found := re.fullmatch(r'serve_app_requests_total\{.*outcome="(\w+)".*\} (\S+)', line):
+            counts[found[1]] = counts.get(found[1], 0.0) + float(found[2])
+    return counts
 
 
 async def test_a_killed_replica_ends_only_its_own_streams(streams: tuple[str, RunningService]) -> None:

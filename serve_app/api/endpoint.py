@@ -29,7 +29,7 @@ from serve_app.errors import (
     ServeAppError,
     ShuttingDown,
 )
-from serve_app.metrics.specs import CLIENT_LEFT, OK
+from serve_app.metrics.specs import CLIENT_LEFT
 
 logger = logging.getLogger("serve_app")
 audit = logging.getLogger("serve_app.audit")
@@ -56,31 +56,37 @@ class Endpoint:
         tracker = self._lane.metrics.request()
         exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._dialect)
         with tracker if self._is_counted else nullcontext():
-            exchange.outcome = await self._run(exchange)
-            tracker.outcome(exchange.outcome)
-        if self._is_counted:
-            exchange.log()
+            try:
+                await self._run(exchange)
+            except asyncio.CancelledError:
+                if exchange.is_given_up:  # else it is our own, and ends here
+                    raise
+            finally:  # whatever cancels it, and however often, the request is counted and has its line
+                exchange.close()
+                tracker.outcome(exchange.outcome)
+                if self._is_counted:
+                    exchange.log()
 
-    async def _run(self, exchange: Exchange) -> str:
-        """Run the handler; whatever it raises is told to the client. Returns the outcome."""
+    async def _run(self, exchange: Exchange) -> None:
+        """Run the handler; whatever it raises is told to the client, and is the exchange's outcome."""
         try:
             await self._let_in(exchange)
             with self._lane.running.listed(exchange):
                 await self._within_deadline(exchange)
         except ServeAppError as error:
-            return await self._refused(exchange, error)
+            await self._refused(exchange, exchange.cancellation or error)
         except asyncio.CancelledError:
-            cause = exchange.absorb_own_cancellation()
-            return CLIENT_LEFT if cause is None else await self._refused(exchange, cause)
+            if exchange.cancellation is not None:
+                await self._refused(exchange, exchange.cancellation)
+                return
+            exchange.outcome = CLIENT_LEFT
+            raise
         except (ClientDisconnect, ConnectionError):
-            return CLIENT_LEFT
+            exchange.outcome = CLIENT_LEFT
         except Exception:  # the HTTP boundary: a bug is the client's 500 and a traceback in our log
             logger.exception("request %s failed unexpectedly", exchange.id)
             bug = InternalError("the service failed unexpectedly: try again, or report the request's id")
-            return await self._refused(exchange, bug)
-        finally:
-            exchange.close()
-        return OK
+            await self._refused(exchange, bug)
 
     async def _let_in(self, exchange: Exchange) -> None:
         """Raises what is wrong before the body is read."""
@@ -113,8 +119,13 @@ class Endpoint:
                 f"not done{by} within {exchange.timeout_s:g} s: ask for less, or read the answer faster"
             ) from exc
 
-    async def _refused(self, exchange: Exchange, error: ServeAppError) -> str:
+    async def _refused(self, exchange: Exchange, error: ServeAppError) -> None:
         """Tell the client, and the audit log where it was refused."""
+        is_alone = not exchange.has_client  # other errors are then what its leaving made
+        exchange.outcome = CLIENT_LEFT if is_alone and error is not exchange.cancellation else error.code
+        if is_alone:
+            return
+        exchange.close()  # its leaving changes nothing any more
         headers = {}
         if error.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(error.retry_after_s))
@@ -129,7 +140,6 @@ class Endpoint:
             pass  # nobody reads
         if isinstance(error, RequestError | Overloaded | ModelNotReady):  # and not what failed in serving it
             audit.info("%s", json.dumps(_audit_line(exchange, error)))
-        return error.code
 
 
 def _authorization(exchange: Exchange) -> str | None:

@@ -98,6 +98,7 @@ class Exchange:
         self._is_stream = self._is_answered = False
         self._watcher: asyncio.Task[None] | None = None
         self._task = asyncio.current_task()
+        self._num_own_cancels = 0
         self._client_left = False
         self._cancellation: RequestCancelled | None = None
 
@@ -120,10 +121,9 @@ class Exchange:
 
     def cancel(self) -> None:
         """Stop the work, and tell the client so. Without effect once it is answered."""
-        if not self._is_answered and self._cancellation is None:
-            assert self._task is not None, "an exchange runs in a task"
+        if not (self._is_answered or self._client_left or self._cancellation):
             self._cancellation = RequestCancelled("the request was called off with DELETE /v1/requests")
-            self._task.cancel()
+            self._end_work()
 
     def count_tokens(self, num_tokens: int) -> None:
         """Tokens of an answer, for the log line; of one that wasn't streamed, the first token is here too."""
@@ -212,15 +212,26 @@ class Exchange:
             elif self._is_stream:
                 await self._finish(event_bytes(self._dialect.error_json(error), self._dialect.event_start))
 
-    def absorb_own_cancellation(self) -> RequestCancelled | None:
-        """Let a cancellation end here if the client's leaving caused it, or its being called off, which is returned.
+    @property
+    def cancellation(self) -> RequestCancelled | None:
+        """How to tell the client that it called the request off, where that is what ended the work."""
+        return self._cancellation
 
-        Any other is passed on.
-        """
+    @property
+    def is_given_up(self) -> bool:
+        """Whether others told our task to end: Ray Serve does, which sees clients leave too, before us or after."""
         assert self._task is not None, "an exchange runs in a task"
-        if not (self._client_left or self._cancellation) or self._task.uncancel() > 0:
-            raise asyncio.CancelledError
-        return None if self._client_left else self._cancellation
+        return self._task.cancelling() > self._num_own_cancels
+
+    @property
+    def has_client(self) -> bool:
+        """Whether anybody may still read what we send."""
+        return not (self._client_left or self.is_given_up)
+
+    def _end_work(self) -> None:
+        assert self._task is not None, "an exchange runs in a task"
+        self._num_own_cancels += 1
+        self._task.cancel()
 
     def close(self) -> None:
         if self._watcher is not None:
@@ -282,15 +293,13 @@ class Exchange:
     def _watch_for_leaving(self) -> None:
         if self._watcher is not None:  # the body was read before
             return
-        task = self._task
-        assert task is not None, "an exchange runs in a task"
 
         async def watch() -> None:
             while (await self._receive())["type"] != "http.disconnect":
                 pass
-            if not self._is_answered:
+            if not (self._is_answered or self._cancellation):
                 self._client_left = True
-                task.cancel()
+                self._end_work()
 
         self._watcher = asyncio.create_task(watch())
 
