@@ -34,6 +34,7 @@ from serve_app.ingress import create_app
 from serve_app.keys import Key, Keyring
 from serve_app.load_progress import LoadProgress
 from serve_app.log import log_to_stderr
+from serve_app.loop_watch import end_if_stuck
 from serve_app.messages import (
     Chunk,
     EventEncoder,
@@ -52,11 +53,12 @@ from serve_app.replica import start_replica
 from serve_app.request_router import AffinityRouter
 from serve_app.router import Router
 from serve_app.running import Running
+from serve_app.serve_settings import within
 from serve_app.side_stream import Address, Inbox, Outlets
 from serve_app.sidecar_link import SidecarLink, heed_wishes
 from serve_app.single_model import SingleModelCatalog
 from serve_app.strict import first_sentence
-from serve_app.watched_replica import LAST_WORDS_S, WatchedReplica, end_if_stuck, until_lost
+from serve_app.watched_replica import LAST_WORDS_S, WatchedReplica, until_lost
 
 logger = logging.getLogger("serve_app")
 
@@ -280,6 +282,9 @@ def _lane(
 ) -> Lane:
     if config.write_interval_s is None:
         config = config.model_copy(update={"write_interval_s": 0.0 if haproxy_is_on() else _PROXY_INTERVAL_S})
+    serve_timeout_s = cluster.serve_timeout_s()
+    if serve_timeout_s is not None and within(serve_timeout_s) < config.request_timeout_s:
+        config = config.model_copy(update={"request_timeout_s": within(serve_timeout_s)})
     keys = Keyring(config.keys)
     if keys.is_open:
         logger.warning("no API keys: whoever reaches this service may use it; docs/security.md says how to close it")

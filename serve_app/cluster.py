@@ -116,6 +116,13 @@ def declarations() -> dict[str, Declaration]:
     }
 
 
+def serve_timeout_s() -> float | None:
+    """After how long Ray Serve itself ends a request, by the config's `http_options`; None where it never does."""
+    client = _get_global_client(raise_if_no_controller_running=False)
+    seconds: float | None = client.http_config.request_timeout_s if client else None
+    return seconds if seconds and seconds > 0 else None
+
+
 def _family(value: Any) -> str | None:
     return str(value) if value not in (None, "auto") else None
 

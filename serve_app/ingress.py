@@ -15,7 +15,7 @@ from starlette.routing import Route
 from serve_app.api.caption_styles import list_caption_styles
 from serve_app.api.captions import create_captions
 from serve_app.api.completions import create_completion
-from serve_app.api.dialect import OPENAI, Dialect
+from serve_app.api.dialect import OPENAI, TGI, Dialect
 from serve_app.api.docs_page import page
 from serve_app.api.endpoint import Endpoint
 from serve_app.api.exchange import Exchange, Handler
@@ -24,7 +24,6 @@ from serve_app.api.openai import create_chat_completion, list_models, retrieve_m
 from serve_app.api.openapi import document
 from serve_app.api.requests import cancel_request
 from serve_app.api.tgi import TGI_ROUTES
-from serve_app.api.tgi_answer import TGI
 from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
 from serve_app.plain_path import PlainPath
 from serve_app.strict import nearest_hint

@@ -9,4 +9,12 @@ SERVE_SETTINGS = {
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # Ray's 0.1 takes 5 % of a core at rest
     "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",  # of Ray Serve's own metrics; Ray has 100
     "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "2",  # with Ray's 10 a dead proxy is missed for 20
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.stand_in.middlewares",  # else 500 for a process that died
 }
+_FAREWELL_S = 2.5  # for an engine and the router to say that a request is late before Ray Serve says it
+_MOST_FOR_FAREWELL = 0.25
+
+
+def within(serve_timeout_s: float) -> float:
+    """What a request may take so that its 504 is our own, where Ray Serve ends it after `serve_timeout_s`."""
+    return serve_timeout_s - min(_FAREWELL_S, _MOST_FOR_FAREWELL * serve_timeout_s)

@@ -1,7 +1,6 @@
-"""A process that outlives neither its engine nor its event loop, and work that doesn't outlive its way out."""
+"""A process that doesn't outlive its engine, and work that doesn't outlive its way out."""
 
 import asyncio
-import faulthandler
 import logging
 import os
 from collections.abc import AsyncIterator, Coroutine
@@ -15,9 +14,6 @@ from serve_app.replica import Replica
 logger = logging.getLogger("serve_app")
 
 LAST_WORDS_S = 0.5  # for a direct lane's clients to be told
-STUCK_AFTER_S = 8.0  # a loaded loop is seconds late at most; with what it takes to notice, within 10
-_SIGN_OF_LIFE_S = 1.0
-_STDERR = 2  # the file that Ray keeps of the process
 
 
 class WatchedReplica:
@@ -67,19 +63,6 @@ class WatchedReplica:
                 if not self._last_words_s:
                     os._exit(1)
                 asyncio.get_running_loop().call_later(self._last_words_s, os._exit, 1)
-
-
-async def end_if_stuck() -> None:
-    """For ever: where this event loop stands still for `STUCK_AFTER_S`, its process ends, and its log says where.
-
-    Ray Serve's own checks take half a minute for that. The timer is one of C, which needs no part of Python to run.
-    """
-    try:
-        while True:
-            faulthandler.dump_traceback_later(STUCK_AFTER_S, exit=True, file=_STDERR)
-            await asyncio.sleep(_SIGN_OF_LIFE_S)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 async def until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Future[None]") -> StreamTotal:

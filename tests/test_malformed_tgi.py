@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.api.dialect import TGI
 from serve_app.api.tgi import TGI_ROUTES
-from serve_app.api.tgi_answer import TGI
 from serve_app.errors import ServeAppError, concrete_errors
 from tests.malformed_json import NO_OBJECTS, Case
 from tests.malformed_tgi import tgi_cases

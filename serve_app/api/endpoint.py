@@ -30,6 +30,7 @@ from serve_app.errors import (
     ShuttingDown,
 )
 from serve_app.metrics.specs import CLIENT_LEFT
+from serve_app.serve_settings import within
 
 logger = logging.getLogger("serve_app")
 audit = logging.getLogger("serve_app.audit")
@@ -37,6 +38,7 @@ audit = logging.getLogger("serve_app.audit")
 _LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
 _BACK_AFTER_S = 5.0  # a guess at when another process serves in this one's place
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_OF_SERVE = "x-request-timeout-seconds"  # after which Ray Serve ends this request, whatever its config says
 _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 
 
@@ -79,7 +81,8 @@ class Endpoint:
             if exchange.cancellation is not None:
                 await self._refused(exchange, exchange.cancellation)
                 return
-            exchange.outcome = CLIENT_LEFT
+            # What is given up after its deadline is late: an engine that hangs, in Ray Serve's own patience.
+            exchange.outcome = DeadlineExceeded.code if exchange.is_given_up and exchange.is_late else CLIENT_LEFT
             raise
         except (ClientDisconnect, ConnectionError):
             exchange.outcome = CLIENT_LEFT
@@ -152,7 +155,10 @@ def _authorization(exchange: Exchange) -> str | None:
 
 def _timeout_s(exchange: Exchange, longest_s: float) -> float:
     """The client's own deadline, `X-Request-Timeout` in seconds, where it gives one; never above the config's."""
-    text = exchange.request.headers.get("x-request-timeout")
+    headers = exchange.request.headers
+    if _SECONDS.fullmatch(of_serve := headers.get(_OF_SERVE, "")) and float(of_serve):
+        longest_s = min(longest_s, within(float(of_serve)))
+    text = headers.get("x-request-timeout")
     if text is None:
         return longest_s
     seconds = float(text) if _SECONDS.fullmatch(text) else 0.0

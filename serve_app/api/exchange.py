@@ -107,6 +107,10 @@ class Exchange:
         """Seconds left for this request; at least a moment, so that the engine says 504 itself."""
         return max(0.001, self.timeout_s - (time.monotonic() - self._begun_s))
 
+    @property
+    def is_late(self) -> bool:
+        return time.monotonic() - self._begun_s >= self.timeout_s
+
     async def in_time(self, work: Awaitable[T]) -> T:
         """What `work` returns. Raises `DeadlineExceeded` where that takes all the time that the request has."""
         try:

@@ -1,4 +1,4 @@
-"""Chunks as TGI's answers and events, and errors in its shape.
+"""Chunks as TGI's answers and events.
 
 Shapes follow text-generation-inference 3's OpenAPI page.
 """
@@ -7,18 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.api.dialect import Dialect
+from serve_app.api.dialect import TGI
 from serve_app.api.exchange import event_bytes
-from serve_app.errors import EngineFailed, InternalError, Overloaded, RateLimited, ReplicaDied, ServeAppError
 from serve_app.messages import Chunk, TokenLogprob
 
-_EVENT_START = b"data:"
 _FARTHEST = 8  # characters that tokens may have said before one whose own text is found
-_TYPES: tuple[tuple[tuple[type[ServeAppError], ...], int, str], ...] = (
-    ((RateLimited, Overloaded), 429, "overloaded"),
-    ((EngineFailed, ReplicaDied), 424, "generation"),
-    ((InternalError,), 500, "incomplete_generation"),
-)
 # What engines call fields that have another name here.
 TGI_NAMES = {
     "max_tokens": "max_new_tokens",
@@ -26,23 +19,6 @@ TGI_NAMES = {
     "prompt": "inputs",
     "messages": "inputs",
 }
-
-
-def _status_and_type(error: ServeAppError) -> tuple[int, str]:
-    """TGI's, where it has one; else our status, with our code as the type."""
-    for errors, status, name in _TYPES:
-        if isinstance(error, errors):
-            return status, name
-    if error.status in (400, 413):
-        return 422 if error.status == 400 else 413, "validation"
-    return error.status, error.code
-
-
-def _error_json(error: ServeAppError) -> dict[str, Any]:
-    return {"error": error.message, "error_type": _status_and_type(error)[1]}
-
-
-TGI = Dialect(status=lambda error: _status_and_type(error)[0], error_json=_error_json, event_start=_EVENT_START)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +92,7 @@ class TokenEvents:
         for number, (one, text) in enumerate(tokens, 1):
             self._num_events += 1
             is_last = chunk.finish_reason is not None and number == len(tokens)
-            events.append(event_bytes(self._event(one, text, chunk if is_last else None), _EVENT_START))
+            events.append(event_bytes(self._event(one, text, chunk if is_last else None), TGI.event_start))
         return b"".join(events)
 
     def end(self) -> bytes:
