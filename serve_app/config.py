@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
+from serve_app.environment import VARIABLE, EnvironmentSource, secret_in
 from serve_app.http_config import HttpConfig, KeysConfig
 from serve_app.messages import Task
-from serve_app.strict import Strict, nearest_hint
+from serve_app.strict import Strict, looks_like_secret, nearest_hint
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,127}$")]
 Family = Literal[
@@ -98,7 +99,8 @@ class ModelConfig(Strict):
     metrics_application: str | None = "metrics"
     http: HttpConfig = HttpConfig()  # of its direct lane, where the application has a route_prefix
     engine_args: dict[str, Any] = Field(default_factory=dict)
-    env: dict[str, str] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)  # in clear in Ray's logs
+    env_from: dict[Annotated[str, Field(pattern=VARIABLE)], EnvironmentSource] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -120,6 +122,19 @@ class ModelConfig(Strict):
             )
         if self.adapters and self.engine not in ("auto", "vllm"):
             raise ValueError(f"adapters need engine: vllm, and engine is '{self.engine}'")
+        return self
+
+    @model_validator(mode="after")
+    def _no_secrets(self) -> Self:
+        if why := secret_in(self.env):
+            raise ValueError(f"env: {why}")
+        if twice := self.env.keys() & self.env_from.keys():
+            raise ValueError(f"env_from: {min(twice)} stands in env as well: leave it out there")
+        if isinstance(self.engine_args.get("hf_token"), str) or _has_secret(self.engine_args):
+            raise ValueError(
+                "engine_args: one of them looks like a secret, and vLLM writes them into its log: name where it is "
+                "kept in env_from, as {HF_TOKEN: {file: /run/secrets/hf_token}} for the hub's"
+            )
         return self
 
     @model_validator(mode="after")
@@ -207,6 +222,15 @@ class ModelConfig(Strict):
                 "policy_kwargs": {"targets": scaling.pressure_targets},
             }
         return options
+
+
+def _has_secret(value: Any) -> bool:
+    """Whether a text anywhere in it looks like one."""
+    if isinstance(value, dict):
+        return any(map(_has_secret, value.values()))
+    if isinstance(value, list | tuple):
+        return any(map(_has_secret, value))
+    return isinstance(value, str) and looks_like_secret(value)
 
 
 class RoutingConfig(Strict):

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig, PlaygroundConfig, RoutingConfig
+from serve_app.environment import secret_in
 from serve_app.errors import ConfigError
 from serve_app.http_config import KeysConfig
 from serve_app.strict import first_sentence, nearest_hint
@@ -112,11 +113,22 @@ def _check_application(app: Any, place: str) -> None:
         _validate(BUILDERS[builder], app.get("args") or {}, f"{place}: args")
     elif builder.startswith("serve_app"):
         raise ConfigError(f"{place}: import_path '{builder}' doesn't exist{nearest_hint(builder, BUILDERS)}")
+    _check_env_vars(app.get("runtime_env"), f"{place}: runtime_env")
     for deployment in app.get("deployments") or []:
         if not isinstance(deployment, dict) or not isinstance(deployment.get("name"), str):
             raise ConfigError(f"{place}: deployments: each is a mapping with a 'name', such as {{name: Ingress}}")
+        options = deployment.get("ray_actor_options")
+        if isinstance(options, dict):
+            _check_env_vars(options.get("runtime_env"), f"{place}: ray_actor_options: runtime_env")
         if builder == "serve_app.app:build_ingress" and "user_config" in deployment:
             _validate(RoutingConfig, deployment["user_config"], f"{place}: user_config")
+
+
+def _check_env_vars(runtime_env: Any, place: str) -> None:
+    """Ray's own way to set variables is in its logs too."""
+    given = runtime_env.get("env_vars") if isinstance(runtime_env, dict) else None
+    if isinstance(given, dict) and (why := secret_in(given)):
+        raise ConfigError(f"{place}: env_vars: {why}")
 
 
 def _check_ingress_models(values: dict[str, Any]) -> None:

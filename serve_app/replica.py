@@ -4,6 +4,7 @@ import asyncio
 import logging
 from dataclasses import replace
 
+from serve_app import environment
 from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
 from serve_app.config import ModelConfig
 from serve_app.engines import Engine, source
@@ -168,6 +169,7 @@ class Replica:
 async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progress: LoadProgress) -> Replica:
     """A replica that can serve. Raises `ConfigError` with one line that names the model and the fix."""
     try:
+        environment.take(config.env_from)  # before any library looks
         progress("importing the engine")
         # in a thread: it takes seconds, in which the sidecar hears from this process
         engine = await asyncio.to_thread(create_engine, config, progress)

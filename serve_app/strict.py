@@ -1,16 +1,33 @@
 """Frozen values that refuse unknown keys by name, and their mistakes in one sentence: configs and bodies are such."""
 
 import difflib
+import re
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
+# What well-known services' secrets begin with, keys of this service too, and what carries one: a private key, a URL
+# with a password, a header's value.
+_SECRET = re.compile(
+    r"(?<![A-Za-z0-9])(hf_|api_org_|sa-|sk-|[rs]k_live_|gh[opsur]_|github_pat_|glpat-|xox[abeoprs]-|npm_|pypi-|nvapi-"
+    r"|AIza|ya29\.|gsk_|r8_|dop_v1_|AKIA|ASIA|whsec_|SG\.|dckr_pat_|pplx-|xai-)[A-Za-z0-9_.=-]{14,}"
+    r"|eyJ[A-Za-z0-9_=-]{8,}\.eyJ[A-Za-z0-9_=-]{8,}\."
+    r"|-----BEGIN [A-Z ]*PRIVATE KEY"
+    r"|://[^/\s:@]*:[^/\s@]+@"
+    r"|(AccountKey|SharedAccessSignature|[?&]sig|[Pp]assword|[Pp]wd)=[^\s;&]{6,}"
+    r"|\b(Bearer|Basic) +[A-Za-z0-9+/_.=-]{16,}"
+)
+_RANDOM = re.compile(r"[A-Za-z0-9+_=-]{32,}")
+_MIN_CHANGES = 8  # between letters and digits: names have fewer, random text of 32 characters has about nine
+_MIN_LETTERS = 4  # of each case: `GPU-` before hexadecimal digits makes a name
+_NEVER_SHOWN = frozenset({"env", "env_from", "environment"})  # fields where somebody may have put a secret
+
 
 class Strict(BaseModel):
     """Frozen values in which an unknown key is an error that names the nearest valid one."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), hide_input_in_errors=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -39,5 +56,15 @@ def first_sentence(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=True)[0]
     path = ".".join(str(step) for step in first["loc"])
     sentence = first["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(first["input"], dict) else f" (it is {first['input']!r})"
+    is_shown = not isinstance(first["input"], dict) and not _NEVER_SHOWN.intersection(first["loc"])
+    shown = f" (it is {first['input']!r})" if is_shown and not looks_like_secret(str(first["input"])) else ""
     return f"{path}: {sentence}{shown}" if path else sentence
+
+
+def looks_like_secret(text: str) -> bool:
+    """Whether there is a token, key or password in it, as far as its look tells: hashes and paths are none."""
+    if _SECRET.search(text):
+        return True
+    num_changes = len(re.findall(r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", text))
+    num_letters = min(sum(map(str.isupper, text)), sum(map(str.islower, text)))
+    return num_letters >= _MIN_LETTERS and num_changes >= _MIN_CHANGES and _RANDOM.fullmatch(text) is not None

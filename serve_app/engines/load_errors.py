@@ -1,20 +1,12 @@
 """Why a model can't be fetched or loaded, as one sentence with the fix, from a hub's, store's or library's exception.
 
-Tells torch's and transformers' exceptions by their names, so that it imports neither.
+Tells torch's and transformers' exceptions by their names, so that it imports neither. The hub's client is imported
+where it was at work already: it reads its environment at its import, which a replica sets (`env_from`).
 """
 
 import errno
 from collections.abc import Sequence
 
-from huggingface_hub import constants
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 
 from serve_app.config import ModelConfig
@@ -62,6 +54,16 @@ def explain_download(exc: BaseException, source: str, revision: str | None) -> s
 
 
 def _explain_hub(exc: BaseException, source: str, revision: str | None) -> str:
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
     if (
         isinstance(exc, LocalEntryNotFoundError) and exc.__cause__
     ):  # the hub failed, and its cache lacks the model too

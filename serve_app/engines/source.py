@@ -1,7 +1,8 @@
 """From a config's `source` to a checked folder on this machine: the demo, a folder, a hub id, an object store's URL.
 
 Both engines load from what `resolve` gives. Imports no torch and no transformers, so that a source that can't work
-is refused before the seconds that their imports take.
+is refused before the seconds that their imports take. The hub's client is imported when it is needed and not before:
+it reads its environment then, which a replica sets (`env_from`).
 """
 
 import re
@@ -9,9 +10,6 @@ from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
-
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.utils import tqdm as hub_tqdm
 
 from serve_app.config import ModelConfig
 from serve_app.engines import object_store
@@ -112,6 +110,8 @@ def _is_wanted(name: str, wanted: list[str]) -> bool:
 
 def _snapshot(source: str, revision: str | None, wanted: list[str], report: Report) -> Path:
     """The hub's files in its own cache (`HF_HOME`), which resumes, and shares them between replicas."""
+    from huggingface_hub import snapshot_download
+
     report("asking the hub")
     files = _hub_files(source, revision, wanted)
     if files is not None:
@@ -127,6 +127,8 @@ def _snapshot(source: str, revision: str | None, wanted: list[str], report: Repo
 
 def _hub_files(source: str, revision: str | None, wanted: list[str]) -> dict[str, int] | None:
     """The wanted files' sizes in bytes; None where the hub doesn't answer, and its cache may have them all."""
+    from huggingface_hub import HfApi
+
     try:
         siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
     except Exception:  # noqa: BLE001 -- the download that follows finds it in the cache, or fails alike and is explained
@@ -146,6 +148,7 @@ def _require_weights(source: str, files: list[str], wanted: list[str]) -> None:
 
 def _bar(add: Callable[[int], None]) -> type[Any]:
     """huggingface_hub tells bytes only to a progress bar of the caller's class: this one draws nothing."""
+    from huggingface_hub.utils import tqdm as hub_tqdm
 
     class Bar(hub_tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:

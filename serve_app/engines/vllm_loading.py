@@ -105,7 +105,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     if config.num_ranks > 1:
         check_heads(config, folder)
         fetch_on_other_nodes(config, [folder, *adapters.values()], report)
-        point_to_ray()
+        point_to_ray(config)
     for name, path in adapters.items():
         check_adapter_fits(path, name, folder, config.source)
     options = prompt_options(config)

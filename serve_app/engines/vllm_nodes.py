@@ -11,17 +11,22 @@ from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, get_current_placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from serve_app import environment
 from serve_app.config import ModelConfig
 from serve_app.engines import source
 from serve_app.errors import ConfigError
 from serve_app.load_progress import Report, to_nobody
 
+_COPIED = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"  # vLLM's list of variables that its ranks on other nodes get as well
 
-def point_to_ray() -> None:
+
+def point_to_ray(config: ModelConfig) -> None:
     """Name this replica's cluster to the processes it starts: an engine core that finds none named joins the newest
-    one on its host, or starts one."""
+    one on its host, or starts one. Its ranks get what the replica has of `env_from`, from process to process."""
     if ray.is_initialized():
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    if config.env_from:
+        os.environ[_COPIED] = ",".join(filter(None, [os.environ.get(_COPIED, ""), *config.env_from]))
 
 
 def fetch_on_other_nodes(config: ModelConfig, here: list[Path], report: Report) -> None:
@@ -56,8 +61,9 @@ def _fetch_beside(group: PlacementGroup, bundle: int, config: ModelConfig) -> An
 
 
 def _fetch(config: ModelConfig) -> list[str]:
-    adapters = [source.resolve_adapter(given, to_nobody) for given in config.adapters.values()]
-    return [str(folder) for folder in (source.resolve(config, to_nobody), *adapters)]
+    with environment.taken(config.env_from):  # other work may follow in this process
+        adapters = [source.resolve_adapter(given, to_nobody) for given in config.adapters.values()]
+        return [str(folder) for folder in (source.resolve(config, to_nobody), *adapters)]
 
 
 def _folders_of(task: Any, node: str) -> list[str]:
