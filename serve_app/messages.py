@@ -255,6 +255,8 @@ class ModelDescription:
     picture_edge: PictureEdge | None = None
     adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
     ongoing_limit: int | None = None
+    version: str | None = None  # of its files: a hub's commit, an object store's listing; None where nobody knows
+    version_note: str | None = None  # why it may be an old one
 
 
 Put = Callable[[Chunk], None]  # takes an answer's next chunk; called on the event loop, never blocks

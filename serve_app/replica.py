@@ -47,10 +47,13 @@ class Replica:
         self._engine = engine
         self._metrics = metrics
         self._first_tokens = FirstTokenClock()
+        self._version: tuple[str | None, str | None] = (None, None)
 
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model and, where its config says so, warm it up. Raises `ConfigError` naming the fix."""
         await self._engine.start(report)
+        if self._config.engine != "scripted":
+            self._version = await asyncio.to_thread(source.version_of, self._config)
         if not self._config.warms_up:
             return
         report("warming up")
@@ -144,6 +147,8 @@ class Replica:
             picture_limit=self._engine.picture_limit,
             picture_edge=self._engine.picture_edge,
             ongoing_limit=self._config.ongoing_limit * self._config.autoscaling.max_replicas,
+            version=self._version[0],
+            version_note=self._version[1],
         )
 
     def pressure(self) -> dict[str, float]:

@@ -13,10 +13,11 @@ MAX_REASON_CHARACTERS = 800
 STARTING = "its replica is starting"
 
 _OUR_ERROR = "serve_app.errors.ConfigError: "
-# The text of pydantic's error, all that Ray Serve passes on of an application's args that don't validate.
+# The text of pydantic's error, all that Ray Serve passes on of an application's args that don't validate. That of our
+# configs has no values: one may be a secret.
 _REFUSED_ARGS = re.compile(
     r"validation errors? for \w+\n(?:(?P<place>\S.*)\n)?[ ]+(?P<wrong>.*) "
-    r"\[type=\w+, input_value=(?P<value>.*), input_type"
+    r"\[type=\w+(?:, input_value=.*, input_type=\w+)?\]"
 )
 _ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 
@@ -52,8 +53,8 @@ def last_line(message: str) -> str:
     if ours:
         sentence = ours[-1].removeprefix(_OUR_ERROR)
     elif refused := _REFUSED_ARGS.search(message):
-        place, wrong, value = refused["place"], refused["wrong"].removeprefix("Value error, "), refused["value"]
-        sentence = f"{place}: {wrong} (it is {value})" if place else wrong
+        place, wrong = refused["place"], refused["wrong"].removeprefix("Value error, ")
+        sentence = f"{place}: {wrong}" if place else wrong
     return sentence[:MAX_REASON_CHARACTERS]
 
 

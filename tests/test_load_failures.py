@@ -30,7 +30,7 @@ SENTENCES = {
     "untrusted": "trust_remote_code: true",
     "unheard-of": "source 'nobody/no-such-model'.*HF_HUB_OFFLINE",
     "warm-up": "its warm-up request failed .* context is 3: .*, or set warm_up: false",
-    "typo": "dtype: .*'float32', 'bfloat16' or 'float16' .it is 'flaot32'.",
+    "typo": "dtype: .*'float32', 'bfloat16' or 'float16'$",
 }
 
 

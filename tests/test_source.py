@@ -1,20 +1,15 @@
-"""From a source to a checked folder: folders, a hub on loopback, object stores, and one sentence for each failure."""
+"""From a source to a checked folder: folders, a hub on loopback, and one sentence for each failure."""
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import fsspec
 import pytest
-from fsspec.implementations.memory import MemoryFileSystem
 
 from serve_app.config import ModelConfig
 from serve_app.demo import CHECKPOINT
@@ -182,135 +177,12 @@ def test_a_hub_that_gives_nothing(
         assert not hub.downloaded
 
 
-# Object stores
-
-
-class Store(MemoryFileSystem):  # type: ignore[misc]  # untyped
-    """A store that counts what is read, can break off, and can hold its readers up."""
-
-    protocol = "counted"
-    store: ClassVar[dict[str, Any]] = {}
-    pseudo_dirs: ClassVar[list[str]] = [""]
-    opened: ClassVar[list[str]] = []
-    broken: ClassVar[set[str]] = set()
-    gate = threading.Event()
-
-    def find(self, *args: Any, **options: Any) -> Any:
-        if "find" in self.broken:
-            raise OSError("no route to host")
-        return super().find(*args, **options)
-
-    def _open(self, path: str, mode: str = "rb", *args: Any, **options: Any) -> Any:
-        if "r" in mode:
-            name = path.rpartition("/")[2]
-            self.opened.append(name)
-            self.gate.wait(20)
-            if name in self.broken:
-                raise OSError("connection reset")
-        return super()._open(path, mode, *args, **options)
-
-
-@pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    fsspec.register_implementation("counted", Store, clobber=True)
-    monkeypatch.setenv("SERVE_APP_CACHE", str(tmp_path / "cache"))
-    Store.opened, Store.broken, Store.gate = [], set(), threading.Event()
-    Store.gate.set()
-    found: Store = fsspec.filesystem("counted")
-    folder = sharded(tmp_path / "remote")
-    (folder / "sub").mkdir()
-    (folder / "sub/more.json").write_text("{}")
-    (folder / "pytorch_model.bin").write_bytes(b"not wanted")
-    found.put(f"{folder}/", "counted://bucket/model/", recursive=True)
-    return found
-
-
-def test_a_store_is_copied_once(store: Store, tmp_path: Path) -> None:
-    steps: list[str] = []
-    folder = source.resolve(ModelConfig(source="counted://bucket/model"), steps.append)
-    assert folder.is_relative_to(tmp_path / "cache")
-    assert (folder / "sub/more.json").read_text() == "{}"
-    assert not (folder / "pytorch_model.bin").exists()
-    assert re.fullmatch(r"downloading (\d\.\d) of \1 kB", steps[-1])
-    num_opened = len(store.opened)
-    assert resolve("counted://bucket/model/") == resolve("counted://bucket/model/")
-    assert resolve("counted://bucket/model") == folder
-    store.pipe("counted://bucket/model/config.json", b'{"model_type": "opt"}')
-    newer = resolve("counted://bucket/model")
-    assert newer != folder
-    assert json.loads((newer / "config.json").read_text()) == {"model_type": "opt"}
-    assert num_opened == 5
-
-
-def test_what_was_cut_off_goes_on(store: Store, tmp_path: Path) -> None:
-    store.broken.add("config.json")
-    with pytest.raises(ConfigError, match=r"counted://bucket/model.*connection reset.*check the URL, the network"):
-        resolve("counted://bucket/model")
-    store.broken.clear()
-    store.opened.clear()
-    folder = resolve("counted://bucket/model")
-    assert store.opened == ["config.json"]
-    assert not list((tmp_path / "cache/checkpoints").rglob("*.partial"))
-    assert not list(folder.rglob("*.part"))
-
-
-def test_a_store_that_is_away_leaves_the_last_copy(store: Store) -> None:
-    store.broken.add("find")
-    with pytest.raises(ConfigError, match=r"counted://bucket/model' can't be downloaded .*no route to host"):
-        resolve("counted://bucket/model")
-    store.broken.clear()
-    folder = resolve("counted://bucket/model")
-    store.broken.add("find")
-    steps: list[str] = []
-    assert source.resolve(ModelConfig(source="counted://bucket/model"), steps.append) == folder
-    assert steps == ["using the copy on this machine: the store doesn't answer"]
-
-
-def test_two_replicas_download_once(store: Store) -> None:
-    store.gate.clear()
-    told: list[list[str]] = [[], []]
-    config = ModelConfig(source="counted://bucket/model")
-    with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(source.resolve, config, told[0].append)
-        while not store.opened:
-            pass
-        second = pool.submit(source.resolve, config, told[1].append)
-        while not told[1]:
-            pass
-        store.gate.set()
-        assert first.result() == second.result()
-    assert told[1] == ["waiting for another replica's download"]
-    assert len(store.opened) == len(set(store.opened)) == 5
-
-
-def test_a_folder_as_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SERVE_APP_CACHE", str(tmp_path / "cache"))
-    whole(tmp_path / "share")
-    folder = resolve(f"file://{tmp_path}/share")
-    assert (folder / WEIGHTS).read_bytes() == (tmp_path / "share" / WEIGHTS).read_bytes()
-    assert folder.is_relative_to(tmp_path / "cache/checkpoints")
-
-
-def test_no_room_is_told_before_the_download(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
-    with pytest.raises(ConfigError, match=r"needs 0.\d kB in .* and 0.0 kB are free: .*SERVE_APP_CACHE"):
-        resolve("counted://bucket/model")
-    assert not store.opened
-
-
-@pytest.mark.parametrize(
-    ("url", "sentence"),
-    [
-        ("s4://bucket/model", "'s4' is no protocol that fsspec knows: did you mean 's3'"),
-        ("counted://bucket/none", "has no files of a checkpoint: correct the URL"),
-        ("counted://bucket/model/sub", "has no config.json"),
-    ],
-)
-def test_urls_that_lead_nowhere(store: Store, url: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=f"^source '{url}'.*{sentence}"):
-        resolve(url)
-
-
-def test_a_store_without_its_package() -> None:
-    with pytest.raises(ConfigError, match=r"dropbox://model' needs a package that isn't installed: .*dropboxdrivefs"):
-        resolve("dropbox://model")
+def test_a_hub_that_refuses_isnt_away(hub: FakeHub, tmp_path: Path) -> None:
+    """Its own client would go on with the cache where the key was revoked, as where nobody answers."""
+    folder = from_hub(hub, tmp_path, "tiny/whole")["folder"]
+    hub.refusals["tiny/whole"] = (503, "")
+    assert from_hub(hub, tmp_path, "tiny/whole")["folder"] == folder
+    for status, code in ((401, "RepoNotFound"), (403, ""), (404, "RepoNotFound")):
+        hub.refusals["tiny/whole"] = (status, code)
+        told = from_hub(hub, tmp_path, "tiny/whole")
+        assert "has no such model or shows it only to others" in told["error"]

@@ -90,7 +90,10 @@ class ModelEntry:
             "context_length": known.context_length if known else None,
             "picture_limit": known.picture_limit if known else None,
             "replicas": self.num_replicas,
+            "version": known.version if known else None,
         }
+        if known and known.version_note:
+            entry["version_note"] = known.version_note
         if self.base:
             entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it
         if self.weights:

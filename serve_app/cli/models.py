@@ -36,7 +36,8 @@ def models_table(entries: list[dict[str, Any]]) -> Any:
 
     table = Table("model", "state", "tasks", "engine", "context", box=None, pad_edge=False)
     for entry in entries:
-        state = f"{entry.get('state', '')}: {entry['reason']}" if entry.get("reason") else entry.get("state", "")
+        why = entry.get("reason") or entry.get("version_note")
+        state = f"{entry.get('state', '')}: {why}" if why else entry.get("state", "")
         context = f"{entry['context_length']:,}" if entry.get("context_length") else ""
         tasks = ", ".join(entry.get("tasks") or [])
         cells = (entry.get("id", ""), state, tasks, entry.get("engine") or "", context)

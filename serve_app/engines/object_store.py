@@ -2,26 +2,27 @@
 
 Each version of a URL's files has a folder of its own, which appears only when it is whole. Replicas of one node
 share it: the first downloads, the others wait for its lock. A download that was cut off goes on with the files
-that it lacks.
+that it lacks. A store that doesn't answer leaves the copy that was used last; one that refuses is an error.
 """
 
-import hashlib
-import os
-import re
+import logging
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
-from filelock import FileLock, Timeout
 
+from serve_app.engines.store_away import is_away
+from serve_app.engines.store_copies import Copy, cache_folder, copy_of, delete_old, hold, sole, whole_copies
 from serve_app.errors import ConfigError
 from serve_app.load_progress import DownloadProgress, Report, amount
 from serve_app.strict import nearest_hint
+
+logger = logging.getLogger("serve_app")
 
 _BLOCK_BYTES = 8 << 20
 _NUM_STREAMS = 4  # files at a time: one connection seldom fills a data centre's network
@@ -39,11 +40,6 @@ class _RemoteFile:
     version: str
 
 
-def cache_folder() -> Path:
-    """`SERVE_APP_CACHE`, or `~/.cache/serve_app`."""
-    return Path(os.environ.get("SERVE_APP_CACHE") or "~/.cache/serve_app").expanduser()
-
-
 def fetch(url: str, is_wanted: Callable[[str], bool], report: Report) -> Path:
     """The local folder with the files below `url` whose names are wanted. Blocks; raises `ConfigError`, or what the
     store raises."""
@@ -52,37 +48,22 @@ def fetch(url: str, is_wanted: Callable[[str], bool], report: Report) -> Path:
         store, root = fsspec.url_to_fs(url)
         store.invalidate_cache()
         files = [file for file in _listing(store, str(root).rstrip("/")) if is_wanted(file.name)]
-    except Exception:  # a boundary: stores raise anything at all, and a copy serves whatever it was
-        if copy := _newest_copy(url):
-            report("using the copy on this machine: the store doesn't answer")
+    except Exception as exc:  # a boundary: stores raise anything at all
+        if is_away(exc) and (copy := _last_copy(url, exc, report)):
             return copy
         raise
     if not files:
         raise ConfigError(f"source '{url}' has no files of a checkpoint: correct the URL")
-    target = _target(url, files)
-    if target.is_dir():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with _sole(target, report):
-        if not target.is_dir():
-            _download(store, files, Path(f"{target}.partial"), url, report)
-            Path(f"{target}.partial").rename(target)
+    target = copy_of(url, _described(files))
+    if not hold(url, Copy(target)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with sole(target, report):
+            if not target.is_dir():
+                _download(store, files, Path(f"{target}.partial"), url, report)
+                Path(f"{target}.partial").rename(target)
+            hold(url, Copy(target))
+    delete_old(url)
     return target
-
-
-@contextmanager
-def _sole(target: Path, report: Report) -> Iterator[None]:
-    """No other process of this machine downloads `target`; the system frees a dead process's lock."""
-    lock = FileLock(f"{target}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        report("waiting for another replica's download")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _require_protocol(url: str) -> None:
@@ -109,27 +90,21 @@ def _version(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), str(info.get("created", "")))
 
 
-def _target(url: str, files: list[_RemoteFile]) -> Path:
-    """A folder for exactly these versions of exactly these files."""
-    listing = "\n".join(f"{file.name} {file.size} {file.version}" for file in files)
-    return _copies(url) / _digest(listing)
+def _described(files: list[_RemoteFile]) -> str:
+    """Exactly these versions of exactly these files."""
+    return "\n".join(f"{file.name} {file.size} {file.version}" for file in files)
 
 
-def _newest_copy(url: str) -> Path | None:
-    """The whole copy that was made last: only whole ones have a name without a suffix."""
-    whole = [folder for folder in _copies(url).glob("*") if folder.is_dir() and not folder.suffix]
-    return max(whole, key=lambda folder: folder.stat().st_mtime, default=None)
-
-
-def _copies(url: str) -> Path:
-    """Where the versions of this URL's files lie, each in a folder of its own."""
-    url = url.rstrip("/")
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", url.rpartition("/")[2])[-64:]
-    return cache_folder() / "checkpoints" / f"{name}-{_digest(url)}"
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _last_copy(url: str, exc: Exception, report: Report) -> Path | None:
+    """The copy to go on with while the store is away; None where there is none."""
+    for folder in whole_copies(url):
+        used = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(folder.stat().st_mtime))
+        note = f"the store didn't answer at the start: this is the copy that its machine used last, at {used}"
+        if hold(url, Copy(folder, note)):
+            report("using the copy on this machine: the store doesn't answer")
+            logger.warning("source=%s: %s (%s)", url, note, type(exc).__name__)
+            return folder
+    return None
 
 
 def _download(store: Any, files: list[_RemoteFile], folder: Path, url: str, report: Report) -> None:

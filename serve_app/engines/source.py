@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serve_app.config import ModelConfig
-from serve_app.engines import object_store
+from serve_app.engines import object_store, store_copies
 from serve_app.engines.checkpoint_folder import check_adapter, check_checkpoint, check_own_code
 from serve_app.engines.load_errors import explain_download
 from serve_app.errors import ConfigError
@@ -24,6 +24,7 @@ Kind = Literal["folder", "url", "hub"]
 _WANTED = ["*.safetensors", "*.json", "*.jinja", "*.py", "*.txt", "*.model", "*.tiktoken"]
 _PICKLES = ["*.bin", "*.pt", "*.pth"]
 _UNWANTED = ["onnx/*", "original/*", "openvino/*", "coreml/*", "consolidated*", "*/.*", ".*"]
+_REFUSALS = (400, 401, 403, 404, 410, 451)  # of a hub: a key that was revoked, a model or revision that is gone
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
@@ -68,6 +69,22 @@ def local_folder(source: str) -> Path | None:
     """The checkpoint's folder where it lies on this machine; None where it lies elsewhere or must be fetched."""
     folder = _local(source)
     return folder if "://" not in source and (folder / "config.json").is_file() else None
+
+
+def version_of(config: ModelConfig) -> tuple[str | None, str | None]:
+    """Which version of the source this process was given, and why it may be an old one; None where neither is known.
+
+    A hub's is the commit, an object store's a digest of its listing; a folder has none. Call it after `resolve`.
+    """
+    kind = _kind(config.source)
+    if kind == "url" and (copy := store_copies.held(config.source)):
+        return copy.folder.name, copy.note
+    if kind == "hub":
+        from huggingface_hub import try_to_load_from_cache
+
+        file = try_to_load_from_cache(config.source, "config.json", revision=config.revision)
+        return (Path(file).parent.name, None) if isinstance(file, str) else (None, None)
+    return None, None
 
 
 def _kind(source: str) -> Kind:
@@ -126,11 +143,19 @@ def _snapshot(source: str, revision: str | None, wanted: list[str], report: Repo
 
 
 def _hub_files(source: str, revision: str | None, wanted: list[str]) -> dict[str, int] | None:
-    """The wanted files' sizes in bytes; None where the hub doesn't answer, and its cache may have them all."""
+    """The wanted files' sizes in bytes; None where the hub doesn't answer, and its cache may have them all.
+
+    Raises what its client does where the hub refuses.
+    """
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
+    except HfHubHTTPError as exc:
+        if exc.response.status_code in _REFUSALS:  # else its client would serve an old copy, and not say so
+            raise
+        return None
     except Exception:  # noqa: BLE001 -- the download that follows finds it in the cache, or fails alike and is explained
         return None
     return {file.rfilename: file.size or 0 for file in siblings if _is_wanted(file.rfilename, wanted)}
