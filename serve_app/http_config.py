@@ -11,6 +11,8 @@ from pydantic import Field, field_validator, model_validator
 
 from serve_app.strict import Strict
 
+MAX_IMAGES = 1000  # of one request, whatever a config says: each is looked at before they are counted
+
 ColorValue = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -106,7 +108,7 @@ class HttpConfig(Strict):
     max_header_bytes: int = Field(32_000, ge=1)
     admission: AdmissionConfig = AdmissionConfig()
     cors_origins: tuple[str, ...] = ()
-    max_images_per_request: int = Field(16, ge=1)
+    max_images_per_request: int = Field(16, ge=1, le=MAX_IMAGES)
     max_unsent_bytes: int = Field(4_000_000, ge=1)
     keep_alive_s: float = Field(15.0, gt=0)
     write_interval_s: float | None = Field(None, ge=0, le=1)

@@ -76,7 +76,7 @@ _LOOKS_LIKE: Final = (
     (rb"[\s\x20-\x7e\x80-\xff]*$", "text"),
 )
 
-_URL_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]*:")
+_URL_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}:")
 _TO_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 
 

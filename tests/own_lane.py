@@ -125,13 +125,13 @@ async def _serve(server: uvicorn.Server, keys_file: Path, model: ModelConfig, ht
 
 
 def _lane_app(replica: Replica, metrics: Metrics, keys_file: Path, model: ModelConfig, more: dict[str, Any]) -> Any:
-    http = HttpConfig(
-        **more,
-        keys=KeysConfig(file=str(keys_file)),
-        max_body_bytes=MAX_BODY_BYTES,
-        max_header_bytes=MAX_HEADER_BYTES,
-        max_images_per_request=MAX_IMAGES,
-    )
+    limits = {
+        "keys": KeysConfig(file=str(keys_file)),
+        "max_body_bytes": MAX_BODY_BYTES,
+        "max_header_bytes": MAX_HEADER_BYTES,
+        "max_images_per_request": MAX_IMAGES,
+    }
+    http = HttpConfig(**{**limits, **more})
     lane = Lane(
         config=http,
         catalog=SingleModelCatalog(MODEL, replica.describe()),

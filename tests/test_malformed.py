@@ -83,7 +83,7 @@ def test_a_malformed_request_is_refused(client: httpx.Client, case: Case) -> Non
 def test_what_is_odd_and_allowed(client: httpx.Client) -> None:
     """Not everything strange is wrong."""
     for body in (
-        b'{"model": "nothing", "model": "script", "messages": [{"role": "user", "content": "!echo last"}]}',
+        b'\xef\xbb\xbf{"model": "script", "messages": [{"role": "user", "content": "!echo last"}]}',
         b'{"messages": [{"role": "user", "content": "!echo last"}], "temperature": null, "stop": null, "n": null}',
         b'{"messages": [{"role": "user", "content": "!echo last"}], "store": false, "logit_bias": {}, "top_k": -1}',
         b'\n {"messages": [{"role": "developer", "content": "x"}, {"role": "user", "content": "!echo last"}]}\t',

@@ -2,7 +2,8 @@
 
 import pytest
 
-from serve_app.api.markdown_pictures import split_pictures
+from serve_app.api.markdown_pictures import MAX_LOOKS, split_pictures
+from serve_app.errors import InvalidRequest
 from serve_app.images import ImageUrl
 
 URL = "https://a.example/x.png?b=1"
@@ -27,11 +28,17 @@ URL = "https://a.example/x.png?b=1"
     ],
 )
 def test_a_prompt_is_split_at_its_pictures(prompt: str, pieces: list[str | ImageUrl]) -> None:
-    assert split_pictures(prompt) == pieces
+    assert split_pictures(prompt, "inputs") == pieces
 
 
 @pytest.mark.parametrize("piece", ["![", "![](", '![](x "', "![a", "](", "![](x ", '"', "![]((", " "])
 def test_a_hostile_prompt_is_looked_at_once(piece: str) -> None:
-    """A million of them: were each looked at from each place, this would take days."""
-    assert "".join(str(part) for part in split_pictures(piece * 1_000_000)) == piece * 1_000_000
-    assert split_pictures("![](x" + piece * 1_000_000)
+    """A hundred thousand of them: were each looked at from each place, this would take hours."""
+    many = piece * (MAX_LOOKS - 1)
+    assert "".join(str(part) for part in split_pictures(many, "inputs")) == many
+    assert split_pictures("![](x" + many, "inputs")
+
+
+def test_there_are_only_so_many_looks() -> None:
+    with pytest.raises(InvalidRequest, match=r"inputs: the text has .* more than 100,000 times"):
+        split_pictures("![](http://a" * (MAX_LOOKS + 1), "inputs")

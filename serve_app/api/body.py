@@ -2,18 +2,27 @@
 
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BeforeValidator, GetJsonSchemaHandler, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError, from_json
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 
+from serve_app.api import json_text
 from serve_app.errors import InvalidRequest
 from serve_app.strict import Strict
 
 LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
 _LONGEST_SENTENCE = 1000
+MAX_FIELDS = 256  # of one object: more than any dialect has, neutral ones among them
+MAX_TEXT_CHARACTERS = 4_000_000
+MAX_LABEL_CHARACTERS = 65_536
 # Of unions that are told apart by `type`.
 _TAGS = frozenset({"text", "image_url", "refusal", "json_object", "json_schema", "json", "regex"})
 _OBJECT_TYPES = frozenset({"model_type", "dict_type", "model_attributes_type"})
+
+
+LongText = Annotated[str, Field(max_length=MAX_TEXT_CHARACTERS)]  # what a model reads; its context bounds it further
+# Ids, names and descriptions: some clients put what they must remember, such as signatures, into the ids of calls.
+Label = Annotated[str, Field(max_length=MAX_LABEL_CHARACTERS)]
 
 
 class Body(Strict):
@@ -30,14 +39,19 @@ class Body(Strict):
     def _drop_neutral(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        if len(values) > MAX_FIELDS:
+            raise ValueError(f"an object has at most {MAX_FIELDS} fields, and this one has {len(values)}")
         for field in values:
             if len(field) > LONGEST_FIELD:  # before it is compared with every field there is
                 raise wrong(shortened(field), "there is no field with such a long name")
         for field in values.keys() & cls.neutral.keys():
             if values[field] is not None and values[field] not in cls.neutral[field]:
                 raise wrong(field, f"{field} isn't supported here: leave it out")
-        dropped = [field for field, value in values.items() if value is None and field not in cls.model_fields]
-        return {field: value for field, value in values.items() if field not in {*cls.neutral, *dropped}}
+        return {
+            field: value
+            for field, value in values.items()
+            if field not in cls.neutral and (value is not None or field in cls.model_fields)
+        }
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -72,11 +86,8 @@ def parse_json(data: bytes, body: type[B], ignored: Any = None) -> B:
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
-    """A body that isn't validated yet. NaN and invalid UTF-8 are refused. Raises `InvalidRequest`."""
-    try:
-        values = from_json(data, allow_inf_nan=False)
-    except ValueError as exc:
-        raise InvalidRequest(f"the body isn't valid JSON: {exc}") from exc
+    """A body that isn't validated yet. Raises `InvalidRequest`, as for NaN and invalid UTF-8."""
+    values = json_text.parse(data)
     if not isinstance(values, dict):
         raise InvalidRequest('the body must be a JSON object like {"model": …}')
     return values
@@ -116,6 +127,8 @@ def _steps(error: ErrorDetails, values: Any) -> list[int | str]:
 def _sentence(error: ErrorDetails) -> str:
     if error["type"] in _OBJECT_TYPES:
         return "Input should be a JSON object"
+    if error["type"] == "too_long":
+        return f"{error['ctx']['field_type']} should have at most {error['ctx']['max_length']} items: send fewer"
     if error["type"] == "union_tag_invalid":
         return f"Input should be one of {error['ctx']['expected_tags']}"
     return shortened(error["msg"].removeprefix("Value error, "), _LONGEST_SENTENCE)

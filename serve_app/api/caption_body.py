@@ -4,13 +4,15 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 
-from serve_app.api.body import Body, parse_json, shortened, validate, wrong
+from serve_app.api import json_text
+from serve_app.api.body import Body, shortened, validate, wrong
 from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.exchange import Exchange
+from serve_app.api.json_request import read_json
 from serve_app.errors import InvalidRequest
+from serve_app.http_config import MAX_IMAGES
 from serve_app.images import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
 
 _LISTS = ("stop", "options")  # fields that a form may have more than once
@@ -50,7 +52,7 @@ class CaptionBody(CaptionFields):
     """The body of `POST /v1/captions`."""
 
     image: Image | None = None
-    images: list[Image] | None = Field(None, min_length=1)
+    images: Annotated[list[Image], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=MAX_IMAGES)
 
     @model_validator(mode="after")
     def _image_or_images(self) -> "CaptionBody":
@@ -77,7 +79,7 @@ async def read_caption_request(exchange: Exchange, max_images: int) -> CaptionRe
     content_type = exchange.request.headers.get("content-type", "").lower()
     if content_type.startswith("multipart/form-data"):
         return await _read_form(exchange, max_images)
-    body = parse_json(await exchange.read_body(), CaptionBody)
+    body = await read_json(exchange, CaptionBody)
     if body.images is not None:
         images, params = body.images, [f"images[{i}]" for i in range(len(body.images))]
     else:
@@ -132,8 +134,5 @@ def _from_text(name: str, value: str) -> Any:
     if name == "length" and value.isascii() and value.isdigit() and len(value) < _LONGEST_NUMBER:
         return int(value)
     if name in _DOCUMENTS and value.lstrip().startswith(("{", "true", "false")):
-        try:
-            return from_json(value, allow_inf_nan=False)
-        except ValueError as exc:
-            raise InvalidRequest(f"{name}: it is no valid JSON: {exc}", name) from exc
+        return json_text.parse(value.encode(errors="replace"), name)
     return value

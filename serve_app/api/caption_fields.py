@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import Body, Whole, wrong
+from serve_app.api.body import Body, LongText, Whole, wrong
 from serve_app.api.sampling_body import SamplingBody
 from serve_app.caption_quality import FINDINGS, Finding
 from serve_app.families.wish import Wish
@@ -19,11 +19,13 @@ from serve_app.output_format import check_output_format
 from serve_app.strict import nearest_hint
 
 MAX_OPTIONS = 32
+MAX_CHECKS = 32
 MAX_NAME_CHARACTERS = 100
 MOST_WORDS = 1000
 MOST_RETRIES = 5
 
 Short = Annotated[str, Field(min_length=1, max_length=200)]  # looked up among names, and told again where it is none
+Option = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class CaptionFormat(Body):
@@ -52,13 +54,15 @@ class CaptionFormat(Body):
 class Guard(Body):
     """Look at each caption, and ask again where something is wrong with it, `retries` times at most."""
 
-    checks: list[Finding] = Field(default_factory=lambda: list(FINDINGS), min_length=1)
+    checks: Annotated[list[Finding], Field(max_length=MAX_CHECKS, fail_fast=True)] = Field(
+        default_factory=lambda: list(FINDINGS), min_length=1
+    )
     retries: Whole = Field(2, ge=0, le=MOST_RETRIES)
 
     @field_validator("checks", mode="before")
     @classmethod
     def _known(cls, checks: Any) -> Any:
-        for check in checks if isinstance(checks, list) else ():
+        for check in checks[: MAX_CHECKS + 1] if isinstance(checks, list) else ():
             if isinstance(check, str) and check not in FINDINGS:
                 raise ValueError(f"'{check[:100]}' is unknown{nearest_hint(check[:100], FINDINGS)}")
         return checks
@@ -78,11 +82,11 @@ class CaptionFields(SamplingBody):
 
     style: Short | None = None
     length: Annotated[Whole, Field(ge=1, le=MOST_WORDS)] | Short | None = None
-    options: list[Annotated[str, Field(min_length=1, max_length=500)]] | None = Field(None, max_length=MAX_OPTIONS)
+    options: Annotated[list[Option], Field(max_length=MAX_OPTIONS, fail_fast=True)] | None = None
     name: Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARACTERS)] | None = None
     language: Short | None = None
     task: Short | None = None
-    prompt: str | None = Field(None, min_length=1)
+    prompt: LongText | None = Field(None, min_length=1)
     format: Annotated[
         CaptionFormat | None,
         BeforeValidator(_as_format, json_schema_input_type=CaptionFormat | Literal["text", "tags", "json"] | None),

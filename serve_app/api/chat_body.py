@@ -9,13 +9,17 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import Whole, wrong
+from serve_app.api.body import Label, LongText, Whole, wrong
 from serve_app.api.chat_formats import FunctionTool, NamedToolChoice, ToolChoice
 from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
 from serve_app.api.tolerant import Tolerant
 from serve_app.messages import Role, Sampling, ToolCall, ToolUse
 
+MAX_MESSAGES = 10_000
+MAX_PARTS = 1000  # of one message
+MAX_CALLS = 1000  # of one message
 MAX_TOOLS = 128
+MAX_METADATA = 16  # as OpenAI
 MAX_TEMPLATE_ARGS = 16
 # Of the chat template's call: what isn't a variable of the template, or is filled by the conversation itself.
 _NOT_TEMPLATE_ARGS = frozenset(
@@ -37,7 +41,7 @@ class TextPart(Tolerant):
     misplaced: ClassVar[frozenset[str]] = _CARRIED
 
     type: Literal["text"]
-    text: str
+    text: LongText
 
     @property
     def said(self) -> str:
@@ -50,7 +54,7 @@ class RefusalPart(Tolerant):
     misplaced: ClassVar[frozenset[str]] = _CARRIED
 
     type: Literal["refusal"]
-    refusal: str
+    refusal: LongText
 
     @property
     def said(self) -> str:
@@ -76,14 +80,14 @@ Part = Annotated[TextPart | RefusalPart | ImagePart, Field(discriminator="type")
 
 
 class CalledFunction(Tolerant):
-    name: str
-    arguments: str
+    name: Label
+    arguments: LongText
 
 
 class AssistantCall(Tolerant):
     """A call that the assistant made in an earlier turn."""
 
-    id: str
+    id: Label
     type: Literal["function"] = "function"
     function: CalledFunction
 
@@ -105,16 +109,18 @@ class ChatMessage(Tolerant):
     }
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: Annotated[list[Part], BeforeValidator(_as_parts, json_schema_input_type=list[Part] | str | None)] = (
-        Field(default_factory=list)
-    )
-    name: str | None = None
-    tool_calls: list[AssistantCall] | None = None
-    tool_call_id: str | None = None
-    refusal: str | None = None  # OpenAI's, where the assistant had no other words
+    content: Annotated[
+        list[Part],
+        Field(max_length=MAX_PARTS, fail_fast=True),
+        BeforeValidator(_as_parts, json_schema_input_type=list[Part] | str | None),
+    ] = Field(default_factory=list)
+    name: Label | None = None
+    tool_calls: Annotated[list[AssistantCall], Field(max_length=MAX_CALLS, fail_fast=True)] | None = None
+    tool_call_id: Label | None = None
+    refusal: LongText | None = None  # OpenAI's, where the assistant had no other words
     # what a client sends back of an earlier answer; no chat template here reads it
-    reasoning: str | None = None
-    reasoning_content: str | None = None
+    reasoning: LongText | None = None
+    reasoning_content: LongText | None = None
 
     @model_validator(mode="after")
     def _fits_its_role(self) -> Self:
@@ -170,20 +176,22 @@ class ChatBody(GenerationBody):
         **VLLM_NEUTRAL,
     }
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
     max_completion_tokens: Count | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-    tools: list[FunctionTool] | None = Field(None, max_length=MAX_TOOLS)
+    tools: Annotated[list[FunctionTool], Field(fail_fast=True)] | None = Field(None, max_length=MAX_TOOLS)
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
     chat_template_kwargs: dict[Annotated[str, Field(max_length=64)], TemplateArg] | None = Field(
         None, max_length=MAX_TEMPLATE_ARGS
     )
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    metadata: dict[str, str] | None = None
+    safety_identifier: Label | None = None
+    prompt_cache_key: Label | None = None
+    metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
+        None, max_length=MAX_METADATA
+    )
 
     @property
     def answer_limit(self) -> int | None:

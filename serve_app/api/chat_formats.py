@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from serve_app.api.body import Body, wrong
+from serve_app.api.body import Body, Label, wrong
 from serve_app.api.tolerant import Tolerant
 from serve_app.messages import OutputFormat, Tool
 from serve_app.output_format import check_output_format
@@ -38,8 +38,8 @@ UsableSchema = Annotated[dict[str, Any], AfterValidator(_usable)]
 
 
 class JsonSchema(Body):
-    name: str = "answer"
-    description: str | None = None
+    name: Label = "answer"
+    description: Label | None = None
     schema_: UsableSchema = Field(default_factory=dict, alias="schema")
     strict: bool | None = None  # every schema binds here
 
@@ -106,7 +106,7 @@ class StructuredOutputs(Body):
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
-    choice: list[str] | None = Field(None, min_length=1, max_length=1000)
+    choice: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=1000)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -129,7 +129,7 @@ class StructuredOutputs(Body):
 
 class Function(Tolerant):
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")
-    description: str | None = None
+    description: Label | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -156,7 +156,7 @@ class FunctionTool(Tolerant):
 
 
 class NamedFunction(Body):
-    name: str
+    name: Label
 
 
 class NamedToolChoice(Body):

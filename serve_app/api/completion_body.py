@@ -14,10 +14,13 @@ from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, G
 from serve_app.messages import Message, RawPrompt, Sampling, Text
 
 MAX_PROMPTS = 128
+MAX_PROMPT_TOKENS = 1_000_000  # as ids: more than any context
 _DEFAULT_TOKENS = 16  # OpenAI's
 
-_Text = Annotated[str, Field(min_length=1)]
-_Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+_Text = Annotated[str, Field(min_length=1)]  # with pictures in it: its texts are bounded once they are found
+_Tokens = Annotated[
+    list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
+]
 
 
 def _kind(prompt: Any) -> str:
@@ -36,7 +39,7 @@ def _is_prompt(prompt: Any) -> Any:
     return prompt
 
 
-_Many = Field(min_length=1, max_length=MAX_PROMPTS)
+_Many = Field(min_length=1, max_length=MAX_PROMPTS, fail_fast=True)
 _Prompt = Annotated[
     Annotated[_Text, Tag("text")]
     | Annotated[_Tokens, Tag("tokens")]

@@ -1,13 +1,14 @@
 """OpenAI's older dialect: `POST /v1/completions`, which goes on with a text instead of answering in a chat."""
 
 from serve_app.api.all_at_once import all_at_once
-from serve_app.api.body import parse_json
 from serve_app.api.completion_answer import CompletionEvents, choices_json, completion_frame, usage_event
 from serve_app.api.completion_body import CompletionBody
 from serve_app.api.exchange import DONE_EVENT, Exchange
 from serve_app.api.field_names import in_clients_words
+from serve_app.api.json_request import read_json
 from serve_app.api.lane import Lane, ModelEntry
-from serve_app.api.markdown_pictures import UNTITLED, split_pictures, with_pictures
+from serve_app.api.markdown_pictures import UNTITLED, require_short_texts, split_pictures, with_pictures
+from serve_app.api.off_loop import off_loop
 from serve_app.api.pictures import load_pictures
 from serve_app.api.usage import Usage
 from serve_app.images import ImageUrl
@@ -21,7 +22,7 @@ async def create_completion(exchange: Exchange, lane: Lane, model_name: str | No
 
     `model_name` stands above the body's.
     """
-    body = parse_json(await exchange.read_body(), CompletionBody)
+    body = await read_json(exchange, CompletionBody)
     model = lane.choose(model_name or body.model, "chat", exchange.key)
     exchange.set_model(model.name)
     task = CompletionTask(exchange, lane, model.name, body, await _prompts(exchange, lane, model, body))
@@ -35,8 +36,13 @@ async def _prompts(exchange: Exchange, lane: Lane, model: ModelEntry, body: Comp
     """Each prompt as an engine wants it, with the pictures that TGI's clients write into theirs."""
     prompts = body.prompts()
     if not model.may_take_pictures:
+        require_short_texts((text for text in body.each_prompt if isinstance(text, str)), "prompt")
         return prompts
-    pieces = [split_pictures(text, UNTITLED) if isinstance(text, str) else [] for text in body.each_prompt]
+    pieces = [
+        await off_loop(len(text), split_pictures, text, "prompt", UNTITLED) if isinstance(text, str) else []
+        for text in body.each_prompt
+    ]
+    require_short_texts((piece for one in pieces for piece in one), "prompt")
     sources = [piece for one in pieces for piece in one if isinstance(piece, ImageUrl)]
     pictures = iter(await load_pictures(exchange, lane, model, sources, ["prompt"] * len(sources), "prompt"))
     return [

@@ -123,6 +123,11 @@ class Exchange:
                 f"its pictures weren't there within {self.timeout_s:g} s: use a faster server, or allow more time"
             ) from exc
 
+    @property
+    def num_body_bytes(self) -> int:
+        """How many have been read of the body."""
+        return self._num_body_bytes
+
     def cancel(self) -> None:
         """Stop the work, and tell the client so. Without effect once it is answered."""
         if not (self._is_answered or self._client_left or self._cancellation):

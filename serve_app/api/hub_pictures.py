@@ -11,13 +11,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from serve_app.api.body import Body, validate
+from serve_app.api.body import Body, LongText
 from serve_app.api.caption_answer import Caption
 from serve_app.api.caption_body import CaptionRequest
 from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.captions import CaptionTask
 from serve_app.api.exchange import Exchange
 from serve_app.api.field_names import in_clients_words
+from serve_app.api.json_request import validated
 from serve_app.api.lane import Lane
 from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_MODEL_CHARACTERS, Count
@@ -55,7 +56,7 @@ class QuestionParameters(Body):
 class Question(Body):
     """`image` is the picture's file in base64, its address, or a data URI."""
 
-    question: str = Field(min_length=1)
+    question: LongText = Field(min_length=1)
     image: str = Field(min_length=1)
 
 
@@ -99,7 +100,7 @@ def is_picture(values: Mapping[str, Any]) -> bool:
 
 async def caption_body(exchange: Exchange, lane: Lane, values: dict[str, Any]) -> None:
     """The caption of a picture that came in JSON. Raises `InvalidRequest`, and what the image gate does."""
-    body = validate(values, CaptionPictureBody, strict=True)
+    body = await validated(exchange, values, CaptionPictureBody)
     most = body.parameters.max_new_tokens if body.parameters else None
     await _caption(exchange, lane, source_from_text(body.inputs), "inputs", most or DEFAULT_TOKENS, body.model)
 
@@ -131,10 +132,10 @@ async def answer_question(exchange: Exchange, lane: Lane, values: dict[str, Any]
     """
     asked: Question
     if isinstance(values.get("inputs"), dict):
-        body = validate(values, QuestionBody, strict=True)
+        body = await validated(exchange, values, QuestionBody)
         asked, field, named = body.inputs, "inputs.image", body.model
     else:
-        asked = flat = validate(values, FlatQuestionBody, strict=True)
+        asked = flat = await validated(exchange, values, FlatQuestionBody)
         field, named = "image", flat.model
         if flat.inputs is not None and flat.inputs != flat.image:
             raise InvalidRequest("inputs: it and image are two pictures: send one", "inputs")

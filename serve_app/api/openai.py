@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from serve_app.api.body import parse_json
 from serve_app.api.chat_answer import ChatEvents, completion_json
 from serve_app.api.chat_body import ChatBody, ImagePart, RefusalPart, TextPart
 from serve_app.api.exchange import Exchange
 from serve_app.api.field_names import in_clients_words
+from serve_app.api.json_request import read_json
 from serve_app.api.lane import Lane
 from serve_app.api.pictures import load_pictures
 from serve_app.errors import Forbidden
@@ -21,7 +21,7 @@ async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str
 
     `model_name` stands above the body's.
     """
-    body = parse_json(await exchange.read_body(), ChatBody, exchange.ignored_fields)
+    body = await read_json(exchange, ChatBody)
     request = await chat_request(exchange, lane, body, model_name or body.model)
     if not body.stream:
         with in_clients_words(body.field_names):

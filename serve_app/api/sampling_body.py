@@ -2,15 +2,16 @@
 
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from serve_app.api.body import Body, Whole, wrong
+from serve_app.api.body import Body, Label, Whole, wrong
 from serve_app.api.chat_formats import ResponseFormat, StructuredOutputs, TextFormat
 from serve_app.api.usage import RunningUsage
 from serve_app.messages import OutputFormat, Sampling
 
 MAX_ANSWERS = 16
 MAX_STOP_STRINGS = 16
+MAX_STOP_CHARACTERS = 1000
 MAX_TOP_LOGPROBS = 20
 MAX_MODEL_CHARACTERS = 256  # twice what a model's name may have: what is longer isn't compared with all of them
 
@@ -37,10 +38,16 @@ VLLM_NEUTRAL: dict[str, tuple[Any, ...]] = {
 }
 
 
-def few_and_not_empty(stop: list[str] | None) -> list[str] | None:
-    if stop is not None and (len(stop) > MAX_STOP_STRINGS or not all(stop)):
+def _few_and_not_empty(stop: Any) -> Any:
+    if isinstance(stop, list) and (len(stop) > MAX_STOP_STRINGS or "" in stop):
         raise ValueError(f"takes up to {MAX_STOP_STRINGS} strings, none of them empty")
     return stop
+
+
+StopString = Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)]
+StopStrings = Annotated[
+    list[StopString], Field(max_length=MAX_STOP_STRINGS, fail_fast=True), BeforeValidator(_few_and_not_empty)
+]
 
 
 class StreamOptions(Body):
@@ -64,9 +71,10 @@ class SamplingBody(Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     seed: Whole | None = Field(None, ge=-(2**63), lt=2**63)
     stop: Annotated[
-        list[str] | None,
-        AfterValidator(few_and_not_empty),
-        BeforeValidator(lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=str | list[str] | None),
+        StopStrings | None,
+        BeforeValidator(
+            lambda v: [v] if isinstance(v, str) else v, json_schema_input_type=StopString | StopStrings | None
+        ),
     ] = None
     n: Whole | None = Field(None, ge=1, le=MAX_ANSWERS)
 
@@ -120,7 +128,7 @@ class GenerationBody(SamplingBody):
     structured_outputs: StructuredOutputs | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    user: str | None = None
+    user: Label | None = None
 
     @property
     def field_names(self) -> dict[str, str]:

@@ -3,16 +3,16 @@
 Which one, the header `X-Model` or `?model=` says; the default chat model otherwise.
 """
 
-from pydantic_core import from_json
-
 from serve_app import __version__
-from serve_app.api.body import parse_json, parse_object, validate
+from serve_app.api.body import parse_object
 from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.hub_pictures import answer_question, caption_body, caption_file, is_picture, is_question
+from serve_app.api.json_request import read_json, validated
 from serve_app.api.lane import Lane, ModelEntry
-from serve_app.api.markdown_pictures import split_pictures, with_pictures
+from serve_app.api.markdown_pictures import require_short_texts, split_pictures, with_pictures
+from serve_app.api.off_loop import off_loop
 from serve_app.api.openai import create_chat_completion
 from serve_app.api.pictures import load_pictures
 from serve_app.api.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
@@ -29,7 +29,7 @@ _NO_LIMIT = 2**31 - 1  # told of a model that states no context length
 
 async def generate(exchange: Exchange, lane: Lane) -> None:
     """`POST /generate`: the whole answer."""
-    body = parse_json(await exchange.read_body(), GenerateBody)
+    body = await read_json(exchange, GenerateBody)
     if body.stream:
         raise InvalidRequest("stream: this route answers at once: use /generate_stream, or POST /", "stream")
     await _generate(exchange, lane, body)
@@ -37,7 +37,7 @@ async def generate(exchange: Exchange, lane: Lane) -> None:
 
 async def generate_stream(exchange: Exchange, lane: Lane) -> None:
     """`POST /generate_stream`: an event a token."""
-    body = parse_json(await exchange.read_body(), GenerateBody)
+    body = await read_json(exchange, GenerateBody)
     if body.stream is False:
         raise InvalidRequest("stream: this route streams: use /generate, or POST /", "stream")
     await _generate_stream(exchange, lane, body)
@@ -53,12 +53,12 @@ async def generate_either(exchange: Exchange, lane: Lane) -> None:
     if _is_file(exchange, data):
         await caption_file(exchange, lane, data)
         return
-    values = parse_object(data)
+    values = await off_loop(len(data), parse_object, data)
     if is_question(values):
         await answer_question(exchange, lane, values)
-    elif is_picture(values):
+    elif await off_loop(len(data), is_picture, values):
         await caption_body(exchange, lane, values)
-    elif (body := validate(values, GenerateBody, strict=True)).stream:
+    elif (body := await validated(exchange, values, GenerateBody)).stream:
         await _generate_stream(exchange, lane, body, is_hosted=True)
     else:
         await _generate(exchange, lane, body, is_hosted=True)
@@ -66,11 +66,11 @@ async def generate_either(exchange: Exchange, lane: Lane) -> None:
 
 async def invocations(exchange: Exchange, lane: Lane) -> None:
     """`POST /invocations`, SageMaker's one route: whose body it is, its fields say."""
+    data = await exchange.read_body()
     try:
-        values = from_json(await exchange.read_body())
-    except ValueError:
-        values = {}  # told by whoever reads it again
-    fields = values.keys() if isinstance(values, dict) else set()
+        fields = set(await off_loop(len(data), parse_object, data))
+    except InvalidRequest:
+        fields = set()  # a file, or told by whoever reads it again
     if "messages" in fields:
         await create_chat_completion(exchange, lane, wanted_model(exchange))
     elif "prompt" in fields:
@@ -155,7 +155,10 @@ async def _request(
 ) -> GenerationRequest:
     """The prompt, its pictures loaded. A model that reads text only reads markdown as text, as in TGI."""
     parameters = body.parameters
-    pieces: list[str | ImageUrl] = split_pictures(body.inputs) if model.may_take_pictures else [body.inputs]
+    pieces: list[str | ImageUrl] = [body.inputs]
+    if model.may_take_pictures:
+        pieces = await off_loop(len(body.inputs), split_pictures, body.inputs, "inputs")
+    require_short_texts(pieces, "inputs")
     sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
     if sources and parameters.truncate:
         raise InvalidRequest("parameters.truncate: a prompt with pictures can't be cut: leave it out", "parameters")

@@ -7,16 +7,16 @@ is worse than an error. `options`, which the hub's hosted API has and its client
 
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from serve_app.api.body import Body, Whole, wrong
+from serve_app.api.body import Body, Label, LongText, Whole, wrong
 from serve_app.api.chat_formats import JsonGrammar, RegexGrammar, UsableSchema, tgi_format
 from serve_app.api.sampling_body import (
     MAX_ANSWERS,
     MAX_MODEL_CHARACTERS,
     MAX_TOP_LOGPROBS,
     Count,
-    few_and_not_empty,
+    StopStrings,
 )
 from serve_app.messages import OutputFormat, Sampling
 
@@ -24,7 +24,7 @@ DEFAULT_TOKENS = 100
 
 
 class NamedSchema(Body):
-    name: str | None = None
+    name: Label | None = None
     schema_: UsableSchema = Field(alias="schema")
 
 
@@ -55,7 +55,7 @@ class GenerateParameters(Body):
     top_p: float | None = Field(None, gt=0, lt=1)
     repetition_penalty: float | None = Field(None, gt=0, le=10)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    stop: Annotated[list[str] | None, AfterValidator(few_and_not_empty)] = None
+    stop: StopStrings | None = None
     truncate: Count | None = Field(None, ge=1)
     seed: Whole | None = Field(None, ge=0, lt=2**63)
     best_of: Whole | None = Field(None, ge=1, le=MAX_ANSWERS)
@@ -115,7 +115,7 @@ class GenerateBody(Body):
     """
 
     model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
-    inputs: str = Field(min_length=1)
+    inputs: str = Field(min_length=1)  # with pictures in it: its texts are bounded once they are found
     parameters: Annotated[
         GenerateParameters,
         BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=GenerateParameters | None),
@@ -125,4 +125,4 @@ class GenerateBody(Body):
 
 
 class TokenizeBody(Body):
-    inputs: str = Field(min_length=1)
+    inputs: LongText = Field(min_length=1)

@@ -1,9 +1,9 @@
 """`/tokenize` and `/chat_tokenize`: what a prompt is before anything is generated."""
 
-from serve_app.api.body import parse_json
 from serve_app.api.chat_body import ChatBody
 from serve_app.api.exchange import Exchange
 from serve_app.api.field_names import in_clients_words
+from serve_app.api.json_request import read_json
 from serve_app.api.lane import Lane
 from serve_app.api.openai import chat_request
 from serve_app.api.tgi_answer import TGI_NAMES
@@ -15,7 +15,7 @@ from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, 
 
 async def tokenize(exchange: Exchange, lane: Lane) -> None:
     """`POST /tokenize`: the prompt's tokens."""
-    body = parse_json(await exchange.read_body(), TokenizeBody)
+    body = await read_json(exchange, TokenizeBody)
     model = choose_model(exchange, lane)
     request = GenerationRequest(
         id=exchange.id,
@@ -32,7 +32,7 @@ async def tokenize(exchange: Exchange, lane: Lane) -> None:
 
 async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:
     """`POST /chat_tokenize`: the prompt that the chat template makes of a conversation, and its tokens."""
-    body = parse_json(await exchange.read_body(), ChatBody, exchange.ignored_fields)
+    body = await read_json(exchange, ChatBody)
     if any(part.type == "image_url" for message in body.messages for part in message.content):
         raise UnsupportedTask("messages: only text is tokenized: leave the pictures out", "messages")
     request = await chat_request(exchange, lane, body, wanted_model(exchange) or body.model)
