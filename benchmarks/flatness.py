@@ -79,7 +79,7 @@ def served(name: str, num_models: int, scratch: Path) -> Iterator[Service]:
     environment = ray_environment(Place(PORTS[name], folder, {}), HAPROXY | wide_ports(PORTS[name]))
     service.start([Command(words, environment)], Path.cwd())
     try:
-        asyncio.run(until_ready(service, f"http://127.0.0.1:{PORTS[name]}/ready"))
+        asyncio.run(until_ready(service, f"http://127.0.0.1:{PORTS[name]}/ready?all=1"))
         yield service
     finally:
         service.stop()

@@ -249,7 +249,7 @@ class IngressDeployment:
         self._catalog.refused_config = None
         self._catalog.configure(routing)
         self._metrics.models = frozenset(routing.models)
-        await self._catalog.try_refresh()  # a new ingress knows its models before its first request
+        await self._catalog.first_look()  # a new ingress knows most of its models before its first request
         await self._inbox.start()  # here, so that a wrong `stream_host` fails the deploy
         if not self._tasks:
             self._reporter = _start_reporter(self._registry, "ingress", self._config.metrics_application)

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 
@@ -17,9 +17,10 @@ from serve_app import cluster
 from serve_app.api.lane import READY_STATES, ModelEntry, State, first_able
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
-from serve_app.errors import ModelNotReady, ServeAppError, UnknownModel, UnsupportedTask
-from serve_app.messages import ModelDescription, Task
-from serve_app.serve_states import STARTING, model_state, num_serving, replica_counts
+from serve_app.descriptions import Describe, Descriptions, Version
+from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
+from serve_app.messages import Task
+from serve_app.serve_states import STARTING, num_serving, replica_counts, with_state, without_room
 from serve_app.strict import nearest_hint
 
 logger = logging.getLogger("serve_app")
@@ -30,10 +31,9 @@ REST_AFTER_S = 15.0
 LEAST_PERIOD_S = 0.2  # however much is in doubt
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
-LOADING_TIMEOUT_S = 1.0
-CLUSTER_TIMEOUT_S = 10.0
+FIRST_LOOK_S = 5.0  # a new ingress waits no longer for what it should know of its models
+DETAILS_TIMEOUT_S = 5.0  # for whoever tells more than the states do; they are asked at once
 
-Describe = Callable[[str], Awaitable[ModelDescription]]
 Loading = Callable[[], Awaitable[dict[str, str]]]
 Unplaced = Callable[[], dict[str, str]]
 Declarations = Callable[[], dict[str, Declaration]]
@@ -51,7 +51,7 @@ class Catalog:
     def __init__(
         self, describe: Describe, loading: Loading, unplaced: Unplaced = dict, declarations: Declarations = dict
     ) -> None:
-        self._describe = describe
+        self._descriptions = Descriptions(describe, self.doubt)
         self._loading = loading
         self._unplaced = unplaced
         self._ask_declarations = declarations
@@ -59,16 +59,21 @@ class Catalog:
         self._declared_at: dict[str, float] = {}
         self._entries: dict[str, ModelEntry] = {}
         self._aliases: dict[str, dict[str, float]] = {}
-        self._described_at: dict[str, tuple[float, bool]] = {}
         self._has_served: set[str] = set()
+        self._watchers: list[Callable[[], None]] = []
         self.refused_config: str | None = None
         self._doubted = asyncio.Event()
+
+    def watch(self, refreshed: Callable[[], None]) -> None:
+        """Call this whenever the states were looked at."""
+        self._watchers.append(refreshed)
 
     def configure(self, routing: RoutingConfig) -> None:
         """Serve these models from now on, in this order, and under these aliases."""
         models = routing.models
         self._doubted.set()
         self._aliases = dict(routing.aliases)
+        self._descriptions.keep_only(models)
         waiting: State = "pending"
         self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, "not looked up yet") for m in models}
 
@@ -90,13 +95,19 @@ class Catalog:
         if not entry.may_serve(task):
             able = [e.name for e in self._entries.values() if e.may_serve(task)]
             raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}", "model")
-        if not self._can_serve(entry):
-            how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
-            told = (entry.reason or "").removeprefix(f"model '{entry.name}': ")
-            reason = f": {told}" if told else ""
-            retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
-            raise ModelNotReady(f"model '{entry.name}' {how}{reason}", "model", retry_after_s)
+        if refusal := self.refusal_of(entry.name):
+            raise refusal
         return entry
+
+    def refusal_of(self, name: str) -> ModelNotReady | None:
+        """What a request for the model is told in an answer's place; None where it may be sent, or isn't known."""
+        entry = self._entries.get(name)
+        if entry is None or self.can_serve(entry):
+            return None
+        how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
+        why = (entry.reason or "").removeprefix(f"model '{entry.name}': ")
+        retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
+        return ModelNotReady.because(f"model '{entry.name}' {how}", why, retry_after_s)
 
     def _drawn(self, alias: str, task: Task) -> str:
         """One of the alias's models by weight, among those that are ready for the task, or will be in a moment.
@@ -105,13 +116,17 @@ class Catalog:
         """
         weights = {name: weight for name, weight in self._aliases[alias].items() if weight}
         entries = (self._entries[name] for name in weights)
-        able = [entry for entry in entries if self._can_serve(entry) and entry.may_serve(task)]
+        able = [entry for entry in entries if self.can_serve(entry) and entry.may_serve(task)]
         best = [entry.name for entry in able if entry.is_ready] or [entry.name for entry in able] or list(weights)
         return random.choices(best, [weights[name] for name in best])[0]
 
-    def _can_serve(self, entry: ModelEntry) -> bool:
+    def can_serve(self, entry: ModelEntry) -> bool:
         """Now, or in a moment: one that has served is being replaced, and Ray Serve holds its requests."""
-        return entry.is_ready or (entry.name in self._has_served and entry.state != "failed")
+        return entry.is_ready or (self.has_served(entry) and entry.state != "failed")
+
+    def has_served(self, entry: ModelEntry) -> bool:
+        """As far as Ray Serve tells, or told while this process ran."""
+        return entry.name in self._has_served
 
     def _alias_entry(self, alias: str) -> ModelEntry:
         """As ready as the readiest of its models that has a weight."""
@@ -150,33 +165,64 @@ class Catalog:
         except Exception:  # noqa: BLE001 -- whatever the controller's death raises, serving goes on
             logger.warning("the models' states could not be refreshed; keeping the last known ones")
 
+    async def first_look(self) -> None:
+        """Refresh once, for a bounded time: what isn't told by then is found out while this process serves."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_LOOK_S):
+                await self.try_refresh()
+
     async def refresh(self) -> None:
-        """Ask Ray Serve for every application's state once, and each model that became ready for its description."""
+        """Ask Ray Serve for every application's state once, and each model that became ready for its description.
+
+        Whoever else may know more is asked at the same time, and nobody's silence keeps what the others tell.
+        """
         applications = await asyncio.to_thread(cluster.overviews)
-        steps: dict[str, str] | None = None
-        unplaced = await self._waiting_for_room(applications)
-        await self._refresh_declarations(applications)
-        for name in list(self._entries):
+        seen = {name: with_state(entry, applications.get(name)) for name, entry in self._entries.items()}
+        is_loading = any(entry.state == "loading" and entry.reason == STARTING for entry in seen.values())
+        unplaced, steps, _ = await asyncio.gather(
+            self._waiting_for_room(applications),
+            self._steps() if is_loading else _nothing(),
+            self._refresh_declarations(applications),
+        )
+        detailed = {name: self._detailed(entry, unplaced.get(name), steps.get(name)) for name, entry in seen.items()}
+        self._settle(detailed, applications)
+        await self._descriptions.refresh(self._versions(applications))
+        self._settle(self._entries, applications)
+        for refreshed in self._watchers:
+            refreshed()
+
+    def _detailed(self, entry: ModelEntry, no_room: str | None, step: str | None) -> ModelEntry:
+        if declared := self._declarations.get(entry.name):
+            entry = replace(entry, declared_tasks=declared.tasks, declared_family=declared.family)
+        if no_room:
+            entry = without_room(entry, no_room)
+        if step and entry.state == "loading" and entry.reason == STARTING:
+            entry = replace(entry, reason=step)
+        return entry
+
+    def _settle(self, seen: Mapping[str, ModelEntry], applications: Applications) -> None:
+        """Know these models so, all in one moment: an adapter is never without its base."""
+        versions = self._versions(applications)
+        for name in set(self._entries) & set(seen):
             application = applications.get(name)
-            entry = _with_state(self._entries[name], application)
-            if name in self._declarations:
-                declared = self._declarations[name]
-                entry = replace(entry, declared_tasks=declared.tasks, declared_family=declared.family)
-            if name in unplaced:
-                entry = _without_room(entry, unplaced[name])
-            if entry.state == "loading" and entry.reason == STARTING:
-                steps = await self._steps() if steps is None else steps
-                entry = replace(entry, reason=steps.get(name, STARTING))
             if application is None:
                 self._has_served.discard(name)
-            elif application.status.value in ("RUNNING", "UNHEALTHY"):
+            elif num_serving(application) or application.status.value in ("RUNNING", "UNHEALTHY"):
                 self._has_served.add(name)
-            if application is not None and entry.state == "ready":
-                entry = await self._described(entry, application)
-            if name in self._entries:
-                self._entries[name] = entry
+            self._entries[name] = seen[name]
+            if description := self._descriptions.of(name):
+                created_s = int(versions[name][0]) if name in versions else seen[name].created_s
+                self._entries[name] = replace(seen[name], description=description, created_s=created_s)
         for name in set(self._entries) - set(applications):
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
+
+    def _versions(self, applications: Applications) -> dict[str, Version]:
+        """What the ready models run: described once while an update goes on, and once after it."""
+        return {
+            name: (applications[name].last_deployed_time_s, applications[name].status.value == "RUNNING")
+            for name, entry in self._entries.items()
+            if entry.state == "ready" and name in applications
+        }
 
     async def _refresh_declarations(self, applications: Applications) -> None:
         """Asked again after each deploy, as long as there are models that no replica has described."""
@@ -184,7 +230,7 @@ class Catalog:
         if deployed_at == self._declared_at or all(entry.description for entry in self._entries.values()):
             return
         try:
-            async with asyncio.timeout(CLUSTER_TIMEOUT_S):
+            async with asyncio.timeout(DETAILS_TIMEOUT_S):
                 self._declarations = await asyncio.to_thread(self._ask_declarations)
         except Exception:  # noqa: BLE001 -- whatever keeps Ray Serve from telling, replicas tell when they are up
             return
@@ -196,7 +242,7 @@ class Catalog:
         if not any(application and replica_counts(application).get("STARTING") for application in known):
             return {}
         try:
-            async with asyncio.timeout(CLUSTER_TIMEOUT_S):
+            async with asyncio.timeout(DETAILS_TIMEOUT_S):
                 return await asyncio.to_thread(self._unplaced)
         except Exception:  # noqa: BLE001 -- whatever keeps the cluster from telling, the states are told without
             return {}
@@ -204,7 +250,7 @@ class Catalog:
     async def _steps(self) -> dict[str, str]:
         """What each replica that starts is doing, as far as the sidecar knows."""
         try:
-            async with asyncio.timeout(LOADING_TIMEOUT_S):
+            async with asyncio.timeout(DETAILS_TIMEOUT_S):
                 return await self._loading()
         except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, there is no detail
             return {}
@@ -249,19 +295,6 @@ class Catalog:
         description = replace(base.description, adapters=()) if base.description else None
         return replace(base, name=name, description=description, base=base.name)
 
-    async def _described(self, entry: ModelEntry, application: ApplicationStatusOverview) -> ModelEntry:
-        """Asked once while an update may still have replicas of the version before, and once after it."""
-        deployed_at, is_settled = application.last_deployed_time_s, application.status.value == "RUNNING"
-        if entry.description is not None and self._described_at.get(entry.name) == (deployed_at, is_settled):
-            return entry
-        try:
-            async with asyncio.timeout(5):
-                description = await self._describe(entry.name)
-        except (ServeAppError, TimeoutError):
-            return entry
-        self._described_at[entry.name] = (deployed_at, is_settled)
-        return replace(entry, description=description, created_s=int(deployed_at))
-
     def _default(self, task: Task, with_pictures: bool) -> ModelEntry:
         first = first_able(self._entries.values(), task, with_pictures)
         if first is None:
@@ -269,26 +302,5 @@ class Catalog:
         return first
 
 
-def _with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:
-    if application is None:
-        absent = (
-            f"no Serve application is named '{entry.name}', and no model has an adapter of that name: "
-            "deploy it or take it out of the ingress's models"
-        )
-        return replace(entry, state="pending", reason=absent, num_replicas=0)
-    if not application.deployments and application.status.value == "DEPLOYING" and entry.is_ready:
-        return entry  # while Ray Serve reads the new args, the version before serves, and isn't counted
-    state, reason = model_state(application)
-    own = f"model '{entry.name}': "
-    if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
-        reason = own + reason
-    return replace(entry, state=state, reason=reason, num_replicas=num_serving(application))
-
-
-def _without_room(entry: ModelEntry, why: str) -> ModelEntry:
-    """A model that waits for a node; one that serves already only lacks a further replica."""
-    if entry.state == "ready":
-        return replace(entry, reason=entry.reason or f"a further replica waits for room: it {why}")
-    if entry.state in ("loading", "pending", "unhealthy"):
-        return replace(entry, state="pending", reason=f"model '{entry.name}': {why}")
-    return entry
+async def _nothing() -> dict[str, str]:
+    return {}

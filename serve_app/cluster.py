@@ -50,12 +50,28 @@ class Declaration:
 def overviews() -> dict[str, ApplicationStatusOverview]:
     """The state of every application: what `serve.status()` tells of them.
 
-    That builds every deployment's whole config anew at each call, which takes 0.4 s with 50 models.
+    That builds every deployment's whole config anew at each call, which takes 0.4 s with 50 models. While Ray Serve
+    reads new args, and for as long as it can't use them, it tells of no deployment, although the replicas of the
+    version before run on: those are told here.
     """
-    return {name: _overview(application) for name, application in _applications().items()}
+    applications = _applications()
+    is_untold = any(not application["deployments"] for application in applications.values())
+    running = _running_replicas() if is_untold else {}
+    return {name: _overview(application, running.get(name, {})) for name, application in applications.items()}
 
 
-def _overview(told: dict[str, Any]) -> ApplicationStatusOverview:
+def _running_replicas() -> dict[str, dict[str, int]]:
+    """How many replicas run, by application and deployment, whatever was last deployed."""
+    client = _get_global_client()
+    assert client is not None, "this process is connected to Ray Serve"
+    running: dict[str, dict[str, int]] = {}
+    for deployment, replicas in ray.get(client._controller._all_running_replicas.remote()).items():
+        if replicas:
+            running.setdefault(deployment.app_name, {})[deployment.name] = len(replicas)
+    return running
+
+
+def _overview(told: dict[str, Any], running: Mapping[str, int]) -> ApplicationStatusOverview:
     deployments = {
         name: DeploymentStatusOverview(
             DeploymentStatus(deployment["status"]),
@@ -65,8 +81,17 @@ def _overview(told: dict[str, Any]) -> ApplicationStatusOverview:
         )
         for name, deployment in told["deployments"].items()
     }
+    if not deployments and told["status"] != ApplicationStatus.DELETING:
+        deployments = {name: _kept_deployment(num_replicas) for name, num_replicas in running.items()}
     return ApplicationStatusOverview(
         ApplicationStatus(told["status"]), told["message"], told["last_deployed_time_s"], deployments
+    )
+
+
+def _kept_deployment(num_replicas: int) -> DeploymentStatusOverview:
+    """One that the last deploy didn't reach."""
+    return DeploymentStatusOverview(
+        DeploymentStatus.HEALTHY, DeploymentStatusTrigger.UNSPECIFIED, {ReplicaState.RUNNING: num_replicas}, ""
     )
 
 

@@ -149,7 +149,29 @@ class ServiceError(ServeAppError):
 
 
 class ModelNotReady(ServiceError):
+    """`public_message` is the part of the message that anybody may hear: the rest may name folders and nodes."""
+
     status, code = 503, "model_not_ready"
+
+    def __init__(
+        self,
+        message: str,
+        param: str | None = None,
+        retry_after_s: float | None = None,
+        public_message: str | None = None,
+    ) -> None:
+        super().__init__(message, param, retry_after_s)
+        self.args = (message, param, retry_after_s, public_message)
+        self.public_message = public_message
+
+    @classmethod
+    def because(cls, what: str, why: str | None, retry_after_s: float | None) -> "ModelNotReady":
+        """With a reason for those who run the service; `what` is for everybody."""
+        hint = "try again later" if retry_after_s else "tell whoever runs this service"
+        return cls(f"{what}: {why or hint}", "model", retry_after_s, f"{what}: {hint}")
+
+    def for_strangers(self) -> "ModelNotReady":
+        return ModelNotReady(self.public_message or self.message, self.param, self.retry_after_s)
 
 
 class Overloaded(ServiceError):

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -24,7 +25,15 @@ from serve_app.api.openai import create_chat_completion, list_models, retrieve_m
 from serve_app.api.openapi import document
 from serve_app.api.requests import cancel_request
 from serve_app.api.tgi import TGI_ROUTES
-from serve_app.errors import InternalError, MethodNotAllowed, RouteNotFound, ServeAppError
+from serve_app.errors import (
+    InternalError,
+    InvalidKey,
+    InvalidRequest,
+    MethodNotAllowed,
+    RouteNotFound,
+    ServeAppError,
+)
+from serve_app.keys import Key
 from serve_app.plain_path import PlainPath
 from serve_app.strict import nearest_hint
 
@@ -35,11 +44,38 @@ async def health(exchange: Exchange, lane: Lane) -> None:
 
 
 async def ready(exchange: Exchange, lane: Lane) -> None:
-    """`GET /ready`: 200 when every configured model can serve, else 503 with each model's state."""
-    entries = lane.catalog.entries()
-    is_ready = bool(entries) and all(entry.is_ready for entry in entries) and not lane.running.is_closing
-    models = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
-    await exchange.send_json({"ready": is_ready, "models": models}, 200 if is_ready else 503)
+    """`GET /ready`: 200 when something can serve, and all that once could still can; `all=1`: when all are ready.
+
+    Else 503. Those who run the service are told each model's state.
+    """
+    catalog, entries = lane.catalog, lane.catalog.entries()
+    if _is_asked(exchange, "all"):
+        is_ready = bool(entries) and all(entry.is_ready for entry in entries)
+    else:
+        able = [entry for entry in entries if catalog.can_serve(entry)]
+        is_ready = bool(able) and all(entry in able for entry in entries if catalog.has_served(entry))
+    is_ready = is_ready and not lane.running.is_closing
+    told: dict[str, Any] = {"ready": is_ready}
+    if lane.tells_all(_key_if_any(exchange, lane)):
+        told["models"] = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
+        if catalog.refused_config:
+            told["refused_config"] = catalog.refused_config
+    await exchange.send_json(told, 200 if is_ready else 503)
+
+
+def _is_asked(exchange: Exchange, name: str) -> bool:
+    """A query's flag. Raises `InvalidRequest` where it is neither on nor off."""
+    value = exchange.request.query_params.get(name, "0")
+    if value not in ("0", "1"):
+        raise InvalidRequest(f"{name}: it is 1 or 0", name)
+    return value == "1"
+
+
+def _key_if_any(exchange: Exchange, lane: Lane) -> Key | None:
+    """Whose key came with a request that needs none."""
+    with suppress(InvalidKey):
+        return lane.keys.key_of(exchange.request.headers.get("authorization"))
+    return None
 
 
 async def openapi(exchange: Exchange, lane: Lane) -> None:

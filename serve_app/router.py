@@ -61,6 +61,14 @@ class Models(Protocol):
         """Why the model has no replica that could answer now; None where it has one."""
         ...
 
+    def refusal_of(self, name: str) -> ModelNotReady | None:
+        """What a request for the model is told now in an answer's place; None where it may be sent."""
+        ...
+
+    def watch(self, refreshed: Callable[[], None]) -> None:
+        """Call this whenever the models' states were looked at."""
+        ...
+
     def doubt(self) -> None:
         """A replica died or was missing: what is known of the models may be out of date."""
         ...
@@ -70,13 +78,16 @@ class Router:
     """Answers requests by way of one of their model's replicas; a `ModelHandle` for every model at once.
 
     A model that has no replica yet, because it scaled to zero or its replica is being replaced, is waited for
-    until the request's deadline. A replica that dies before it has answered anything costs one retry elsewhere.
+    until the request's deadline, or until it is known that none will come. A replica that dies before it has answered
+    anything costs one retry elsewhere.
     """
 
     def __init__(self, models: Models, inbox: Inbox) -> None:
         self._models = models
         self._inbox = inbox
         self._known: dict[str, _Methods] = {}
+        self._calls: set[_Call] = set()
+        models.watch(self._give_up_hopeless)
 
     async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
         """The whole answer, in one message.
@@ -86,7 +97,7 @@ class Router:
         deadline = _deadline(request)
 
         async def attempt() -> tuple[Chunk, ...]:
-            call = _Call((await self._methods(request.model)).answer(request), deadline)
+            call = _Call((await self._methods(request.model)).answer(request), deadline, request.model)
             chunks: tuple[Chunk, ...] = await self._result(call, request)
             return chunks
 
@@ -106,7 +117,7 @@ class Router:
             model = await self._methods(request.model)
             await self._inbox.start()
             with self._inbox.open(write_on) as incoming:
-                call = _Call(model.stream(request, encoder, incoming.address), deadline)
+                call = _Call(model.stream(request, encoder, incoming.address), deadline, request.model)
                 incoming.on_broken = call.give_up
                 try:
                     total: StreamTotal = await self._result(call, request)
@@ -124,7 +135,7 @@ class Router:
         deadline = _deadline(request)
 
         async def attempt() -> TokenizedPrompt:
-            call = _Call((await self._methods(request.model)).tokenize(request), deadline)
+            call = _Call((await self._methods(request.model)).tokenize(request), deadline, request.model)
             prompt: TokenizedPrompt = await self._result(call, request)
             return prompt
 
@@ -140,6 +151,7 @@ class Router:
 
     async def _result(self, call: "_Call", request: GenerationRequest) -> Any:
         """What the call returns; whatever ends this ends the replica's work."""
+        self._calls.add(call)
         try:
             return await call.result()
         except ServeAppError:
@@ -147,6 +159,8 @@ class Router:
         except asyncio.CancelledError as exc:
             if call.is_late:
                 raise self._too_late(request) from exc
+            if call.refusal is not None and not _is_cancelled():
+                raise call.refusal from exc
             if call.is_broken or _is_cancelled():
                 raise
             raise self._died(request.model) from exc
@@ -154,22 +168,31 @@ class Router:
             if call.is_late:
                 raise self._too_late(request) from exc
             raise self._translate(exc, request.model) from exc
+        finally:
+            self._calls.discard(call)
+
+    def _give_up_hopeless(self) -> None:
+        """Tell those that wait for a replica of a model that will have none what a new request is told."""
+        for call in tuple(self._calls):
+            if (refusal := self._models.refusal_of(call.model)) and call.is_waiting:
+                call.refuse(refusal)
 
     def _too_late(self, request: GenerationRequest) -> ServeAppError:
         if why := self._models.why_not_running(request.model):
-            return ModelNotReady(
-                f"model '{request.model}' is warming up and wasn't ready within {request.timeout_s:.0f} s ({why}): "
-                "try again later",
-                "model",
-                WARM_UP_RETRY_AFTER_S,
-            )
+            what = f"model '{request.model}' is warming up and wasn't ready within {request.timeout_s:.0f} s"
+            return ModelNotReady.because(what, why, WARM_UP_RETRY_AFTER_S)
         return DeadlineExceeded(
             f"model '{request.model}' gave no answer within {request.timeout_s:.0f} s: "
             "ask for fewer tokens or try again later"
         )
 
     async def _methods(self, model: str) -> "_Methods":
-        """The model's methods, looked up once, and again after a failure: applications come and go."""
+        """The model's methods, looked up once, and again after a failure: applications come and go.
+
+        Raises `ModelNotReady` where the model has failed since the request was let in.
+        """
+        if refusal := self._models.refusal_of(model):
+            raise refusal
         application = self._models.application_of(model)
         if application not in self._known:
             try:
@@ -244,10 +267,22 @@ def _is_large(request: GenerationRequest) -> bool:
 class _Call:
     """A call to a replica: over at its deadline, when it is broken, and when whoever waits for it is cancelled."""
 
-    def __init__(self, response: DeploymentResponseGenerator[Any], deadline: float) -> None:
+    def __init__(self, response: DeploymentResponseGenerator[Any], deadline: float, model: str) -> None:
         self._response = response
         self._limit = asyncio.timeout_at(deadline)
+        self.model = model
         self.is_late = self.is_broken = False
+        self.refusal: ModelNotReady | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no replica has taken it yet; Ray Serve keeps that to itself."""
+        return not self._response._replica_result_future.done()
+
+    def refuse(self, refusal: ModelNotReady) -> None:
+        """No replica will ever take it."""
+        self.refusal = refusal
+        self.give_up()
 
     def give_up(self) -> None:
         """Don't wait any longer, not even for the replica to agree, which one that hangs never does."""

@@ -4,10 +4,11 @@ No path, class or traceback of Ray's or ours reaches a client.
 """
 
 import re
+from dataclasses import replace
 
 from ray.serve.schema import ApplicationStatusOverview
 
-from serve_app.api.lane import State
+from serve_app.api.lane import ModelEntry, State
 
 MAX_REASON_CHARACTERS = 800
 STARTING = "its replica is starting"
@@ -20,6 +21,30 @@ _REFUSED_ARGS = re.compile(
     r"\[type=\w+(?:, input_value=.*, input_type=\w+)?\]"
 )
 _ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
+
+
+def with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:
+    """The model as its application's state has it; None is a model without an application."""
+    if application is None:
+        absent = (
+            f"no Serve application is named '{entry.name}', and no model has an adapter of that name: "
+            "deploy it or take it out of the ingress's models"
+        )
+        return replace(entry, state="pending", reason=absent, num_replicas=0)
+    state, reason = model_state(application)
+    own = f"model '{entry.name}': "
+    if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
+        reason = own + reason
+    return replace(entry, state=state, reason=reason, num_replicas=num_serving(application))
+
+
+def without_room(entry: ModelEntry, why: str) -> ModelEntry:
+    """A model that waits for a node; one that serves already only lacks a further replica."""
+    if entry.state == "ready":
+        return replace(entry, reason=entry.reason or f"a further replica waits for room: it {why}")
+    if entry.state in ("loading", "pending", "unhealthy"):
+        return replace(entry, state="pending", reason=f"model '{entry.name}': {why}")
+    return entry
 
 
 def model_state(application: ApplicationStatusOverview) -> tuple[State, str | None]:

@@ -256,11 +256,11 @@ def lets_anyone_in(url: str) -> bool:
 
 
 def _wait_for_http(url: str, is_whole: bool, timeout_s: float = 60.0) -> None:
-    """Until the ingress says ready; where a model is missing, until it answers at all."""
+    """Until the ingress says that every model is ready; where one is missing, until it answers at all."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         try:
-            status = httpx.get(f"{url}/ready", timeout=5, trust_env=False).status_code
+            status = httpx.get(f"{url}/ready?all=1", timeout=5, trust_env=False).status_code
         except httpx.TransportError:
             status = 0
         if status == 200 or (not is_whole and status == 503):

@@ -35,3 +35,9 @@ class SingleModelCatalog:
         if not entry.may_serve(task):
             raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}: ask another model", "model")
         return entry
+
+    def can_serve(self, entry: ModelEntry) -> bool:
+        return entry.is_ready
+
+    def has_served(self, entry: ModelEntry) -> bool:
+        return True

@@ -32,11 +32,11 @@ class RunningService:
         return httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
-        """Until `/ready` says so. A generous deadline, not a measurement."""
+        """Until `/ready` says it of every model. A generous deadline, not a measurement."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200:
+                if httpx.get(f"{self.url}/ready?all=1", timeout=5, trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

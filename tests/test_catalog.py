@@ -1,6 +1,7 @@
 """A model's state and reason, from what Ray Serve says of its application; and the choice of a model."""
 
 import asyncio
+import threading
 from collections import Counter
 from dataclasses import replace
 from typing import Any, cast
@@ -16,7 +17,7 @@ from ray.serve.schema import (
     DeploymentStatusTrigger,
 )
 
-from serve_app import cluster
+from serve_app import cluster, descriptions
 from serve_app.api.lane import Lane, ModelEntry, State
 from serve_app.catalog import Catalog
 from serve_app.cluster import Declaration
@@ -151,7 +152,7 @@ def test_an_alias_gives_each_of_its_models_a_share() -> None:
     assert set(drawn) == {"talk", "talk-next"}
     assert 0.15 < drawn["talk-next"] / 2000 < 0.35
     assert [entry.name for entry in catalog.entries()] == ["talk", "talk-next", "see", "chat"]
-    assert catalog.find("chat").as_json()["weights"] == {"talk": 3, "talk-next": 1, "see": 0}
+    assert catalog.find("chat").as_json(with_reason=True)["weights"] == {"talk": 3, "talk-next": 1, "see": 0}
 
 
 def test_an_alias_leads_to_a_model_that_does_the_task() -> None:
@@ -289,6 +290,120 @@ async def test_the_cluster_is_asked_only_while_a_replica_starts(monkeypatch: pyt
     assert asked == []
     await reasons_of(monkeypatch, catalog, m=WAITS)
     assert asked == ["cluster"]
+
+
+async def test_models_are_asked_at_once_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the other, those that are silent would take as long as all of them together."""
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    asked: set[str] = set()
+    are_both_asked = asyncio.Event()
+
+    async def describe_together(model: str) -> ModelDescription:
+        asked.add(model)
+        if len(asked) == 2:
+            are_both_asked.set()
+        await are_both_asked.wait()
+        return await describe(model)
+
+    catalog = Catalog(describe_together, nothing_loads)
+    await reasons_of(monkeypatch, catalog, one=ready, two=ready)
+    assert all(entry.description for entry in catalog.entries())
+
+
+async def test_a_silent_model_is_waited_for_by_nobody_and_described_when_it_speaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    may_speak = asyncio.Event()
+    num_asked = 0
+
+    async def describe_late(model: str) -> ModelDescription:
+        nonlocal num_asked
+        if model == "silent":
+            num_asked += 1
+            await may_speak.wait()
+        return await describe(model)
+
+    monkeypatch.setattr(descriptions, "PATIENCE_S", 0.01)
+    catalog = Catalog(describe_late, nothing_loads, declarations=lambda: {"silent": Declaration(("caption",))})
+    for _ in range(3):
+        await reasons_of(monkeypatch, catalog, silent=ready, other=ready)
+    assert num_asked == 1, "one question at a time"
+    assert [entry.is_ready for entry in catalog.entries()] == [True, True]
+    assert catalog.find("other").description
+    with pytest.raises(UnsupportedTask):
+        catalog.choose("silent", "chat")  # as its args say, until it speaks
+    catalog._doubted.clear()
+    may_speak.set()
+    await asyncio.wait_for(catalog._doubted.wait(), 20)
+    await catalog.refresh()
+    assert catalog.choose("silent", "chat").description
+
+
+async def test_a_new_ingress_starts_without_those_who_do_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr("serve_app.catalog.FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr(cluster, "overviews", lambda: is_over.wait(60))
+    catalog = catalog_of(replace(CHAT, state="pending"))
+    await catalog.first_look()
+    assert not is_over.is_set()
+    is_over.set()
+
+
+async def test_an_adapter_never_goes_while_its_base_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    catalog: Catalog
+    seen: list[bool] = []
+
+    async def describe_base(model: str) -> ModelDescription:
+        if catalog.find("talk").description:
+            seen.append(catalog.find("tuned").is_ready)
+        return ModelDescription(("chat",), "scripted", "generic", None, False, adapters=("tuned",))
+
+    catalog = Catalog(describe_base, nothing_loads)
+    for deployed_at in (1.0, 2.0):
+        again = replace(ready, last_deployed_time_s=deployed_at)
+        await reasons_of(monkeypatch, catalog, talk=again, tuned=None)
+    assert seen == [True]
+
+
+KEPT = {"Model": DeploymentStatusOverview(
+    DeploymentStatus.HEALTHY, DeploymentStatusTrigger.UNSPECIFIED, {ReplicaState.RUNNING: 2}, ""
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [ApplicationStatus.DEPLOY_FAILED, ApplicationStatus.DEPLOYING])
+async def test_a_model_serves_as_long_as_it_has_replicas_also_for_a_new_ingress(
+    monkeypatch: pytest.MonkeyPatch, status: ApplicationStatus
+) -> None:
+    refused = ApplicationStatusOverview(status, VALIDATION.format(place="dtype\n", wrong="no such type"), 1.0, KEPT)
+    catalog = Catalog(describe, nothing_loads)
+    await reasons_of(monkeypatch, catalog, talk=refused)
+    assert catalog.choose("talk", "chat").num_replicas == 2
+    reason = catalog.find("talk").reason or ""
+    assert ("the one before serves: dtype: no such type" in reason) == (status == ApplicationStatus.DEPLOY_FAILED)
+    await reasons_of(monkeypatch, catalog, talk=STARTS)  # its replicas are replaced
+    assert catalog.choose("talk", "chat")
+
+
+async def test_whoever_watches_hears_of_a_model_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = Catalog(describe, nothing_loads)
+    told: list[str | None] = []
+
+    def look() -> None:
+        refusal = catalog.refusal_of("talk")
+        told.append(refusal.message if refusal else None)
+
+    catalog.watch(look)
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    failed = overview(ApplicationStatus.DEPLOY_FAILED, DeploymentStatus.DEPLOY_FAILED, 0, TRACEBACK)
+    for given in (ready, FAILED_ONCE, failed):
+        await reasons_of(monkeypatch, catalog, talk=given)
+    assert told == [
+        None,
+        None,
+        "model 'talk' failed to start: model 'm': source '/nowhere': there is no folder; correct the path",
+    ]
 
 
 ASLEEP = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY)

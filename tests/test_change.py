@@ -305,3 +305,59 @@ async def test_a_version_that_fails_to_start_costs_nothing(cluster: Cluster, cli
         await cluster.deploy(file(BASE, {"stable": {"a": 1}}))
         await wait_for(client, "a", "a")
     assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "stable": {"a"}}
+
+
+async def test_a_typo_in_the_args_costs_nothing(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    """Ray Serve tells of no deployment then, and keeps every replica."""
+    await cluster.deploy(file([*BASE, pair(100)]))
+    await wait_for_entry(client, "pair", "replicas", 2)
+    await wait_for(client, "pair", "pair")
+    typo, unknown = pair(100), pair(100)
+    typo["args"]["max_ongoing_request"] = 3
+    unknown["deployments"] = [{"name": "Modell"}]
+    async with traffic(client, "pair") as told:
+        for wrong, why in ((typo, "max_ongoing_request"), (unknown, "Modell")):
+            await cluster.deploy(file([*BASE, wrong]))
+            await wait_for_entry(client, "pair", "reason", "the last deploy failed, and the one before serves")
+            await wait_for_entry(client, "pair", "reason", why)
+            found = await entry(client, "pair")
+            assert (found["state"], found["replicas"]) == ("ready", 2)
+        told["pair"].clear()
+
+        async def is_enough() -> bool:
+            return told["pair"].total() >= 100
+
+        await until(is_enough, "too little traffic")
+        await cluster.deploy(file([*BASE, pair(50)]))
+        await wait_for_entry(client, "pair", "context_length", 50)
+    assert set(told["pair"]) == {"pair"}
+    assert "reason" not in await entry(client, "pair")
+
+
+async def test_who_waits_for_a_model_that_fails_is_told_when_it_does(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    """Those that wait for a replica and those that wait for their turn, long before their own deadline."""
+
+    def only(**changes: Any) -> dict[str, Any]:
+        one = model("only", **changes)
+        one["args"] |= {"max_ongoing_requests": 2, "max_batch_size": 1}
+        return one
+
+    await cluster.deploy(file([*BASE, only()]))
+    await wait_for(client, "only", "only")
+    await cluster.deploy(file([*BASE, only(start_s=2, start_error="no weights there: correct the path")]))
+
+    async def is_away() -> bool:
+        return bool((await entry(client, "only"))["replicas"] == 0)
+
+    await until(is_away, "its replica never stopped")
+    body = {"model": "only", "messages": [{"role": "user", "content": "hello"}]}
+    answers = await asyncio.gather(
+        *(client.post("/v1/chat/completions", json=body | {"stream": stream}, timeout=DEADLINE_S)
+          for stream in (False, True) * 6)
+    )  # fmt: skip
+    told = {(answer.status_code, answer.json()["error"]["message"]) for answer in answers}
+    assert told == {(503, "model 'only' failed to start: no weights there: correct the path")}
+    assert (await entry(client, "only"))["state"] == "failed"
+    await cluster.deploy(file(BASE))

@@ -11,7 +11,14 @@ from typing import Any, Literal, Protocol
 
 from serve_app.admission import Admission, estimated_tokens
 from serve_app.budget import Budget
-from serve_app.errors import DeadlineExceeded, Forbidden, ServeAppError, UnknownModel, UnsupportedTask
+from serve_app.errors import (
+    DeadlineExceeded,
+    Forbidden,
+    ModelNotReady,
+    ServeAppError,
+    UnknownModel,
+    UnsupportedTask,
+)
 from serve_app.http_config import HttpConfig
 from serve_app.images import ImageGate, ImageSource
 from serve_app.keys import Key, Keyring
@@ -76,8 +83,8 @@ class ModelEntry:
         if not self.may_take_pictures:
             raise UnsupportedTask(f"{param}: model '{self.name}' reads text only: send it no pictures", param)
 
-    def as_json(self) -> dict[str, Any]:
-        """The entry of `/v1/models`: OpenAI's four fields, then ours."""
+    def as_json(self, *, with_reason: bool) -> dict[str, Any]:
+        """The entry of `/v1/models`: OpenAI's four fields, then ours. A reason may name folders and nodes."""
         known = self.description
         entry = {
             "id": self.name,
@@ -98,7 +105,7 @@ class ModelEntry:
             entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it
         if self.weights:
             entry["weights"] = dict(self.weights)
-        return entry | ({"reason": self.reason} if self.reason else {})
+        return entry | ({"reason": self.reason} if self.reason and with_reason else {})
 
 
 def first_able(entries: Iterable[ModelEntry], task: Task, with_pictures: bool) -> ModelEntry | None:
@@ -127,6 +134,14 @@ class Catalog(Protocol):
         """
         ...
 
+    def can_serve(self, entry: ModelEntry) -> bool:
+        """Now, or in a moment: whether requests for it are taken."""
+        ...
+
+    def has_served(self, entry: ModelEntry) -> bool:
+        """Whether it was ready once, as far as this process knows."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Lane:
@@ -150,6 +165,10 @@ class Lane:
         `with_pictures` it is one that takes pictures, where there is a choice. Raises `Forbidden`, and what
         `Catalog.choose` does.
         """
+        with self._discreetly(key):
+            return self._choose(name, task, key, with_pictures)
+
+    def _choose(self, name: str | None, task: Task, key: Key | None, with_pictures: bool) -> ModelEntry:
         if name is not None and self._means_default(name):
             name = None
         if key is None or key.models is None:
@@ -183,7 +202,7 @@ class Lane:
     async def answer(self, request: GenerationRequest, key: Key | None) -> tuple[Chunk, ...]:
         """The whole answer, once it is the request's turn. Raises what `Admission` and the handle do."""
         async with self.admission.admitted(request, key) as admitted:
-            with self._charging(request, key) as charge:
+            with self._discreetly(key), self._charging(request, key) as charge:
                 chunks = await self.handle.answer(admitted)
                 charge.tokens = chunks[0].num_prompt_tokens + sum(chunk.num_tokens for chunk in chunks)
         return chunks
@@ -193,7 +212,7 @@ class Lane:
     ) -> StreamTotal:
         """The answer's events to `write`, once it is the request's turn. Raises as `answer` does."""
         async with self.admission.admitted(request, key) as admitted:
-            with self._charging(request, key) as charge:
+            with self._discreetly(key), self._charging(request, key) as charge:
                 total = await self.handle.stream(admitted, encoder, charge.counting(write))
                 charge.tokens = total.num_prompt_tokens + total.num_tokens
         return total
@@ -201,7 +220,22 @@ class Lane:
     async def tokenize(self, request: GenerationRequest, key: Key | None) -> TokenizedPrompt:
         """The prompt that the request would make, once it is the request's turn. Raises as `answer` does."""
         async with self.admission.admitted(request, key) as admitted:
-            return await self.handle.tokenize(admitted)
+            with self._discreetly(key):
+                return await self.handle.tokenize(admitted)
+
+    def tells_all(self, key: Key | None) -> bool:
+        """Whether whoever has this key runs the service: an administrator, and everybody where there are no keys."""
+        return self.keys.is_open if key is None else key.is_admin
+
+    @contextmanager
+    def _discreetly(self, key: Key | None) -> Iterator[None]:
+        """A model that isn't ready is told without the reason to those who don't run the service."""
+        try:
+            yield
+        except ModelNotReady as exc:
+            if self.tells_all(key):
+                raise
+            raise exc.for_strangers() from None
 
     @contextmanager
     def _charging(self, request: GenerationRequest, key: Key | None) -> Iterator["_Charge"]:

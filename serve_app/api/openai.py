@@ -61,8 +61,9 @@ async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_nam
 
 async def list_models(exchange: Exchange, lane: Lane) -> None:
     """`GET /v1/models`: OpenAI's list, each model with its state, tasks, engine and context length."""
-    listed = {"object": "list", "data": [e.as_json() for e in lane.visible(exchange.key)]}
-    refused = lane.catalog.refused_config
+    tells_all = lane.tells_all(exchange.key)
+    listed = {"object": "list", "data": [e.as_json(with_reason=tells_all) for e in lane.visible(exchange.key)]}
+    refused = lane.catalog.refused_config if tells_all else None
     await exchange.send_json(listed | ({"refused_config": refused} if refused else {}))
 
 
@@ -72,7 +73,7 @@ async def retrieve_model(exchange: Exchange, lane: Lane) -> None:
     entry = lane.catalog.find(name)
     if exchange.key is not None and not exchange.key.may_use(name):
         raise Forbidden(f"this key may not use model '{name}'", "model")
-    await exchange.send_json(entry.as_json())
+    await exchange.send_json(entry.as_json(with_reason=lane.tells_all(exchange.key)))
 
 
 def _image_params(body: ChatBody) -> list[str]:

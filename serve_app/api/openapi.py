@@ -44,7 +44,11 @@ _STREAMED: frozenset[Handler] = frozenset(
     {create_chat_completion, create_completion, create_captions, generate_stream, generate_either, invocations}
 )
 _NEVER_WHOLE: frozenset[Handler] = frozenset({generate_stream})
-_QUERIES = {"/v1/captions/styles": "the model that is asked about", "/info": "the model that is asked about"}
+_QUERIES = {
+    "/v1/captions/styles": ("model", "the model that is asked about"),
+    "/info": ("model", "the model that is asked about"),
+    "/ready": ("all", "1 where every model must be ready"),
+}
 _TGI = frozenset((method, path) for method, path, _ in TGI_ROUTES)
 
 
@@ -115,7 +119,8 @@ def _parameters(path: str, is_tgi: bool) -> list[dict[str, Any]]:
     if "{id" in path:
         found.append({"name": "id", "in": "path", "required": True, "schema": {"type": "string"}})
     if path in _QUERIES:
-        found.append({"name": "model", "in": "query", "description": _QUERIES[path], "schema": {"type": "string"}})
+        name, meaning = _QUERIES[path]
+        found.append({"name": name, "in": "query", "description": meaning, "schema": {"type": "string"}})
     if is_tgi:
         found.append({"name": "X-Model", "in": "header", "description": "the model, if not the default",
                       "schema": {"type": "string"}})  # fmt: skip

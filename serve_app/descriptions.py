@@ -1,0 +1,60 @@
+"""What models' replicas tell of themselves: asked all at once, so that one's silence delays nobody.
+
+A replica that has all its hands full is as silent as one that hangs: it tells when it is its turn.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+
+from serve_app.errors import ServeAppError
+from serve_app.messages import ModelDescription
+
+PATIENCE_S = 1.0  # for those that are asked together; what comes later is told by `on_late`
+TIMEOUT_S = 30.0
+
+Describe = Callable[[str], Awaitable[ModelDescription]]
+Version = tuple[float, bool]
+
+
+class Descriptions:
+    """The last description of each model, and of which version of it. `on_late` is called when one came late."""
+
+    def __init__(self, describe: Describe, on_late: Callable[[], None]) -> None:
+        self._describe = describe
+        self._on_late = on_late
+        self._known: dict[str, tuple[Version, ModelDescription]] = {}
+        self._asking: dict[str, asyncio.Task[None]] = {}
+
+    def of(self, name: str) -> ModelDescription | None:
+        known = self._known.get(name)
+        return known[1] if known else None
+
+    def keep_only(self, names: Iterable[str]) -> None:
+        """Forget all others."""
+        kept = set(names)
+        self._known = {name: known for name, known in self._known.items() if name in kept}
+
+    async def refresh(self, versions: Mapping[str, Version]) -> None:
+        """Ask each of these models whose version isn't known yet; waits a moment for those that are asked now."""
+        asked = [self._ask(name, version) for name, version in versions.items() if self._is_due(name, version)]
+        if not asked:
+            return
+        _, late = await asyncio.wait(asked, timeout=PATIENCE_S)
+        for task in late:
+            task.add_done_callback(lambda _: self._on_late())
+
+    def _is_due(self, name: str, version: Version) -> bool:
+        return name not in self._asking and (name not in self._known or self._known[name][0] != version)
+
+    def _ask(self, name: str, version: Version) -> asyncio.Task[None]:
+        task = self._asking[name] = asyncio.create_task(self._learn(name, version))
+        return task
+
+    async def _learn(self, name: str, version: Version) -> None:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                self._known[name] = version, await self._describe(name)
+        except (ServeAppError, TimeoutError):
+            pass  # asked again at the next refresh
+        finally:
+            del self._asking[name]
