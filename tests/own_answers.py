@@ -28,7 +28,7 @@ def models() -> dict[str, Any]:
         ModelEntry("demo", "ready", None, DEMO, 1, num_replicas=1),
         ModelEntry("big", "pending", "no node has 8 GPUs", declared_tasks=("chat",)),
     ]
-    return {"object": "list", "data": [entry.as_json() for entry in entries]}
+    return {"object": "list", "data": [entry.as_json(with_reason=True) for entry in entries]}
 
 
 def summary() -> dict[str, Any]:
