@@ -9,7 +9,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, get_args
 
 import ray
 from prometheus_client import CollectorRegistry
@@ -44,6 +44,7 @@ from serve_app.messages import (
     StreamTotal,
     TokenizedPrompt,
 )
+from serve_app.metrics.model_states import ModelStates
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
@@ -227,6 +228,7 @@ class IngressDeployment:
         self._catalog = Catalog(
             lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced, cluster.declarations
         )
+        self._registry.register(ModelStates(get_args(lane.State), self._catalog))
         self._inbox = Inbox(config.stream_host or ray.util.get_node_ip_address())
         self._router = Router(self._catalog, self._inbox)
         self._running = Running()

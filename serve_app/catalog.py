@@ -77,6 +77,10 @@ class Catalog:
         waiting: State = "pending"
         self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, "not looked up yet") for m in models}
 
+    def models(self) -> list[ModelEntry]:
+        """Without the aliases."""
+        return list(self._entries.values())
+
     def entries(self) -> list[ModelEntry]:
         return [*self._entries.values(), *(self._alias_entry(alias) for alias in self._aliases)]
 

@@ -181,6 +181,7 @@ async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progre
         metrics.watch_queue(name, lambda: engine.num_waiting)
         replica = Replica(name, config, engine, metrics)
         await replica.start(progress)
+        metrics.watch_kv_cache(name, lambda: engine.kv_cache_use)
     except ConfigError as exc:
         raise ConfigError(f"model '{name}': {' '.join(str(exc).splitlines())}") from exc
     finally:

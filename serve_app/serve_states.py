@@ -30,12 +30,18 @@ def with_state(entry: ModelEntry, application: ApplicationStatusOverview | None)
             f"no Serve application is named '{entry.name}', and no model has an adapter of that name: "
             "deploy it or take it out of the ingress's models"
         )
-        return replace(entry, state="pending", reason=absent, num_replicas=0)
+        return replace(entry, state="pending", reason=absent, num_replicas=0, num_starting=0)
     state, reason = model_state(application)
     own = f"model '{entry.name}': "
     if state == "failed" and reason and not reason.startswith(own):  # Ray Serve's builder knows no model's name
         reason = own + reason
-    return replace(entry, state=state, reason=reason, num_replicas=num_serving(application))
+    return replace(
+        entry,
+        state=state,
+        reason=reason,
+        num_replicas=num_serving(application),
+        num_starting=num_starting(application),
+    )
 
 
 def without_room(entry: ModelEntry, why: str) -> ModelEntry:
@@ -93,3 +99,9 @@ def num_serving(application: ApplicationStatusOverview) -> int:
     """Replicas that answer: those on a node that drains do until their successors run."""
     counts = replica_counts(application)
     return counts.get("RUNNING", 0) + counts.get("PENDING_MIGRATION", 0)
+
+
+def num_starting(application: ApplicationStatusOverview) -> int:
+    """Replicas that don't answer yet: those that wait for room, too."""
+    counts = replica_counts(application)
+    return sum(counts.get(state, 0) for state in ("STARTING", "UPDATING", "RECOVERING"))

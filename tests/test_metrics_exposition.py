@@ -9,11 +9,14 @@ from prometheus_client import Gauge
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
+from serve_app.api.lane import ModelEntry
 from serve_app.config import MetricsConfig
+from serve_app.metrics.model_states import ModelStates
 from serve_app.metrics.sidecar import Sidecar
 from serve_app.metrics.specs import METRICS
 from tests.scripted_clock import Clock
 from tests.test_metrics_sidecar import Process, get, text_of
+from tests.test_model_states import Models
 
 
 @pytest.fixture
@@ -34,10 +37,13 @@ def full(clock: Clock) -> Sidecar:
         with ingress.metrics.request("demo") as tracker, ingress.metrics.image("demo"):
             tracker.first_token()
             ingress.metrics.caption_checked("demo", ())
+            tracker.ignored_fields(1)
+        ingress.registry.register(ModelStates(("ready",), Models([ModelEntry("demo", "ready", num_replicas=2)])))
         with replica.metrics.generation("demo") as generation:
             generation.started()
         replica.generate(5)
         replica.metrics.watch_queue("demo", lambda: 1)
+        replica.metrics.watch_kv_cache("demo", lambda: 0.5)
         Gauge("vllm:kv_cache_usage", "A foreign name.", registry=replica.registry).set(0.5)
         sidecar.record(ingress.snapshot())
         sidecar.record(replica.snapshot())

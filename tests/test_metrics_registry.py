@@ -12,9 +12,11 @@ from serve_app.caption_quality import FINDINGS
 from serve_app.errors import InternalError, Overloaded, ServeAppError, concrete_errors
 from serve_app.messages import Chunk
 from serve_app.metrics.histogram import BOUND_LABELS, BOUNDS, BUCKET_RATIO, DurationHistogram, percentile
+from serve_app.metrics.model_states import ModelStates
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.specs import METRICS, OUTCOMES, metrics_table
 from tests.scripted_clock import Clock
+from tests.test_model_states import Models
 
 
 @pytest.fixture
@@ -208,8 +210,18 @@ def test_fields_that_were_read_over_are_counted_by_model(registry: CollectorRegi
     assert registry.get_sample_value("serve_app_ignored_fields_total", {"model": "demo"}) == 2
 
 
+def test_the_cache_of_an_engine_that_has_a_bound(registry: CollectorRegistry, metrics: Metrics) -> None:
+    metrics.watch_kv_cache("demo", lambda: None)
+    assert value(registry, "serve_app_kv_cache_use_ratio", model="demo") is None
+    use: list[float | None] = [0.25, 0.5, None]
+    metrics.watch_kv_cache("demo", lambda: use.pop(0))
+    assert value(registry, "serve_app_kv_cache_use_ratio", model="demo") == 0.5
+    assert value(registry, "serve_app_kv_cache_use_ratio", model="demo") == 0, "its engine has ended"
+
+
 def test_the_catalog_is_what_a_registry_exports(registry: CollectorRegistry) -> None:
     Metrics(registry)
+    registry.register(ModelStates(("ready",), Models()))
     exported = {(m.name + "_total" * (m.type == "counter"), m.type, m.documentation) for m in registry.collect()}
     assert exported == {(s.name, s.type, s.help) for s in METRICS if s.observed_by != "sidecar"}
     assert metrics_table().count("\n") == len(METRICS) + 2

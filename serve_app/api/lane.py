@@ -56,6 +56,7 @@ class ModelEntry:
     created_s: int = 0
     base: str | None = None  # of an adapter: the model that it changes
     num_replicas: int = 0  # that can answer now
+    num_starting: int = 0
     weights: Mapping[str, float] | None = None  # of an alias: the share of requests that each model gets
     declared_tasks: tuple[str, ...] = ()
     declared_family: str | None = None

@@ -48,6 +48,7 @@ class Metrics:
         self.inter_token = DurationHistogram(specs.INTER_TOKEN, registry)
         self.queue_seconds = DurationHistogram(specs.QUEUE_SECONDS, registry)
         self.queued = _gauge(specs.QUEUED, registry)
+        self.kv_cache_use = _gauge(specs.KV_CACHE_USE, registry)
 
     def label(self, model: str) -> str:
         """The label value for a name that a client sent: itself if configured, `none` otherwise."""
@@ -73,6 +74,11 @@ class Metrics:
     def watch_queue(self, model: str, num_waiting: Callable[[], int]) -> None:
         """Export what `num_waiting()` returns, read at each snapshot, as the model's queued requests."""
         self.queued.labels(self.label(model)).set_function(num_waiting)
+
+    def watch_kv_cache(self, model: str, use: Callable[[], float | None]) -> None:
+        """Export what `use()` returns, a share, read at each snapshot. An engine that has none now never will."""
+        if use() is not None:
+            self.kv_cache_use.labels(self.label(model)).set_function(lambda: use() or 0.0)
 
 
 class RequestTracker:

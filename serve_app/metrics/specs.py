@@ -23,7 +23,7 @@ class MetricSpec:
     type: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
-    observed_by: Literal["ingress, lane", "model", "sidecar"]
+    observed_by: Literal["ingress, lane", "ingress", "model", "sidecar"]
 
 
 REQUESTS = MetricSpec(
@@ -59,6 +59,20 @@ IGNORED_FIELDS = MetricSpec(
     "serve_app_ignored_fields_total", "counter", ("model",),
     "Unknown fields of messages, parts and tools that were read over, each once a request.", "ingress, lane",
 )  # fmt: skip
+MODEL_STATE = MetricSpec(
+    "serve_app_model_state", "gauge", ("model", "state"),
+    "1 for the state that the ingress sees the model in, 0 for every other, whether or not anybody asks for it.",
+    "ingress",
+)  # fmt: skip
+MODEL_REPLICAS = MetricSpec(
+    "serve_app_model_replicas", "gauge", ("model", "state"),
+    "Replicas of the model that are serving, and starting, as the ingress sees them; adapters have their base's.",
+    "ingress",
+)  # fmt: skip
+REFUSED_CONFIG = MetricSpec(
+    "serve_app_refused_config", "gauge", (),
+    "1 while the ingress keeps its list of models because the newest one is wrong, else 0.", "ingress",
+)  # fmt: skip
 TOKENS = MetricSpec(
     "serve_app_tokens_total", "counter", ("model", "kind"),
     "Tokens by kind; wasted is the part of generated whose client didn't get a whole answer.", "model",
@@ -75,6 +89,10 @@ QUEUED = MetricSpec(
     "serve_app_requests_queued", "gauge", ("model",),
     "Requests that a replica accepted and its engine doesn't run yet.", "model",
 )  # fmt: skip
+KV_CACHE_USE = MetricSpec(
+    "serve_app_kv_cache_use_ratio", "gauge", ("model",),
+    "Share of the engine's cache for keys and values that is in use, 0 to 1; none where it has no bound.", "model",
+)  # fmt: skip
 SIDECAR_START_TIME = MetricSpec(
     "serve_app_sidecar_start_time_seconds", "gauge", (),
     "When the metrics sidecar started, in seconds since 1970.", "sidecar",
@@ -90,7 +108,8 @@ REFUSED_SNAPSHOTS = MetricSpec(
 
 METRICS: tuple[MetricSpec, ...] = (
     REQUESTS, IN_FLIGHT, REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, IMAGES, IMAGE_SECONDS, CAPTION_GUARD,
-    IGNORED_FIELDS, TOKENS, INTER_TOKEN, QUEUE_SECONDS, QUEUED, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
+    IGNORED_FIELDS, MODEL_STATE, MODEL_REPLICAS, REFUSED_CONFIG, TOKENS, INTER_TOKEN, QUEUE_SECONDS, QUEUED,
+    KV_CACHE_USE, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
 )  # fmt: skip
 
 
