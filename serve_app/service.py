@@ -206,14 +206,15 @@ class _Waiting:
 
 def drain(timeout_s: float) -> int:
     """Have every lane refuse new requests, and wait for those that run; how many hadn't ended after `timeout_s`."""
-    from ray import serve
     from ray.exceptions import RayError
+
+    from serve_app import cluster
 
     deadline = time.monotonic() + timeout_s
     num_looks = num_running = 0
     while num_looks < NUM_LOOKS_AT_NOTHING and time.monotonic() < deadline:
         try:
-            num_running = sum(_refuse_new(name) for name in _answering(serve.status().applications))
+            num_running = sum(_refuse_new(name) for name in _answering(cluster.overviews()))
         except RayError:  # Serve's controller is away, and comes back
             num_running = 1
         num_looks = 0 if num_running else num_looks + 1

@@ -84,7 +84,8 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
             assert client.post("/v1/chat/completions", json={"model": "script"} | hi).status_code == 200
             refused = client.post("/v1/chat/completions", json={"model": "missing"} | hi)
             assert (refused.status_code, refused.json()["error"]["code"]) == (503, "model_not_ready")
-            assert client.get("/ready").status_code == 503
+            assert [client.get(f"/ready{query}").status_code for query in ("", "?all=1")] == [200, 503]
+            check_state_metrics(client, {"script": "ready", "missing": "failed", "wide": "pending"})
             check_deadline(client, hi)
         second = up_beside(service.temp_dir)
         assert second.returncode == 2
@@ -96,6 +97,19 @@ def test_a_cluster_of_its_own_fails_one_model_serves_the_other_and_leaves_nothin
     _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive
     assert service.process.returncode == 0
+
+
+def check_state_metrics(client: httpx.Client, states: dict[str, str]) -> None:
+    """Each state's series is there within seconds; the ingress reports once a second."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = re.findall(
+            r'serve_app_model_state\{model="(.*?)",replica=".*?",state="(.*?)"\} 1', client.get("/metrics").text
+        )
+        if dict(found) == states:
+            return
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
 
 
 def check_deadline(client: httpx.Client, hi: dict[str, Any]) -> None:
