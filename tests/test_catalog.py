@@ -376,12 +376,12 @@ KEPT = {"Model": DeploymentStatusOverview(
 async def test_a_model_serves_as_long_as_it_has_replicas_also_for_a_new_ingress(
     monkeypatch: pytest.MonkeyPatch, status: ApplicationStatus
 ) -> None:
-    refused = ApplicationStatusOverview(status, VALIDATION.format(place="dtype\n", wrong="no such type"), 1.0, KEPT)
+    refused = ApplicationStatusOverview(status, refusal(dtype="float99"), 1.0, KEPT)
     catalog = Catalog(describe, nothing_loads)
     await reasons_of(monkeypatch, catalog, talk=refused)
     assert catalog.choose("talk", "chat").num_replicas == 2
     reason = catalog.find("talk").reason or ""
-    assert ("the one before serves: dtype: no such type" in reason) == (status == ApplicationStatus.DEPLOY_FAILED)
+    assert ("the one before serves: dtype: Input should be" in reason) == (status == ApplicationStatus.DEPLOY_FAILED)
     await reasons_of(monkeypatch, catalog, talk=STARTS)  # its replicas are replaced
     assert catalog.choose("talk", "chat")
 

@@ -260,7 +260,7 @@ async def told_of(config: ModelConfig) -> dict[str, Any]:
     replica = Replica("m", config, create_engine(config), Metrics(CollectorRegistry(), ["m"]))
     await replica.start()
     await replica.stop()
-    return ModelEntry("m", "ready", None, replica.describe()).as_json()
+    return ModelEntry("m", "ready", None, replica.describe()).as_json(with_reason=True)
 
 
 def test_two_replicas_download_once(store: Store) -> None:

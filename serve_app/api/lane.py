@@ -100,7 +100,7 @@ class ModelEntry:
             "replicas": self.num_replicas,
             "version": known.version if known else None,
         }
-        if known and known.version_note:
+        if known and known.version_note and with_reason:
             entry["version_note"] = known.version_note
         if self.base:
             entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it
