@@ -9,6 +9,7 @@ ServeAppError                    status  code
 │   ├── UnsupportedTask           400    unsupported_task
 │   ├── ContextTooLong            400    context_length_exceeded
 │   ├── BodyTooLarge              413    body_too_large
+│   ├── UnsupportedMediaType      415    unsupported_media_type
 │   ├── InvalidImage              400    invalid_image
 │   ├── ImageTooLarge             413    image_too_large
 │   ├── ImageUrlRefused           400    image_url_refused
@@ -88,6 +89,10 @@ class ContextTooLong(RequestError):
 
 class BodyTooLarge(RequestError):
     status, code = 413, "body_too_large"
+
+
+class UnsupportedMediaType(RequestError):
+    status, code = 415, "unsupported_media_type"
 
 
 class InvalidImage(RequestError):

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.api.dialect import OPENAI, TGI, Dialect
 from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaDied, ServeAppError
+from serve_app.request_id import HEADER, PlainId
 
 DIED = ReplicaDied("the process that answered this request died: send it again", None, 1.0)
 LATE = DeadlineExceeded(
@@ -22,12 +23,11 @@ LATE = DeadlineExceeded(
 FULL = Overloaded("the service can't take this request now: send it again later", None, 2.0)
 _PLAIN = {408: LATE, 429: FULL, 503: FULL}  # what Ray Serve says in plain text
 _OF_RAY_SERVE = "/-/"  # its health and its routes
-_ID_HEADER = b"x-request-id"
 
 
 def middlewares() -> list[Middleware]:
     """Ray Serve calls it in each process that serves HTTP."""
-    return [Middleware(StandIn)]
+    return [Middleware(StandIn), Middleware(PlainId)]  # the last one meets a request first
 
 
 class StandIn:
@@ -73,7 +73,7 @@ class _Answer:
             headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
         if isinstance(error, DeadlineExceeded):
             headers.append((b"x-should-retry", b"false"))
-        headers += [(name, value) for name, value in self._scope["headers"] if name == _ID_HEADER]
+        headers += [(name, value) for name, value in self._scope["headers"] if name == HEADER]
         await self._send({"type": "http.response.start", "status": dialect.status(error), "headers": headers})
         await self._send({"type": "http.response.body", "body": data})
 

@@ -190,6 +190,7 @@ def test_an_odd_id_is_not_taken_over(url: httpx.URL, sent: str) -> None:
     own = answer.json()["id"].removeprefix("chatcmpl-")
     assert own != sent
     assert own.isalnum()
+    assert answer.headers["x-request-id"] == own
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Starlette leaves it to Python

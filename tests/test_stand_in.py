@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 from ray.serve._private.http_util import (
     RequestIdMiddleware,
     _apply_middlewares,
@@ -17,7 +18,10 @@ from ray.serve._private.http_util import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.api.exchange import Exchange
+from serve_app.http_config import HttpConfig
 from serve_app.ingress import TGI_PATHS
+from serve_app.metrics.registry import Metrics
 from serve_app.serve_settings import within
 from serve_app.stand_in import TGI_ENDS, middlewares
 
@@ -38,11 +42,11 @@ def says(text: str, status: int) -> ASGIApp:
     return app
 
 
-async def ask(app: ASGIApp, path: str = CHAT) -> httpx.Response:
+async def ask(app: ASGIApp, path: str = CHAT, *ids: str) -> httpx.Response:
     """Through the middlewares, put on as Ray Serve does it."""
     wrapped = _apply_middlewares(app, validate_http_proxy_callback_return(middlewares()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(wrapped), base_url="http://it") as client:
-        return await client.post(path, headers={"x-request-id": "mine"})
+        return await client.post(path, headers=[("x-request-id", sent) for sent in ids or ("mine",)])
 
 
 SAID: dict[str, tuple[ASGIApp, int, str]] = {
@@ -63,6 +67,32 @@ async def test_it_is_said_in_the_api_s_shape(app: ASGIApp, status: int, code: st
         assert answer.headers["x-should-retry"] == "false"
     else:
         assert int(answer.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        (["trace:1234"], "trace:1234"),
+        (["Root=1-5759e988-bd86"], "Root=1-5759e988-bd86"),
+        (["a b"], None),
+        (["<script>"], None),
+        (["a" * 129], None),
+        ([""], None),
+        (["one", "two"], "one"),
+    ],
+)
+async def test_a_request_has_one_id_before_ray_serve_and_behind_it(sent: list[str], expected: str | None) -> None:
+    """Its middleware repeats whatever came in: what the service can't use must not get there."""
+    behind = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        exchange = Exchange(scope, receive, send, HttpConfig(), Metrics(CollectorRegistry()).request())
+        behind.append(exchange.id)
+        await exchange.send_json({})
+
+    answer = await ask(app, CHAT, *sent)
+    assert answer.headers.get_list("x-request-id") == behind
+    assert behind == [expected] if expected else behind[0].isalnum()
 
 
 async def test_tgi_s_clients_are_told_in_theirs() -> None:
@@ -114,7 +144,7 @@ async def test_a_stream_that_breaks_off_is_not_said_to_be_whole() -> None:
         await asyncio.Event().wait()
         raise AssertionError
 
-    [middleware] = middlewares()
+    middleware, _ = middlewares()
     make: Callable[[ASGIApp], Any] = middleware.cls
     call: Coroutine[Any, Any, None] = make(RequestIdMiddleware(begun))(
         {"type": "http", "path": CHAT, "headers": []}, receive, send

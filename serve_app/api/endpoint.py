@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from serve_app.api.content_encoding import CODINGS
 from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
@@ -28,6 +29,7 @@ from serve_app.errors import (
     RequestError,
     ServeAppError,
     ShuttingDown,
+    UnsupportedMediaType,
 )
 from serve_app.metrics.specs import CLIENT_LEFT
 from serve_app.serve_settings import within
@@ -134,6 +136,8 @@ class Endpoint:
             headers["retry-after"] = str(math.ceil(error.retry_after_s))
         if isinstance(error, InvalidKey):
             headers["www-authenticate"] = "Bearer"
+        if isinstance(error, UnsupportedMediaType):
+            headers["accept-encoding"] = CODINGS
         if isinstance(error, DeadlineExceeded):
             headers["x-should-retry"] = "false"  # OpenAI's clients send it again otherwise, while the work is lost
         try:

@@ -8,26 +8,24 @@ does whoever calls the request off.
 import asyncio
 import json
 import logging
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from python_multipart.exceptions import FormParserError
-from starlette.datastructures import FormData
+from starlette.datastructures import FormData, Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
+from serve_app import request_id
+from serve_app.api.body_stream import BodyStream
 from serve_app.api.dialect import OPENAI, Dialect
 from serve_app.api.lane import Lane
 from serve_app.api.outbox import Outbox
 from serve_app.api.tolerant import IgnoredFields
 from serve_app.errors import (
-    BodyTooLarge,
     BodyTooSlow,
     DeadlineExceeded,
     InvalidRequest,
@@ -55,8 +53,6 @@ EVENT_HEADERS = [
     (b"cache-control", b"no-cache"),
     (b"x-accel-buffering", b"no"),  # nginx would hold events back
 ]
-_ID_HEADER = b"x-request-id"
-_USABLE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
 
 class Exchange:
@@ -75,10 +71,10 @@ class Exchange:
         tracker: RequestTracker,
         dialect: Dialect = OPENAI,
     ) -> None:
-        # Ray Serve gives one to a request that has none.
-        self._sent_id = next((value for name, value in scope["headers"] if name == _ID_HEADER), None)
-        is_usable = self._sent_id is not None and _USABLE_ID.fullmatch(self._sent_id)
-        self.id = self._sent_id.decode() if self._sent_id and is_usable else uuid.uuid4().hex
+        # Ray Serve gives one to a request that has none, and repeats it in the answer.
+        sent = next((value for name, value in scope["headers"] if name == request_id.HEADER), None)
+        self._has_sent_id = sent is not None and request_id.is_usable(sent)
+        self.id = sent.decode() if sent is not None and self._has_sent_id else request_id.new_id()
         self.key: Key | None = None
         self.timeout_s = config.request_timeout_s
         self.limit_headers: Mapping[str, str] = {}
@@ -88,11 +84,11 @@ class Exchange:
         self.num_tokens = 0
         self.outcome = OK
         self._tracker = tracker
-        self.request = Request(scope, self._receive_bounded)
+        self._body = BodyStream(Headers(scope=scope), receive, config.max_body_bytes)
+        self.request = Request(scope, self._body.receive)
         self._receive, self._send = receive, send
         self._config = config
         self._dialect = dialect
-        self._num_body_bytes = 0
         self._begun_s = time.monotonic()
         self._status: int | None = None
         self._is_stream = self._is_answered = False
@@ -126,7 +122,7 @@ class Exchange:
     @property
     def num_body_bytes(self) -> int:
         """How many have been read of the body."""
-        return self._num_body_bytes
+        return self._body.num_bytes
 
     def cancel(self) -> None:
         """Stop the work, and tell the client so. Without effect once it is answered."""
@@ -145,7 +141,7 @@ class Exchange:
         self._tracker.set_model(model)
 
     async def read_body(self) -> bytes:
-        """The whole body. Raises `BodyTooLarge` or `BodyTooSlow`."""
+        """The whole body, decoded. Raises `BodyTooLarge`, `BodyTooSlow`, and what its encoding does."""
         async with self._body_in_time():
             body = await self.request.body()
         self._watch_for_leaving()
@@ -260,23 +256,13 @@ class Exchange:
         if self.ignored_fields:
             self._tracker.ignored_fields(len(self.ignored_fields))
             headers = [*headers, (b"x-ignored-fields", self.ignored_fields.header.encode())]
-        if self._sent_id is None:  # else Ray Serve repeats it, and one more would make two
-            headers = [*headers, (_ID_HEADER, self.id.encode())]
+        if not self._has_sent_id:  # else Ray Serve repeats it, and one more would make two
+            headers = [*headers, (request_id.HEADER, self.id.encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
     async def _finish(self, data: bytes) -> None:
         self._is_answered = True  # leaving from here on is no leaving: servers say it of every answered client
         await self._send({"type": "http.response.body", "body": data})
-
-    async def _receive_bounded(self) -> AsgiMessage:
-        declared = self.request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > self._config.max_body_bytes:
-            raise self._too_large(int(declared))
-        message = await self._receive()
-        self._num_body_bytes += len(message.get("body", b""))
-        if self._num_body_bytes > self._config.max_body_bytes:
-            raise self._too_large(self._num_body_bytes)
-        return message
 
     @asynccontextmanager
     async def _body_in_time(self) -> AsyncIterator[None]:
@@ -292,12 +278,6 @@ class Exchange:
                     f"the body wasn't there within the {self.timeout_s:g} s of this request"
                 ) from exc
             raise BodyTooSlow(f"the body wasn't there within {seconds:g} s: send it at once") from exc
-
-    def _too_large(self, num_bytes: int) -> BodyTooLarge:
-        return BodyTooLarge(
-            f"the body has {num_bytes} bytes or more, and this service takes {self._config.max_body_bytes}: "
-            "send fewer or smaller pictures"
-        )
 
     def _watch_for_leaving(self) -> None:
         if self._watcher is not None:  # the body was read before

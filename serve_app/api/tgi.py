@@ -9,7 +9,7 @@ from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.hub_pictures import answer_question, caption_body, caption_file, is_picture, is_question
-from serve_app.api.json_request import read_json, validated
+from serve_app.api.json_request import read_json, require_json, validated
 from serve_app.api.lane import Lane, ModelEntry
 from serve_app.api.markdown_pictures import require_short_texts, split_pictures, with_pictures
 from serve_app.api.off_loop import off_loop
@@ -53,6 +53,7 @@ async def generate_either(exchange: Exchange, lane: Lane) -> None:
     if _is_file(exchange, data):
         await caption_file(exchange, lane, data)
         return
+    require_json(exchange)
     values = await off_loop(len(data), parse_object, data)
     if is_question(values):
         await answer_question(exchange, lane, values)
