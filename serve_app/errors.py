@@ -36,7 +36,7 @@ The code is also the `outcome` label of `serve_app_requests_total`. Errors cross
 every field is positional and pickles; answers use `message`, because Ray turns `str(exc)` into a traceback.
 """
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class ServeAppError(Exception):
@@ -85,6 +85,11 @@ class UnsupportedTask(RequestError):
 
 class ContextTooLong(RequestError):
     status, code = 400, "context_length_exceeded"
+
+    @classmethod
+    def of(cls, context_length: int, sentence: str, param: str) -> Self:
+        """In OpenAI's words, by which clients know this error from others; `sentence` goes on after "However, "."""
+        return cls(f"This model's maximum context length is {context_length} tokens. However, {sentence}", param)
 
 
 class BodyTooLarge(RequestError):

@@ -60,10 +60,10 @@ class OutputFormat:
     """What an answer must look like.
 
     `spec` is JSON text for `json_schema` (the schema) and `choice` (a list of strings), the pattern for `regex`,
-    and empty for `json_object` (any JSON object).
+    the grammar's own text, in the notation of GBNF or Lark, and empty for `json_object` (any JSON object).
     """
 
-    kind: Literal["json_schema", "json_object", "regex", "choice"]
+    kind: Literal["json_schema", "json_object", "regex", "choice", "grammar"]
     spec: str = ""
 
 
@@ -77,12 +77,15 @@ class Tool:
     is_strict: bool = False
 
 
+ToolChoiceKind = Literal["auto", "none", "required", "named"]
+
+
 @dataclass(frozen=True, slots=True)
 class ToolUse:
     """The functions on offer. `choice` `named` means that the one called `name` must be called."""
 
     tools: tuple[Tool, ...]
-    choice: Literal["auto", "none", "required", "named"] = "auto"
+    choice: ToolChoiceKind = "auto"
     name: str | None = None
     is_parallel: bool = True
 
@@ -243,7 +246,7 @@ class ModelDescription:
     `picture_limit` is the most pictures a conversation may have; None where only the context limits them. With
     `picture_edge` a picture may be sent smaller; None where the model may look at all of it. `ongoing_limit` is how
     many requests all replicas that there may be run and keep ready at once: what waits for one more replica must be
-    seen by Ray Serve, or none would be started.
+    seen by Ray Serve, or none would be started. A source that is a folder or an address is told to nobody.
     """
 
     tasks: tuple[Task, ...]
@@ -257,6 +260,7 @@ class ModelDescription:
     ongoing_limit: int | None = None
     version: str | None = None  # of its files: a hub's commit, an object store's listing; None where nobody knows
     version_note: str | None = None  # why it may be an old one
+    hub_id: str | None = None  # of a model that came from a hub
 
 
 Put = Callable[[Chunk], None]  # takes an answer's next chunk; called on the event loop, never blocks
@@ -294,6 +298,7 @@ class StreamTotal:
     num_tokens: int
     num_writes: int
     num_prompt_tokens: int = 0
+    num_cached_tokens: int | None = None
 
 
 class ModelHandle(Protocol):

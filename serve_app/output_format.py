@@ -10,6 +10,7 @@ from typing import Any
 from serve_app.messages import OutputFormat
 
 MAX_SPEC_BYTES = 65_536
+MAX_GRAMMAR_BYTES = 16_384  # it is translated by Python code before a library compiles it
 MAX_DEPTH = 64
 
 
@@ -19,6 +20,8 @@ def check_output_format(output_format: OutputFormat) -> None:
     num_bytes = len(spec.encode(errors="replace"))
     if num_bytes > MAX_SPEC_BYTES:
         raise ValueError(f"it has {num_bytes:,} bytes as JSON or text: at most {MAX_SPEC_BYTES:,} are allowed")
+    if output_format.kind == "grammar" and num_bytes > MAX_GRAMMAR_BYTES:
+        raise ValueError(f"the grammar has {num_bytes:,} bytes: at most {MAX_GRAMMAR_BYTES:,} are allowed")
     if output_format.kind == "choice":
         choices = _json(spec)
         if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):

@@ -102,11 +102,14 @@ class Replica:
 
     async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
         num_tokens = num_prompt_tokens = num_writes = 0
+        num_cached_tokens: int | None = None
 
         def put(chunk: Chunk) -> None:
-            nonlocal num_tokens, num_prompt_tokens, num_writes
+            nonlocal num_tokens, num_prompt_tokens, num_writes, num_cached_tokens
             num_tokens += chunk.num_tokens
             num_prompt_tokens = chunk.num_prompt_tokens
+            if chunk.num_cached_tokens is not None:  # the first chunk's alone
+                num_cached_tokens = chunk.num_cached_tokens
             if events := encoder.encode(chunk):
                 num_writes += 1
                 write(events)
@@ -115,7 +118,7 @@ class Replica:
         if events := encoder.end():
             num_writes += 1
             write(events)
-        return StreamTotal(num_tokens, num_writes, num_prompt_tokens)
+        return StreamTotal(num_tokens, num_writes, num_prompt_tokens, num_cached_tokens)
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
         return await self._engine.tokenize(request)
@@ -149,6 +152,7 @@ class Replica:
             ongoing_limit=self._config.ongoing_limit * self._config.autoscaling.max_replicas,
             version=self._version[0],
             version_note=self._version[1],
+            hub_id=source.hub_id(self._config.source),
         )
 
     def pressure(self) -> dict[str, float]:

@@ -14,6 +14,8 @@ from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.usage import RunningUsage, Usage
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
 
+_LAST_DELTA = {"content": ""}  # not OpenAI's empty one: as vLLM and TGI send it, for clients that join every content
+
 
 def completion_json(exchange: Exchange, model: str, chunks: Sequence[Chunk]) -> dict[str, Any]:
     """The whole answer; each chunk is one choice of it, complete."""
@@ -39,7 +41,7 @@ def _choice(chunk: Chunk) -> dict[str, Any]:
     return {
         "index": chunk.index,
         "message": message,
-        "logprobs": _logprobs_json(chunk.logprobs) if chunk.logprobs else None,
+        "logprobs": _logprobs_json(_of_content(chunk)) if chunk.logprobs else None,
         "finish_reason": chunk.finish_reason,
     }
 
@@ -55,6 +57,12 @@ def _whole_calls(deltas: Sequence[ToolCallDelta]) -> list[dict[str, Any]]:
         call["function"]["name"] = delta.name or call["function"]["name"]
         call["function"]["arguments"] += delta.arguments
     return [calls[index] for index in sorted(calls)]
+
+
+def _of_content(chunk: Chunk) -> Sequence[TokenLogprob]:
+    """All but the token that ended the answer, which is no part of it."""
+    is_ended = chunk.finish_reason not in (None, "length") and chunk.stopped_by is None
+    return chunk.logprobs[:-1] if is_ended and chunk.logprobs and chunk.logprobs[-1].is_special else chunk.logprobs
 
 
 def _logprobs_json(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
@@ -75,26 +83,28 @@ class ChatEvents:
             "object": "chat.completion.chunk",
             "created": created_s,
             "model": model,
+            "system_fingerprint": FINGERPRINT,
         }
         self._usage = usage
         self._around: dict[int, tuple[bytes, bytes]] = {}  # by answer: what stands before and after a piece of text
 
     def encode(self, chunk: Chunk) -> bytes:
         """An answer's first chunk is preceded by its role, its last one followed by how it finished."""
-        self._usage.count(chunk)
         head = b""
         if chunk.index not in self._around:
             head = self._begin(chunk)
+        self._usage.count(chunk)
         before, after = self._around[chunk.index]
         if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._usage.is_told_along):
             text = chunk.text
             events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
-            logprobs = _logprobs_json(chunk.logprobs) if chunk.logprobs else None
+            told = _of_content(chunk)
+            logprobs = _logprobs_json(told) if told else None
             delta = _delta(chunk)
             events = self._event(chunk.index, delta, logprobs) if delta or logprobs else b""
         if chunk.finish_reason is not None:
-            return head + events + self._event(chunk.index, {}, None, chunk.finish_reason)
+            return head + events + self._event(chunk.index, _LAST_DELTA, None, chunk.finish_reason)
         return head + events
 
     def end(self) -> bytes:
@@ -104,6 +114,7 @@ class ChatEvents:
         return event_bytes(self._frame | {"choices": [], "usage": self._usage.total.as_json()}) + DONE_EVENT
 
     def _begin(self, chunk: Chunk) -> bytes:
+        self._usage.begin(chunk)
         event = self._event(chunk.index, {"role": "assistant", "content": ""})
         text_event = self._event(chunk.index, {"content": ""})
         before, after = text_event.split(b'{"content":""}')

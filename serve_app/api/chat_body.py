@@ -5,22 +5,22 @@ vLLM's names. What can't be honoured is a 400 that names the field; nothing is i
 """
 
 import json
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from serve_app.api.body import Label, LongText, Whole, wrong
-from serve_app.api.chat_formats import FunctionTool, NamedToolChoice, ToolChoice
-from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
+from serve_app.api.body import Label, LongText, Whole, shortened, wrong
+from serve_app.api.chat_formats import MAX_TOOLS, AllowedToolsChoice, FunctionTool, NamedToolChoice, ToolChoice
+from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, GenerationBody
 from serve_app.api.tolerant import Tolerant
-from serve_app.messages import Role, Sampling, ToolCall, ToolUse
+from serve_app.messages import Role, Sampling, ToolCall, ToolChoiceKind, ToolUse
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 1000  # of one message
 MAX_CALLS = 1000  # of one message
-MAX_TOOLS = 128
 MAX_METADATA = 16  # as OpenAI
 MAX_TEMPLATE_ARGS = 16
+_CHOICES = ("none", "auto", "required")
 # Of the chat template's call: what isn't a variable of the template, or is filled by the conversation itself.
 _NOT_TEMPLATE_ARGS = frozenset(
     {"messages", "conversation", "tools", "documents", "chat_template", "tokenize", "add_generation_prompt",
@@ -177,7 +177,6 @@ class ChatBody(GenerationBody):
     }
 
     messages: Annotated[list[ChatMessage], Field(fail_fast=True)] = Field(min_length=1, max_length=MAX_MESSAGES)
-    max_completion_tokens: Count | None = Field(None, ge=1)
     logprobs: bool | None = None
     top_logprobs: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     tools: Annotated[list[FunctionTool], Field(fail_fast=True)] | None = Field(None, max_length=MAX_TOOLS)
@@ -193,22 +192,8 @@ class ChatBody(GenerationBody):
         None, max_length=MAX_METADATA
     )
 
-    @property
-    def answer_limit(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens
-
-    @property
-    def field_names(self) -> dict[str, str]:
-        limit = {"max_tokens": "max_completion_tokens"} if self.max_completion_tokens and not self.max_tokens else {}
-        return super().field_names | limit
-
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:
-        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
-            raise wrong(
-                "max_tokens",
-                f"it is {self.max_tokens}, and max_completion_tokens {self.max_completion_tokens}: send one of them",
-            )
         if self.top_logprobs and not self.logprobs:
             raise wrong("top_logprobs", "only allowed with logprobs=true")
         return self
@@ -218,11 +203,19 @@ class ChatBody(GenerationBody):
         names = [tool.function.name for tool in self.tools or ()]
         if self.tool_choice not in (None, "none", "auto") and not names:
             raise wrong("tool_choice", "there are no tools to choose from: send tools")
-        if isinstance(self.tool_choice, NamedToolChoice) and self.tool_choice.function.name not in names:
-            raise wrong(
-                "tool_choice", f"no tool is named '{self.tool_choice.function.name}': it is {' or '.join(names)}"
-            )
+        for name in self._chosen_names:
+            if name not in names:
+                raise wrong("tool_choice", f"no tool is named '{shortened(name)}': it is {' or '.join(names)}")
         return self
+
+    @property
+    def _chosen_names(self) -> list[str]:
+        """Those of the tools that may be called, where the choice names any. TGI's clients send a bare name."""
+        if isinstance(self.tool_choice, AllowedToolsChoice):
+            return [tool.function.name for tool in self.tool_choice.allowed_tools.tools]
+        if isinstance(self.tool_choice, NamedToolChoice):
+            return [self.tool_choice.function.name]
+        return [] if self.tool_choice in (None, *_CHOICES) else [self.tool_choice]
 
     @field_validator("chat_template_kwargs")
     @classmethod
@@ -245,8 +238,15 @@ class ChatBody(GenerationBody):
     def tool_use(self) -> ToolUse | None:
         if not self.tools:
             return None
-        tools = tuple(one.tool() for one in self.tools)
+        names = self._chosen_names
+        choice: ToolChoiceKind = "named" if names else "auto"
+        offered = self.tools
+        if isinstance(self.tool_choice, AllowedToolsChoice):
+            choice = self.tool_choice.allowed_tools.mode
+            offered = [tool for tool in self.tools if tool.function.name in names]
+        elif not names and self.tool_choice is not None:
+            choice = cast(ToolChoiceKind, self.tool_choice)
+        # A call that is forced has no other way to be an object: else the model may write any JSON as its arguments.
+        tools = tuple(one.tool(is_forced=choice in ("named", "required")) for one in offered)
         is_parallel = self.parallel_tool_calls is not False
-        if isinstance(self.tool_choice, NamedToolChoice):
-            return ToolUse(tools, "named", self.tool_choice.function.name, is_parallel)
-        return ToolUse(tools, self.tool_choice or "auto", None, is_parallel)
+        return ToolUse(tools, choice, names[0] if choice == "named" else None, is_parallel)

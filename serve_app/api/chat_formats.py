@@ -14,6 +14,8 @@ from serve_app.api.tolerant import Tolerant
 from serve_app.messages import OutputFormat, Tool
 from serve_app.output_format import check_output_format
 
+MAX_TOOLS = 128
+
 
 def _schema_format(schema: dict[str, Any] | None) -> OutputFormat:
     return OutputFormat("json_schema", json.dumps(schema, ensure_ascii=False))
@@ -49,20 +51,42 @@ class TextFormat(Body):
 
 
 class JsonObjectFormat(Body):
-    """Any JSON object; with `value`, which the hub's clients send to TGI, one of this schema."""
+    """Any JSON object, or one of a schema: `value` in TGI's words, `schema` in llama.cpp's."""
 
     type: Literal["json_object"]
     value: UsableSchema | None = None
+    schema_: UsableSchema | None = Field(None, alias="schema")
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> Self:
+        if self.value is not None and self.schema_ is not None:
+            raise wrong("schema", "there is a value as well: send one of them")
+        return self
 
     def output_format(self) -> OutputFormat:
-        return OutputFormat("json_object") if self.value is None else tgi_format(self.value)
+        schema = self.value if self.schema_ is None else self.schema_
+        return OutputFormat("json_object") if schema is None else tgi_format(schema)
 
 
 class JsonSchemaFormat(Body):
+    """`json_schema` is OpenAI's word, `value` TGI's for the same."""
+
     type: Literal["json_schema"]
-    json_schema: JsonSchema
+    json_schema: JsonSchema | None = None
+    value: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _one_schema(self) -> Self:
+        if self.json_schema is None and self.value is None:
+            raise wrong("json_schema", "it is missing: the request needs it")
+        if self.json_schema is not None and self.value is not None:
+            raise wrong("value", "there is a json_schema as well: send one of them")
+        return self
 
     def output_format(self) -> OutputFormat:
+        if self.value is not None:
+            return tgi_format(self.value.schema_)
+        assert self.json_schema is not None, "validated above"
         return _schema_format(self.json_schema.schema_)
 
 
@@ -102,17 +126,18 @@ ResponseFormat = Annotated[
 
 
 class StructuredOutputs(Body):
-    """vLLM's field for formats that OpenAI's `response_format` doesn't have: exactly one of the three."""
+    """vLLM's field for formats that OpenAI's `response_format` doesn't have: exactly one of the four."""
 
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
     choice: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=1000)
+    grammar: str | None = Field(None, min_length=1)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [name for name in ("json_", "regex", "choice") if getattr(self, name) is not None]
+        given = [name for name in ("json_", "regex", "choice", "grammar") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError("takes exactly one of json, regex and choice")
+            raise ValueError("takes exactly one of json, regex, choice and grammar")
         try:
             check_output_format(self.output_format())
         except ValueError as exc:
@@ -124,7 +149,13 @@ class StructuredOutputs(Body):
             return OutputFormat("regex", self.regex)
         if self.choice is not None:
             return OutputFormat("choice", json.dumps(self.choice, ensure_ascii=False))
+        if self.grammar is not None:
+            return OutputFormat("grammar", self.grammar)
         return _json_format(self.json_)
+
+
+# Schemas that say by other ones what they allow; those may not take a type beside them.
+_COMBINED = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
 
 
 class Function(Tolerant):
@@ -136,22 +167,31 @@ class Function(Tolerant):
     @field_validator("parameters")
     @classmethod
     def _can_be_used(cls, parameters: dict[str, Any] | None) -> dict[str, Any] | None:
+        if parameters and parameters.get("type", "object") != "object":
+            raise ValueError("a function's arguments are an object: its schema's type must be object")
         if parameters:
             check_output_format(_schema_format(parameters))
         return parameters
+
+    @property
+    def arguments_schema(self) -> dict[str, Any]:
+        """Of an object, also where the client left that to be understood."""
+        schema = self.parameters or {"properties": {}}
+        return schema if _COMBINED & schema.keys() else {"type": "object", **schema}
 
 
 class FunctionTool(Tolerant):
     type: Literal["function"]
     function: Function
 
-    def tool(self) -> Tool:
+    def tool(self, *, is_forced: bool) -> Tool:
+        """`is_forced`: one of the tools must be called."""
         function = self.function
         return Tool(
             name=function.name,
-            parameters=json.dumps(function.parameters or {"type": "object", "properties": {}}),
+            parameters=json.dumps(function.arguments_schema),
             description=function.description,
-            is_strict=bool(function.strict),
+            is_strict=is_forced or bool(function.strict),
         )
 
 
@@ -164,8 +204,28 @@ class NamedToolChoice(Body):
     function: NamedFunction
 
 
-# Told apart before they are read, so that a mistake in an object is told as the object's.
+class AllowedTools(Body):
+    mode: Literal["auto", "required"]
+    tools: list[NamedToolChoice] = Field(min_length=1, max_length=MAX_TOOLS)
+
+
+class AllowedToolsChoice(Body):
+    """Some of the tools: the model sees no others."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
+
+
+def _kind_of_choice(value: Any) -> str:
+    if isinstance(value, dict):
+        return "allowed_tools" if value.get("type") == "allowed_tools" else "function"
+    return "word"
+
+
+# Told apart before they are read, so that a mistake in an object is told as the object's. Words may be tools' names.
 ToolChoice = Annotated[
-    Annotated[Literal["none", "auto", "required"], Tag("word")] | Annotated[NamedToolChoice, Tag("object")],
-    Discriminator(lambda value: "object" if isinstance(value, dict | NamedToolChoice) else "word"),
+    Annotated[str, Field(max_length=64), Tag("word")]
+    | Annotated[NamedToolChoice, Tag("function")]
+    | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
+    Discriminator(_kind_of_choice),
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from serve_app.api.body import Whole, wrong
-from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, Count, GenerationBody
+from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, GenerationBody
 from serve_app.messages import Message, RawPrompt, Sampling, Text
 
 MAX_PROMPTS = 128
@@ -61,7 +61,6 @@ class CompletionBody(GenerationBody):
     }
 
     prompt: _Prompt
-    max_tokens: Count | None = Field(_DEFAULT_TOKENS, ge=1)
     echo: bool | None = None
     logprobs: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     best_of: Whole | None = Field(None, ge=1)
@@ -83,7 +82,7 @@ class CompletionBody(GenerationBody):
 
     @property
     def answer_limit(self) -> int | None:
-        return self.max_tokens or _DEFAULT_TOKENS
+        return super().answer_limit or _DEFAULT_TOKENS
 
     def sampling(self) -> Sampling:
         return self.generation_sampling(self.logprobs)

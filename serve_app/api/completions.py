@@ -94,7 +94,9 @@ class CompletionTask:
 
         totals = await all_at_once(one, len(self._prompts))
         if self._body.running_usage().is_told:
-            usage = Usage.total(Usage(total.num_prompt_tokens, total.num_tokens) for total in totals)
+            usage = Usage.total(
+                Usage(total.num_prompt_tokens, total.num_tokens, total.num_cached_tokens) for total in totals
+            )
             write(usage_event(self._frame, usage))
         write(DONE_EVENT)
 

@@ -96,6 +96,9 @@ class ModelEntry:
             "tasks": list(known.tasks if known else self.declared_tasks) or None,
             "engine": known.engine if known else None,
             "context_length": known.context_length if known else None,
+            # vLLM's names, for its clients: `vllm bench serve` takes the tokenizer that `root` names.
+            "root": self.base or (known and known.hub_id) or self.name,
+            "max_model_len": known.context_length if known else None,
             "picture_limit": known.picture_limit if known else None,
             "replicas": self.num_replicas,
             "version": known.version if known else None,
@@ -103,7 +106,7 @@ class ModelEntry:
         if known and known.version_note and with_reason:
             entry["version_note"] = known.version_note
         if self.base:
-            entry |= {"root": self.base, "parent": self.base}  # vLLM's names for it
+            entry["parent"] = self.base
         if self.weights:
             entry["weights"] = dict(self.weights)
         return entry | ({"reason": self.reason} if self.reason and with_reason else {})

@@ -123,6 +123,7 @@ class SamplingBody(Body):
 class GenerationBody(SamplingBody):
     """What chats and completions share beyond that."""
 
+    max_completion_tokens: Count | None = Field(None, ge=1)
     ignore_eos: bool | None = None
     response_format: ResponseFormat | None = None
     structured_outputs: StructuredOutputs | None = None
@@ -131,12 +132,24 @@ class GenerationBody(SamplingBody):
     user: Label | None = None
 
     @property
+    def answer_limit(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
     def field_names(self) -> dict[str, str]:
         """What this request calls the fields that an engine has another name for."""
-        return {"response_format": "structured_outputs"} if self.structured_outputs is not None else {}
+        names = {"response_format": "structured_outputs"} if self.structured_outputs is not None else {}
+        if self.max_completion_tokens and not self.max_tokens:
+            names["max_tokens"] = "max_completion_tokens"
+        return names
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if self.max_tokens and self.max_completion_tokens and self.max_tokens != self.max_completion_tokens:
+            raise wrong(
+                "max_tokens",
+                f"it is {self.max_tokens}, and max_completion_tokens {self.max_completion_tokens}: send one of them",
+            )
         if self.stream_options is not None and not self.stream:
             raise wrong("stream_options", "only allowed with stream=true")
         if self.response_format is not None and self.structured_outputs is not None:

@@ -112,6 +112,7 @@ def _is_file(exchange: Exchange, data: bytes) -> bool:
 
 async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
     """The whole answer; `is_hosted`: as `POST /` has it."""
+    body = body.seeded()
     model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
     request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
@@ -132,6 +133,10 @@ async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *
     model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
     if body.parameters.num_answers > 1:
         raise InvalidRequest("parameters.best_of: one answer is streamed: leave it out", "parameters.best_of")
+    if body.parameters.decoder_input_details:
+        field = "parameters.decoder_input_details"
+        raise InvalidRequest(f"{field}: a stream has none, as in TGI: leave it out", field)
+    body = body.seeded()
     request = await _request(exchange, lane, body, model, tells_tokens=True)
     encoder = TokenEvents(_style(body, model, is_hosted))
 
@@ -148,7 +153,7 @@ def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyl
     is_full_text = parameters.return_full_text
     if is_full_text is None:
         is_full_text = is_hosted and not model.may_take_pictures
-    return AnswerStyle(body.inputs if is_full_text else "", bool(parameters.details), parameters.seed)
+    return AnswerStyle(body.inputs if is_full_text else "", parameters.has_details, parameters.seed)
 
 
 async def _request(

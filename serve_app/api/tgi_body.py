@@ -5,6 +5,7 @@ doesn't know; here they are refused like everywhere in this service, because a m
 is worse than an error. `options`, which the hub's hosted API has and its clients send, asks for nothing here.
 """
 
+import random
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -25,6 +26,7 @@ DEFAULT_TOKENS = 100
 
 class NamedSchema(Body):
     name: Label | None = None
+    strict: bool | None = None  # every schema binds here
     schema_: UsableSchema = Field(alias="schema")
 
 
@@ -45,7 +47,6 @@ class GenerateParameters(Body):
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
         "typical_p": (None,),  # no engine here has it
         "watermark": (None, False),
-        "decoder_input_details": (None, False),  # the prompt's own logprobs cost a pass of their own
     }
 
     max_new_tokens: Count | None = Field(None, ge=1)
@@ -61,6 +62,7 @@ class GenerateParameters(Body):
     best_of: Whole | None = Field(None, ge=1, le=MAX_ANSWERS)
     return_full_text: bool | None = None
     details: bool | None = None
+    decoder_input_details: bool | None = None  # as in TGI 3: details whose `prefill` is empty
     top_n_tokens: Whole | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     grammar: Grammar | None = None
     adapter_id: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
@@ -72,6 +74,16 @@ class GenerateParameters(Body):
     @property
     def num_answers(self) -> int:
         return self.best_of or 1
+
+    @property
+    def has_details(self) -> bool:
+        return bool(self.details or self.decoder_input_details)
+
+    def seeded(self) -> Self:
+        """With a seed that can be told, where one answer is sampled and details are wanted."""
+        if self.seed is not None or not self.samples or not self.has_details or self.num_answers > 1:
+            return self
+        return self.model_copy(update={"seed": random.getrandbits(63)})
 
     @model_validator(mode="after")
     def _can_be_honoured(self) -> Self:
@@ -123,6 +135,15 @@ class GenerateBody(Body):
     stream: bool | None = None
     options: HostedOptions | None = None
 
+    def seeded(self) -> Self:
+        return self.model_copy(update={"parameters": self.parameters.seeded()})
+
 
 class TokenizeBody(Body):
+    """TGI takes here what `/generate` does; of the parameters `truncate` says something of the prompt."""
+
+    model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
     inputs: LongText = Field(min_length=1)
+    parameters: GenerateParameters | None = None
+    stream: bool | None = None
+    options: HostedOptions | None = None

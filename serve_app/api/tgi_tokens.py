@@ -16,7 +16,7 @@ from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, 
 async def tokenize(exchange: Exchange, lane: Lane) -> None:
     """`POST /tokenize`: the prompt's tokens."""
     body = await read_json(exchange, TokenizeBody)
-    model = choose_model(exchange, lane)
+    model = choose_model(exchange, lane, body.model)
     request = GenerationRequest(
         id=exchange.id,
         model=model.name,
@@ -27,7 +27,8 @@ async def tokenize(exchange: Exchange, lane: Lane) -> None:
     )
     with in_clients_words(TGI_NAMES):
         prompt = await lane.tokenize(request, exchange.key)
-    await exchange.send_json(_tokens_json(prompt))
+    kept = -body.parameters.truncate if body.parameters and body.parameters.truncate else None
+    await exchange.send_json(_tokens_json(prompt)[kept:])
 
 
 async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:

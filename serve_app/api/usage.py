@@ -50,8 +50,12 @@ class RunningUsage:
         self._first: Chunk | None = None
         self._num_tokens = 0
 
-    def count(self, chunk: Chunk) -> None:
+    def begin(self, chunk: Chunk) -> None:
+        """What is told before the first chunk's tokens are counted: the prompt's."""
         self._first = self._first or chunk
+
+    def count(self, chunk: Chunk) -> None:
+        self.begin(chunk)
         self._num_tokens += chunk.num_tokens
 
     @property

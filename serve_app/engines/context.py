@@ -15,26 +15,29 @@ def answer_limit(request: GenerationRequest, num_prompt_tokens: int, context_len
     if room < 1:
         raise prompt_too_long(request, f"{num_prompt_tokens} tokens", context_length)
     if wanted and wanted > room:
-        raise ContextTooLong(
-            f"the prompt has {num_prompt_tokens} tokens and max_tokens is {wanted}, together "
-            f"{num_prompt_tokens + wanted}; the context of model '{request.model}' is {context_length}: "
-            f"ask for at most {room} tokens",
-            "max_tokens",
-        )
+        raise answer_too_long(request, num_prompt_tokens, wanted, context_length)
     return wanted or room
 
 
 def prompt_too_long(request: GenerationRequest, size: str, context_length: int) -> ContextTooLong:
     """`size`: how long the prompt is, with its unit."""
-    return ContextTooLong(
-        f"the prompt has {size} and the context of model '{request.model}' is "
-        f"{context_length} tokens, the answer included: shorten the {_said(request)} or send fewer pictures",
+    return ContextTooLong.of(
+        context_length,
+        f"your {request.prompt_field} resulted in {size}, and the answer needs room as well: shorten the "
+        f"{request.prompt_field}, or send fewer images",
         request.prompt_field,
     )
 
 
-def _said(request: GenerationRequest) -> str:
-    return "conversation" if request.raw is None else "prompt"
+def answer_too_long(
+    request: GenerationRequest, num_prompt_tokens: int, num_wanted: int, context_length: int
+) -> ContextTooLong:
+    return ContextTooLong.of(
+        context_length,
+        f"you requested {num_prompt_tokens + num_wanted} tokens ({num_prompt_tokens} in the {request.prompt_field}, "
+        f"{num_wanted} in the completion): ask for max_tokens of at most {context_length - num_prompt_tokens}",
+        "max_tokens",
+    )
 
 
 def deadline_error(request: GenerationRequest) -> DeadlineExceeded:

@@ -7,6 +7,7 @@ that step around them (`minItems: 100000000`). Masks later cost at most some 20 
 
 import json
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
+from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.hf import from_tokenizer
 
 from serve_app.engines import grammar_trial
@@ -26,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 _NUM_KEPT = 64
 _TOO_COMPLEX = "it is too complex or contradicts itself"  # where llguidance has no sentence that helps
+_EMPTY_LINES = re.compile(r"\n\s*\n")
 _BITS = torch.arange(8, dtype=torch.uint8)
 _TRIAL_TIMEOUT_S = 10.0  # its own limit is on CPU seconds; this one is for a machine that gives it none
 # Whitespace is free as people write it, yet bounded: a small model can repeat it for ever.
@@ -114,8 +117,18 @@ def _in_llguidance(output_format: OutputFormat) -> str:
     if output_format.kind == "choice":
         choices = " | ".join(json.dumps(choice) for choice in json.loads(spec))
         return LLMatcher.grammar_from_lark(f"start: {choices}")
+    if output_format.kind == "grammar":
+        return LLMatcher.grammar_from_lark(_as_lark(spec))
     schema = {"type": "object"} if output_format.kind == "json_object" else json.loads(spec)
     return LLMatcher.grammar_from_json_schema(schema, overrides=_JSON_OPTIONS)
+
+
+def _as_lark(grammar: str) -> str:
+    """Raises `ValueError` where it is neither Lark nor GBNF."""
+    try:
+        return any_to_lark(_EMPTY_LINES.sub("\n", grammar))  # they cost it time squared
+    except Exception as exc:  # llguidance raises bare ones for what it can't read
+        raise ValueError(f"the grammar is neither GBNF nor Lark ({_first_line(str(exc))})") from exc
 
 
 def _tried(source: str) -> str:

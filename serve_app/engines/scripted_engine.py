@@ -29,11 +29,11 @@ from pydantic import ValidationError
 
 from serve_app.affinity import cache_keys
 from serve_app.config import Family, ModelConfig
+from serve_app.engines.context import answer_too_long, prompt_too_long
 from serve_app.engines.prompt_tokens import refuse_pictures
 from serve_app.engines.script import Plan, Script, logprob, say_nonsense, token_id
 from serve_app.errors import (
     ConfigError,
-    ContextTooLong,
     DeadlineExceeded,
     EngineFailed,
     ModelNotReady,
@@ -208,11 +208,9 @@ class ScriptedEngine:
         wanted = request.sampling.max_tokens
         context_length = self.context_length
         if context_length and num_prompt + (wanted or 1) > context_length:
-            raise ContextTooLong(
-                f"the prompt has {num_prompt} tokens, the answer may have {wanted or 1}, and the context is "
-                f"{context_length}: shorten the prompt or lower max_tokens",
-                "max_tokens" if num_prompt < context_length else request.prompt_field,
-            )
+            if num_prompt < context_length:
+                raise answer_too_long(request, num_prompt, wanted or 1, context_length)
+            raise prompt_too_long(request, f"{num_prompt} tokens", context_length)
         room = wanted or (context_length - num_prompt if context_length else plan.num_tokens)
         return num_prompt, min(room, plan.num_tokens), "length" if room < plan.num_tokens else "stop"
 

@@ -87,6 +87,12 @@ def version_of(config: ModelConfig) -> tuple[str | None, str | None]:
     return None, None
 
 
+def hub_id(source: str) -> str | None:
+    """The name under which anybody finds this source on a hub; None where it is a folder or an address."""
+    is_name = source.count("/") == 1 and _HUB_ID.fullmatch(source)
+    return source if is_name and not _local(source).is_dir() else None
+
+
 def _kind(source: str) -> Kind:
     """What a source is. Raises `ConfigError` where it can only be a folder, and isn't."""
     if "://" in source:

@@ -10,6 +10,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 
+from serve_app.engines.context import prompt_too_long
 from serve_app.engines.prompt_tokens import refuse_pictures, with_one_bos
 from serve_app.engines.vllm_args import first_line
 from serve_app.engines.vllm_loading import LoadedModel
@@ -107,9 +108,5 @@ def _refuse_unsupported(request: GenerationRequest, model: LoadedModel) -> None:
 def _refusal(request: GenerationRequest, model: LoadedModel, exc: Exception) -> InvalidRequest | ContextTooLong:
     reason = first_line(exc)
     if "context length" in reason or "max_model_len" in reason or "longer than" in reason:
-        return ContextTooLong(
-            f"the prompt doesn't fit into the context of model '{request.model}', {model.context_length} tokens "
-            f"({reason}): shorten the conversation or send fewer pictures",
-            request.prompt_field,
-        )
+        return prompt_too_long(request, f"more ({reason})", model.context_length)
     return InvalidRequest(f"model '{request.model}' can't take this request: {reason}", request.prompt_field)

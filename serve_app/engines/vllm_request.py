@@ -107,6 +107,8 @@ def _output_format(wanted: OutputFormat | None) -> dict[str, Any]:
         return {"structured_outputs": {"json": wanted.spec or _ANY_OBJECT}}
     if wanted.kind == "regex":
         return {"structured_outputs": {"regex": wanted.spec}}
+    if wanted.kind == "grammar":
+        return {"structured_outputs": {"grammar": wanted.spec}}
     return {"structured_outputs": {"choice": json.loads(wanted.spec)}}
 
 
