@@ -83,7 +83,7 @@ INSIDE: dict[str, tuple[tuple[str, str], ...]] = {
         ('{"type": ["text"]}', "response_format.type"),
         ('{"type": "xml"}', "response_format.type"),
         ('{"type": "text", "text": "x"}', "response_format.text"),
-        ('{"type": "json_object", "schema": {}}', "response_format.schema"),
+        ('{"type": "json_object", "schema": []}', "response_format.schema"),
         ('{"type": "json_schema"}', "response_format.json_schema"),
         ('{"type": "json_schema", "json_schema": 5}', "response_format.json_schema"),
         ('{"type": "json_schema", "json_schema": []}', "response_format.json_schema"),
@@ -121,7 +121,7 @@ INSIDE: dict[str, tuple[tuple[str, str], ...]] = {
         ('{"choice": [""]}', "structured_outputs.choice"),
         ('{"choice": [5]}', "structured_outputs.choice[0]"),
         (json.dumps({"choice": ["a"] * 1001}), "structured_outputs.choice"),
-        ('{"grammar": "root ::= x"}', "structured_outputs.grammar"),
+        ('{"grammar": ["root"]}', "structured_outputs.grammar"),
     ),
     "tools": (
         ("[5]", "tools[0]"),

@@ -26,7 +26,7 @@ PARAMETERS: dict[str, tuple[str, ...]] = {
     "do_sample": ("1", '"true"', "[]"),
     "details": ("1", '"true"', "{}"),
     "return_full_text": ("1", '"no"'),
-    "decoder_input_details": ("true", "1", '"no"'),
+    "decoder_input_details": ("1", '"no"'),
     "watermark": ("true", "1"),
     "top_n_tokens": ("-1", "21", "1.5", '"2"'),
     "grammar": (
@@ -62,8 +62,8 @@ BODIES: dict[str, tuple[bytes, str]] = {
         b'{"inputs": "hi", "parameters": {"best_of": 2, "do_sample": true, "seed": 1}}', "parameters.seed"),
     "a prompt beyond the context": (b'{"inputs": "' + b"word " * 2000 + b'"}', "2000 tokens"),
     "an answer beyond the context": (
-        b'{"inputs": "hi", "parameters": {"max_new_tokens": 5000}}', "may have 5000, and the context is 1000: "
-        "shorten the prompt or lower max_new_tokens"),
+        b'{"inputs": "hi", "parameters": {"max_new_tokens": 5000}}', "context length is 1000 tokens. "
+        "However, you requested 5001 tokens (1 in the prompt, 5000 in the completion): ask for max_new_tokens of"),
     "a picture that can't be fetched": (b'{"inputs": "![](http://10.0.0.1/x.png)"}', "isn't public"),
     "a picture of another kind": (b'{"inputs": "![](file:///etc/passwd)"}', "inputs"),
     "a picture that is none": (b'{"inputs": "![](data:image/png;base64,aGVsbG8=)"}', "inputs"),

@@ -69,7 +69,7 @@ def test_what_is_no_object_is_refused(client: httpx.Client, body: bytes, path: s
         ("/generate_stream", {"inputs": "hi", "stream": False}, {}, 422, "validation"),
         ("/generate_stream", {"inputs": "hi", "parameters": {"best_of": 2, "do_sample": True}}, {}, 422,
          "validation"),
-        ("/tokenize", {"inputs": "hi", "parameters": {}}, {}, 422, "validation"),
+        ("/tokenize", {"inputs": "hi", "parameters": 5}, {}, 422, "validation"),
         ("/tokenize", {"inputs": ""}, {}, 422, "validation"),
         ("/chat_tokenize", {"messages": []}, {}, 422, "validation"),
         ("/chat_tokenize", {"messages": [{"role": "user", "content": [

@@ -218,14 +218,14 @@ class AllowedToolsChoice(Body):
 
 def _kind_of_choice(value: Any) -> str:
     if isinstance(value, dict):
-        return "allowed_tools" if value.get("type") == "allowed_tools" else "function"
-    return "word"
+        return "some tools" if value.get("type") == "allowed_tools" else "a function"
+    return "a word"
 
 
 # Told apart before they are read, so that a mistake in an object is told as the object's. Words may be tools' names.
 ToolChoice = Annotated[
-    Annotated[str, Field(max_length=64), Tag("word")]
-    | Annotated[NamedToolChoice, Tag("function")]
-    | Annotated[AllowedToolsChoice, Tag("allowed_tools")],
+    Annotated[str, Field(max_length=64), Tag("a word")]
+    | Annotated[NamedToolChoice, Tag("a function")]
+    | Annotated[AllowedToolsChoice, Tag("some tools")],
     Discriminator(_kind_of_choice),
 ]
