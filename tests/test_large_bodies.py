@@ -18,7 +18,8 @@ from serve_app.api import json_text
 from serve_app.api.body import MAX_FIELDS, MAX_LABEL_CHARACTERS, MAX_TEXT_CHARACTERS, Body, parse_json
 from serve_app.api.caption_body import CaptionBody, CaptionForm
 from serve_app.api.caption_fields import MAX_OPTIONS
-from serve_app.api.chat_body import MAX_CALLS, MAX_MESSAGES, MAX_METADATA, MAX_PARTS, MAX_TOOLS, ChatBody
+from serve_app.api.chat_body import MAX_CALLS, MAX_MESSAGES, MAX_METADATA, MAX_PARTS, ChatBody
+from serve_app.api.chat_formats import MAX_TOOLS
 from serve_app.api.completion_body import MAX_PROMPT_TOKENS, MAX_PROMPTS, CompletionBody
 from serve_app.api.hub_pictures import CaptionPictureBody, FlatQuestionBody, QuestionBody
 from serve_app.api.markdown_pictures import MAX_LOOKS

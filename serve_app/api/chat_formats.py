@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator,
 from serve_app.api.body import Body, Label, wrong
 from serve_app.api.tolerant import Tolerant
 from serve_app.messages import OutputFormat, Tool
-from serve_app.output_format import check_output_format
+from serve_app.output_format import MAX_GRAMMAR_BYTES, check_output_format
 
 MAX_TOOLS = 128
 
@@ -131,7 +131,7 @@ class StructuredOutputs(Body):
     json_: dict[str, Any] | str | None = Field(None, alias="json")
     regex: str | None = None
     choice: Annotated[list[str], Field(fail_fast=True)] | None = Field(None, min_length=1, max_length=1000)
-    grammar: str | None = Field(None, min_length=1)
+    grammar: str | None = Field(None, min_length=1, max_length=MAX_GRAMMAR_BYTES)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
