@@ -1,31 +1,40 @@
 """Who may send a model work now, who waits, and who is told at once to come back later.
 
-A model takes as many requests at once as its replicas run and keep ready; the others wait here, in turns by key, so
-that one client's thousand requests delay another's first by one turn. What can't be answered before its deadline
-isn't let wait for it. Knows nothing of HTTP, Ray or engines; used on one event loop.
+A model takes as many requests at once as its replicas run, and a few that they have at hand; the others wait here, in
+turns by key, so that one client's thousand requests delay another's first by one turn. What can't be answered before
+its deadline isn't let wait for it. Knows nothing of HTTP, Ray or engines; used on one event loop.
 """
 
 import asyncio
 import math
 import time
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import replace
+from typing import Protocol
 
+from serve_app.drain import Drain
 from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited
 from serve_app.http_config import AdmissionConfig
 from serve_app.key_file import DEFAULT_PRIORITY
 from serve_app.keys import Key
 from serve_app.messages import GenerationRequest, Text
+from serve_app.turns import Turn, Turns
 
-_REMEMBERED_ENDS = 64
-_REMEMBER_S = 30.0
 _LOOK_AGAIN_S = 0.5  # replicas come and go without a word to the queue
 _LEAST_RETRY_AFTER_S = 1.0
 _LEAST_TIMEOUT_S = 0.001
 _CHARACTERS_PER_TOKEN = 4  # of English, in the tokenizers of today; a bound needs no better
 _TOKENS_PER_PICTURE = 576  # a CLIP tower's at 336 pixels, what many models spend on one
+_AT_HAND = 1 / 8  # of what runs: until the next ones are there, and so that Ray Serve sees that more is asked
+
+
+def num_places(num_at_once: int, num_replicas: int) -> int:
+    """How many requests a model takes at once of which so many replicas are there, each running `num_at_once`.
+
+    A few more than run: so that no replica lacks work, and so that Ray Serve wakes one where there is none.
+    """
+    return num_at_once * num_replicas + math.ceil(_AT_HAND * num_at_once * max(1, num_replicas))
 
 
 def estimated_tokens(request: GenerationRequest) -> int:
@@ -35,6 +44,25 @@ def estimated_tokens(request: GenerationRequest) -> int:
     )
     num_ids = len(request.raw.tokens) if request.raw else 0
     return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_PICTURE * len(request.pictures) + num_ids
+
+
+class Watcher(Protocol):
+    """Who counts what waits; `Metrics` does."""
+
+    def had_its_turn(self, queue: str) -> None:
+        """A request that had not to wait."""
+        ...
+
+    def waiting(self, queue: str, num_tokens: int) -> AbstractContextManager[object]:
+        """A request waits inside the block."""
+        ...
+
+
+class _Nobody:
+    def had_its_turn(self, queue: str) -> None: ...
+
+    def waiting(self, queue: str, num_tokens: int) -> AbstractContextManager[object]:
+        return nullcontext()
 
 
 class Admission:
@@ -50,16 +78,22 @@ class Admission:
         capacity: Callable[[str], int],
         queue_of: Callable[[str], str] = lambda name: name,
         clock: Callable[[], float] = time.monotonic,
+        watcher: Watcher = _Nobody(),  # noqa: B008 -- it has no state
     ) -> None:
         self._config = config
         self._capacity = capacity
         self._queue_of = queue_of
         self._clock = clock
+        self._watcher = watcher
         self._queues: dict[str, _Queue] = {}
 
     @asynccontextmanager
-    async def admitted(self, request: GenerationRequest, key: Key | None) -> AsyncIterator[GenerationRequest]:
+    async def admitted(
+        self, request: GenerationRequest, key: Key | None, *, generates: bool = True
+    ) -> AsyncIterator[GenerationRequest]:
         """The request may run inside the block, with what is left of its time. Waits for its turn first.
+
+        Where it `generates` and the block ends well, it tells how soon a place comes free.
 
         Raises `Overloaded` where the queue is full or too long for the deadline, `RateLimited` where this key has
         more than its share of a full queue, and `DeadlineExceeded`.
@@ -67,180 +101,149 @@ class Admission:
         name = self._queue_of(request.model)
         queue = self._queues.get(name)
         if queue is None:
-            queue = self._queues[name] = _Queue(name, self._config, lambda: self._capacity(name), self._clock)
+            queue = self._queues[name] = _Queue(
+                name, self._config, lambda: self._capacity(name), self._clock, self._watcher
+            )
         came_at = self._clock()
-        await queue.enter(request, key)
+        num_taken = request.sampling.num_answers if generates else 1
+        await queue.enter(request, key, num_taken)
         started_at = self._clock()
-        left_s = request.timeout_s - (started_at - came_at)
+        waited_s = started_at - came_at
+        is_done = False
         try:
-            yield replace(request, timeout_s=max(left_s, _LEAST_TIMEOUT_S)) if started_at > came_at else request
+            if waited_s > 0:
+                left_s = max(request.timeout_s - waited_s, _LEAST_TIMEOUT_S)
+                yield replace(request, timeout_s=left_s, waited_s=waited_s)
+            else:
+                yield request
+            is_done = True
         finally:
-            queue.leave(started_at)
+            queue.leave(num_taken, started_at if is_done and generates else None)
 
     def num_waiting(self, model: str) -> int:
         """Requests that wait here for the model."""
         queue = self._queues.get(self._queue_of(model))
-        return queue.num_waiting if queue else 0
+        return queue.turns.num_waiting if queue else 0
 
-
-class _Turn:
-    """A request that waits, in the line of its key among those of its priority."""
-
-    __slots__ = ("is_in_line", "is_let_in", "key", "may_run", "num_tokens", "priority")
-
-    def __init__(self, num_tokens: int, key: Key | None) -> None:
-        self.num_tokens = num_tokens
-        self.key = key.name if key else ""
-        self.priority = key.priority if key else DEFAULT_PRIORITY
-        self.may_run: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_in_line, self.is_let_in = True, False
+    @property
+    def is_pressed(self) -> bool:
+        """Whether anything waits here."""
+        return any(queue.turns.num_waiting for queue in self._queues.values())
 
 
 class _Queue:
     def __init__(
-        self, name: str, config: AdmissionConfig, capacity: Callable[[], int], clock: Callable[[], float]
+        self,
+        name: str,
+        config: AdmissionConfig,
+        capacity: Callable[[], int],
+        clock: Callable[[], float],
+        watcher: Watcher,
     ) -> None:
         self._name = name
         self._config = config
         self._capacity = capacity
         self._clock = clock
-        self._num_running = 0
-        self.num_waiting = self._num_waiting_tokens = 0
-        # By priority, then by key: the key whose turn is next comes first.
-        self._turns: dict[int, OrderedDict[str, deque[_Turn]]] = {}
-        self._ends: deque[tuple[float, float]] = deque(maxlen=_REMEMBERED_ENDS)  # when, after how many seconds
+        self._watcher = watcher
+        self._num_taken = 0
+        self.turns = Turns()
+        self._drain = Drain()
         self._looking: asyncio.TimerHandle | None = None
 
-    async def enter(self, request: GenerationRequest, key: Key | None) -> None:
-        if not self.num_waiting and self._num_running < self._capacity():
-            self._num_running += 1
+    async def enter(self, request: GenerationRequest, key: Key | None, num_places: int) -> None:
+        if not self.turns.num_waiting and self._num_taken < self._capacity():
+            self._num_taken += num_places
+            self._watcher.had_its_turn(self._name)
             return
-        turn = _Turn(estimated_tokens(request), key)
+        priority = key.priority if key else DEFAULT_PRIORITY
+        turn = Turn(key.name if key else "", priority, num_places, estimated_tokens(request))
         self._refuse_if_hopeless(request, turn)
+        self._make_room(turn)
         self._append(turn)
+        with self._watcher.waiting(self._name, turn.num_tokens):
+            await self._wait(turn, request.timeout_s)
+
+    async def _wait(self, turn: Turn, timeout_s: float) -> None:
         try:
-            async with asyncio.timeout(request.timeout_s):
+            async with asyncio.timeout(timeout_s):
                 await turn.may_run
         except (TimeoutError, asyncio.CancelledError) as exc:
             if turn.is_in_line:
-                self._remove(turn)
+                self.turns.remove(turn)
             elif turn.is_let_in:  # and given up in the same moment
-                self._give_back()
+                self._give_back(turn.num_places)
             if isinstance(exc, asyncio.CancelledError):
                 raise
             raise DeadlineExceeded(
-                f"model '{self._name}' had no room within {request.timeout_s:.0f} s: try again later"
+                f"model '{self._name}' had no room within {timeout_s:.0f} s: try again later"
             ) from exc
 
-    def leave(self, started_at: float) -> None:
-        now = self._clock()
-        self._ends.append((now, now - started_at))
-        self._give_back()
+    def leave(self, num_places: int, answered_since: float | None) -> None:
+        """Its places are free. It is answered, and was let in at `answered_since`; None where that tells nothing."""
+        if answered_since is not None and self._num_taken >= self._capacity():
+            now = self._clock()
+            self._drain.ended(now, now - answered_since, self._num_taken)
+        self._give_back(num_places)
 
-    def _give_back(self) -> None:
-        self._num_running -= 1
+    def _give_back(self, num_places: int) -> None:
+        self._num_taken -= num_places
         self._let_in()
 
-    def _refuse_if_hopeless(self, request: GenerationRequest, turn: _Turn) -> None:
-        most, most_tokens = self._config.max_waiting_requests, self._config.max_waiting_tokens
-        if self.num_waiting >= most:
-            self._make_room(turn)
-        if self.num_waiting and self._num_waiting_tokens + turn.num_tokens > most_tokens:
-            raise self._overloaded(
-                f"has about {self._num_waiting_tokens} tokens of prompts waiting, and takes {most_tokens}"
-            )
-        wait_s = self._seconds_until_free(self._num_turns_before(turn) + 1)
-        if wait_s is not None and wait_s + self._usual_seconds() > request.timeout_s:
+    def _refuse_if_hopeless(self, request: GenerationRequest, turn: Turn) -> None:
+        wait_s = self._seconds_until_free(self.turns.num_places_before(turn) + turn.num_places)
+        if wait_s is not None and wait_s + self._drain.usual_seconds(self._clock()) > request.timeout_s:
             raise self._overloaded(f"is busy for some {wait_s:.0f} s, longer than this request may take")
 
-    def _make_room(self, turn: _Turn) -> None:
-        """In a full queue the longest line gives way to a shorter one; where that is this one's, it is refused."""
-        lines = [line for keys in self._turns.values() for line in keys.values()]
-        longest = max(lines, key=len, default=None)
-        if longest is None or (len(lines) == 1 and longest[0].key == turn.key):
-            raise self._overloaded(f"has {self.num_waiting} waiting requests, as many as it takes")
-        last = longest[-1]
-        if len(longest) <= len(self._line_of(turn)) + 1:
-            raise self._over_share()
-        self._remove(last)
-        if not last.may_run.cancelled():
-            last.may_run.set_exception(self._over_share())
+    def _make_room(self, turn: Turn) -> None:
+        """In a full queue those who go last give way to this one, or it is refused."""
+        going = self.turns.giving_way(turn, self._config.max_waiting_requests, self._config.max_waiting_tokens)
+        if going is None:
+            raise self._over_share() if self.turns.shares_with(turn) else self._overloaded(self._fullness())
+        for last in going:
+            error = self._over_share() if last.priority == turn.priority else self._overloaded(self._fullness())
+            self.turns.remove(last)
+            if not last.may_run.cancelled():
+                last.may_run.set_exception(error)
+
+    def _fullness(self) -> str:
+        if self.turns.num_waiting >= self._config.max_waiting_requests:
+            return f"has {self.turns.num_waiting} waiting requests, as many as it takes"
+        most_tokens = self._config.max_waiting_tokens
+        return f"has about {self.turns.num_tokens} tokens of prompts waiting, and takes {most_tokens}"
 
     def _over_share(self) -> RateLimited:
-        wait_s = self._seconds_until_free(max(1, self.num_waiting)) or 0.0
         return RateLimited(
             f"model '{self._name}' is full, and this key has the most requests waiting: send fewer at once",
             None,
-            max(_LEAST_RETRY_AFTER_S, wait_s),
+            self._retry_after_s(),
         )
 
-    def _line_of(self, turn: _Turn) -> Sequence[_Turn]:
-        return self._lines_of(turn.priority).get(turn.key, ())
-
-    def _lines_of(self, priority: int) -> Mapping[str, Sequence[_Turn]]:
-        return self._turns.get(priority) or {}
-
-    def _num_turns_before(self, turn: _Turn) -> int:
-        """How many of those that wait are let in before it."""
-        own = len(self._line_of(turn))
-        above = sum(len(line) for p, keys in self._turns.items() if p > turn.priority for line in keys.values())
-        beside = self._lines_of(turn.priority).items()
-        return above + own + sum(min(len(line), own + 1) for key, line in beside if key != turn.key)
-
     def _overloaded(self, why: str) -> Overloaded:
-        wait_s = self._seconds_until_free(max(1, self.num_waiting))
-        return Overloaded(f"model '{self._name}' {why}: retry later", None, max(_LEAST_RETRY_AFTER_S, wait_s or 0.0))
+        return Overloaded(f"model '{self._name}' {why}: retry later", None, self._retry_after_s())
 
-    def _seconds_until_free(self, num_ends: int) -> float | None:
-        """How long until so many requests have ended, at the rate of the last ones; None where nobody knows."""
-        now = self._clock()
-        while self._ends and now - self._ends[0][0] > _REMEMBER_S:
-            self._ends.popleft()
-        if len(self._ends) < 2:
-            return None
-        return num_ends * (now - self._ends[0][0]) / len(self._ends)
+    def _retry_after_s(self) -> float:
+        """When those who wait now will have had their turns."""
+        return max(_LEAST_RETRY_AFTER_S, self._seconds_until_free(max(1, self.turns.num_places)) or 0.0)
 
-    def _usual_seconds(self) -> float:
-        """The median time that the last requests took, once they ran."""
-        return sorted(seconds for _, seconds in self._ends)[len(self._ends) // 2]
+    def _seconds_until_free(self, num_places: int) -> float | None:
+        return self._drain.seconds_until_free(self._clock(), num_places, self._capacity())
 
-    def _append(self, turn: _Turn) -> None:
-        self._turns.setdefault(turn.priority, OrderedDict()).setdefault(turn.key, deque()).append(turn)
-        self.num_waiting += 1
-        self._num_waiting_tokens += turn.num_tokens
+    def _append(self, turn: Turn) -> None:
+        self.turns.append(turn)
         self._let_in()
         self._look_again()
 
-    def _remove(self, turn: _Turn) -> None:
-        """It waits no longer: its client left, or it is too late."""
-        keys = self._turns[turn.priority]
-        keys[turn.key].remove(turn)
-        if not keys[turn.key]:
-            del keys[turn.key]
-        self._forget(turn)
-
     def _let_in(self) -> None:
-        """As many as there is room for, the highest priority first, in it one of each key after the other."""
-        while self.num_waiting and self._num_running < self._capacity():
-            keys = self._turns[max(priority for priority, keys in self._turns.items() if keys)]
-            name, turns = next(iter(keys.items()))
-            turn = turns.popleft()
-            keys.move_to_end(name)
-            if not turns:
-                del keys[name]
-            self._forget(turn)
+        """As many as there is room for. One that takes several places needs one that is free."""
+        while self.turns.num_waiting and self._num_taken < self._capacity():
+            turn = self.turns.pop()
             if not turn.may_run.cancelled():
-                self._num_running += 1
+                self._num_taken += turn.num_places
                 turn.is_let_in = True
                 turn.may_run.set_result(None)
 
-    def _forget(self, turn: _Turn) -> None:
-        turn.is_in_line = False
-        self.num_waiting -= 1
-        self._num_waiting_tokens -= turn.num_tokens
-
     def _look_again(self) -> None:
-        if self._looking is None and self.num_waiting:
+        if self._looking is None and self.turns.num_waiting:
             self._looking = asyncio.get_running_loop().call_later(_LOOK_AGAIN_S, self._look)
 
     def _look(self) -> None:

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any, get_args
 
 import ray
@@ -20,7 +20,7 @@ from ray.serve.config import RequestRouterConfig
 from starlette.applications import Starlette
 
 from serve_app import cluster
-from serve_app.admission import Admission
+from serve_app.admission import Admission, num_places
 from serve_app.api import lane
 from serve_app.api.lane import Lane
 from serve_app.budget import Ask, Budget, Grant, Ledger
@@ -48,8 +48,9 @@ from serve_app.metrics.model_states import ModelStates
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
-from serve_app.metrics.snapshot import Snapshot, Source, SourceRole
+from serve_app.metrics.snapshot import Snapshot, Source, SourceRole, Waiting
 from serve_app.playground.deployment import build_playground as build_playground
+from serve_app.pressure import Elsewhere
 from serve_app.replica import start_replica
 from serve_app.request_router import AffinityRouter
 from serve_app.router import Router
@@ -156,7 +157,8 @@ class ModelDeployment:
         registry = CollectorRegistry()
         metrics = Metrics(registry, models=[name, *config.adapters])
         progress = LoadProgress(name)
-        reporter = _start_reporter(registry, "model", config.metrics_application, progress)
+        self._elsewhere = Elsewhere()
+        reporter = _start_reporter(registry, "model", config.metrics_application, progress, self._elsewhere.told)
         try:
             self._replica = await start_replica(name, config, metrics, progress)
         except BaseException:  # a cancelled start too: else its task outlives it
@@ -191,7 +193,8 @@ class ModelDeployment:
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         http, sidecar = self._config.http, SidecarLink(self._config.metrics_application)
         catalog = SingleModelCatalog(self._name, self._replica.describe())
-        admission = Admission(http.admission, lambda _: self._config.ongoing_limit, lambda _: self._name)
+        places = num_places(self._replica.describe().num_at_once or 1, num_replicas=1)
+        admission = Admission(http.admission, lambda _: places, lambda _: self._name, watcher=self._metrics)
         lane = _lane(http, sidecar, catalog, self._lane_model, self._metrics, admission, self._running)
         return create_app(lane)
 
@@ -203,7 +206,7 @@ class ModelDeployment:
         return self._replica.describe()
 
     def record_autoscaling_stats(self) -> dict[str, float]:  # Ray Serve's name for it
-        return self._replica.pressure()
+        return self._replica.pressure() | self._elsewhere.pressure()
 
     async def check_health(self) -> None:
         await self._lane_model.check_health()
@@ -232,6 +235,9 @@ class IngressDeployment:
         self._inbox = Inbox(config.stream_host or ray.util.get_node_ip_address())
         self._router = Router(self._catalog, self._inbox)
         self._running = Running()
+        self._admission = Admission(
+            config.admission, self._capacity, self._catalog.application_of, watcher=self._metrics
+        )
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
@@ -255,22 +261,20 @@ class IngressDeployment:
         await self._inbox.start()  # here, so that a wrong `stream_host` fails the deploy
         if not self._tasks:
             self._reporter = _start_reporter(self._registry, "ingress", self._config.metrics_application)
-            self._tasks += [asyncio.create_task(work) for work in (self._catalog.keep_fresh(), end_if_stuck())]
+            work = (self._catalog.keep_fresh(lambda: self._admission.is_pressed), end_if_stuck())
+            self._tasks += [asyncio.create_task(one) for one in work]
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
-        admission = Admission(self._config.admission, self._capacity, self._catalog.application_of)
-        return create_app(
-            _lane(self._config, self._sidecar, self._catalog, self._router, self._metrics, admission, self._running)
-        )
+        parts = (self._catalog, self._router, self._metrics, self._admission, self._running)
+        return create_app(_lane(self._config, self._sidecar, *parts))
 
     async def refuse_new(self) -> int:
         """Refuse requests from now on; how many still run."""
         return self._running.close()
 
     def _capacity(self, application: str) -> int:
-        """This ingress's part of what the application's replicas take; all that may wait, until that is known."""
-        of_all = self._catalog.capacity(application) or self._config.admission.max_waiting_requests
-        return max(1, math.ceil(of_all / self._config.num_replicas))
+        """This ingress's part of what the application's replicas take: proxies give each as much to do."""
+        return math.ceil(self._catalog.capacity(application) / self._config.num_replicas)
 
 
 def _lane(
@@ -332,8 +336,10 @@ class MetricsDeployment:
         self._ledger = Ledger()
         self._cancel_board = CancelBoard()
 
-    async def record(self, snapshot: Snapshot) -> None:  # on the loop, where the sidecar lives
+    async def record(self, snapshot: Snapshot) -> Waiting:  # on the loop, where the sidecar lives
         self._sidecar.record(snapshot)
+        source = snapshot.source
+        return self._sidecar.waiting(source.application) if source.role == "model" else Waiting()
 
     async def loading(self) -> dict[str, str]:
         return self._sidecar.loading()
@@ -352,14 +358,26 @@ class MetricsDeployment:
 
 
 def _start_reporter(
-    registry: CollectorRegistry, role: SourceRole, application: str | None, progress: LoadProgress | None = None
+    registry: CollectorRegistry,
+    role: SourceRole,
+    application: str | None,
+    progress: LoadProgress | None = None,
+    hear: Callable[[Waiting], None] = lambda _: None,
 ) -> Reporter:
-    """Report this replica's numbers to the sidecar from now on; `application` None reports to nobody."""
+    """Report this replica's numbers to the sidecar from now on; `application` None reports to nobody.
+
+    `hear` takes what the sidecar answers.
+    """
     context = serve.get_replica_context()
     replica = context.replica_id.unique_id
     source = Source(role, context.app_name, replica, process=replica, started_at=time.time())
     loading = (lambda: progress.step) if progress else (lambda: None)
-    reporter = Reporter(registry, source, SidecarLink(application).record, loading=loading)
+    link = SidecarLink(application)
+
+    async def send(snapshot: Snapshot) -> None:
+        hear(await link.record(snapshot))
+
+    reporter = Reporter(registry, source, send, loading=loading)
     if application is not None:
         reporter.start()
     return reporter

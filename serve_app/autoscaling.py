@@ -10,6 +10,9 @@ from typing import Any
 WAITING_TOKENS = "waiting_tokens"
 KV_CACHE_USE = "kv_cache_use"
 TIME_TO_FIRST_TOKEN = "time_to_first_token_s"
+# What waits in the ingresses, which Ray Serve can't see: each replica repeats the same of all of them.
+INGRESS_REQUESTS = "requests_in_ingresses"
+INGRESS_TOKENS = "waiting_tokens_in_ingresses"
 
 _SLACK = 0.9  # a replica less must leave each measure this far below its target, or it would come back at once
 
@@ -17,9 +20,9 @@ _SLACK = 0.9  # a replica less must leave each measure this far below its target
 class EnginePressurePolicy:
     """Replicas such that requests, waiting tokens and cache use per replica stay at their targets.
 
-    `targets` holds any of the three names above. More replicas share tokens and cache among them, so those
-    scale in proportion, both ways. The time to first token doesn't: above its target it asks for one replica
-    more, and between half the target and the target it lets none go.
+    `targets` holds any of the first three names above; requests have Ray Serve's own target. More replicas share
+    requests, tokens and cache among them, so those scale in proportion, both ways. The time to first token doesn't:
+    above its target it asks for one replica more, and between half the target and the target it lets none go.
 
     Source of the interface: Ray Serve's custom autoscaling policies, `ray.serve.config.AutoscalingContext`.
     """
@@ -32,9 +35,12 @@ class EnginePressurePolicy:
         num_replicas = context.current_num_replicas
         if num_replicas == 0:  # Ray Serve wakes one at the first request, before it asks
             return context.target_num_replicas, {}
-        need = context.total_num_requests / context.config.get_target_ongoing_requests()
-        for name in (WAITING_TOKENS, KV_CACHE_USE):
-            need = max(need, sum(self._told(context, name)))  # one that told nothing is new, and has little
+        num_requests = context.total_num_requests + self._in_ingresses(context, INGRESS_REQUESTS)
+        need = num_requests / context.config.get_target_ongoing_requests()
+        need = max(need, sum(self._told(context, KV_CACHE_USE)))  # one that told nothing is new, and has little
+        if WAITING_TOKENS in self._targets:
+            ahead = self._in_ingresses(context, INGRESS_TOKENS) / self._targets[WAITING_TOKENS]
+            need = max(need, sum(self._told(context, WAITING_TOKENS)) + ahead)
         wanted = self._without_flapping(need, num_replicas)
         late = self._told(context, TIME_TO_FIRST_TOKEN)
         lateness = sum(late) / len(late) if late else 0.0
@@ -43,6 +49,11 @@ class EnginePressurePolicy:
         elif lateness > 0.5:
             wanted = max(wanted, num_replicas)
         return wanted, {}
+
+    @staticmethod
+    def _in_ingresses(context: Any, name: str) -> float:
+        """The greatest of the replicas' words: a new one hasn't heard of all that waited lately."""
+        return max(((context.aggregated_metrics or {}).get(name) or {}).values(), default=0.0)
 
     def _told(self, context: Any, name: str) -> list[float]:
         """Each replica's measure over its target; nothing where it has no target or nobody told."""

@@ -14,6 +14,7 @@ from dataclasses import replace
 from ray.serve.schema import ApplicationStatusOverview
 
 from serve_app import cluster
+from serve_app.admission import num_places
 from serve_app.api.lane import READY_STATES, ModelEntry, State, first_able
 from serve_app.cluster import Declaration
 from serve_app.config import RoutingConfig
@@ -33,6 +34,7 @@ RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
 FIRST_LOOK_S = 5.0  # a new ingress waits no longer for what it should know of its models
 DETAILS_TIMEOUT_S = 5.0  # for whoever tells more than the states do; they are asked at once
+_UNTOLD_AT_ONCE = 16  # what a replica that hasn't described itself yet is taken to run at once
 
 Loading = Callable[[], Awaitable[dict[str, str]]]
 Unplaced = Callable[[], dict[str, str]]
@@ -139,11 +141,14 @@ class Catalog:
         best = next((entry for entry in models if entry.is_ready), models[0])
         return replace(best, name=alias, base=None, weights=weights)
 
-    async def keep_fresh(self) -> None:
-        """Refresh for ever, less often while nothing changes."""
+    async def keep_fresh(self, is_pressed: Callable[[], bool] = lambda: False) -> None:
+        """Refresh for ever, less often while nothing changes.
+
+        Not less often while requests wait (`is_pressed`): they go to new replicas as soon as those are seen.
+        """
         changed_at = time.monotonic()
         while True:
-            is_resting = time.monotonic() > changed_at + REST_AFTER_S
+            is_resting = time.monotonic() > changed_at + REST_AFTER_S and not is_pressed()
             with suppress(TimeoutError):
                 async with asyncio.timeout(RESTING_PERIOD_S if is_resting else REFRESH_PERIOD_S):
                     await self._doubted.wait()
@@ -264,10 +269,13 @@ class Catalog:
         base = self._base_of(name)
         return base.name if base else name
 
-    def capacity(self, name: str) -> int | None:
-        """How many requests the application takes at once; None until a replica has told."""
+    def capacity(self, name: str) -> int:
+        """How many requests the application takes at once with the replicas that it has now."""
         entry = self._entries.get(name)
-        return entry.description.ongoing_limit if entry and entry.description else None
+        if entry is None:
+            return num_places(_UNTOLD_AT_ONCE, 0)
+        told = entry.description.num_at_once if entry.description else None
+        return num_places(told or _UNTOLD_AT_ONCE, entry.num_replicas)
 
     def why_not_running(self, name: str) -> str | None:
         """Why the model has no replica that could answer now; None where it has one, or nobody knows."""

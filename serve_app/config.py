@@ -27,9 +27,9 @@ VLLM_MEMORY_SHARE = 0.92  # of each GPU's memory: vLLM's own default
 class AutoscalingConfig(Strict):
     """How many replicas a model has; `min_replicas: 0` scales to zero.
 
-    Each `target_…` is per replica. Requests always count, by default as many as the engine runs at once; the
-    other three count where they are given: prompt tokens that wait, the used share of the KV cache, and seconds
-    to the first token. The greatest need decides.
+    Each `target_…` is per replica. Requests always count, with those that wait for their turn, by default as many as
+    the engine runs at once; the other three count where they are given: prompt tokens that wait, the used share of
+    the KV cache, and seconds to the first token. The greatest need decides.
     """
 
     min_replicas: int = Field(1, ge=0)
@@ -216,7 +216,7 @@ class ModelConfig(Strict):
             "downscale_delay_s": scaling.downscale_delay_s,
             "look_back_period_s": scaling.look_back_s,
         }
-        if scaling.pressure_targets:
+        if scaling.min_replicas < scaling.max_replicas:
             options["policy"] = {
                 "policy_function": "serve_app.autoscaling:EnginePressurePolicy",
                 "policy_kwargs": {"targets": scaling.pressure_targets},
@@ -277,7 +277,7 @@ class IngressConfig(HttpConfig):
     metrics_application: str | None = "metrics"
     num_cpus: float = Field(1.0, ge=0)
     num_replicas: int = Field(1, ge=1)
-    max_ongoing_requests: int = Field(1000, ge=1)
+    max_ongoing_requests: int = Field(10_000, ge=1)  # with those that wait, which have bounds of their own
 
 
 class MetricsConfig(Strict):

@@ -84,7 +84,7 @@ class AdmissionConfig(Strict):
     Counted in each process that serves HTTP. What goes beyond is told at once to come back later.
     """
 
-    max_waiting_requests: int = Field(256, ge=0)
+    max_waiting_requests: int = Field(1024, ge=0)
     max_waiting_tokens: int = Field(1_000_000, ge=1)
 
 

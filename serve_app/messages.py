@@ -136,6 +136,8 @@ class RawPrompt:
 class GenerationRequest:
     """One answer asked of one model. `timeout_s` counts from the moment the replica receives it.
 
+    `waited_s` is how long it waited for its turn before that.
+
     `raw` None means a conversation, which the model's chat template makes a prompt of; `template_args` is JSON text,
     an object with further variables that the template may read. Nobody reads along where it isn't `is_streamed`: an
     engine may then give few large chunks instead of one a token.
@@ -150,6 +152,7 @@ class GenerationRequest:
     is_streamed: bool = True
     raw: RawPrompt | None = None
     template_args: str = ""
+    waited_s: float = 0.0
 
     @property
     def prompt_field(self) -> str:
@@ -244,9 +247,9 @@ class ModelDescription:
     """What a loaded model can do, told by its replica. `context_length` is in tokens.
 
     `picture_limit` is the most pictures a conversation may have; None where only the context limits them. With
-    `picture_edge` a picture may be sent smaller; None where the model may look at all of it. `ongoing_limit` is how
-    many requests all replicas that there may be run and keep ready at once: what waits for one more replica must be
-    seen by Ray Serve, or none would be started. A source that is a folder or an address is told to nobody.
+    `picture_edge` a picture may be sent smaller; None where the model may look at all of it. `num_at_once` is how
+    many requests one replica works on at once; None where nobody has told. A source that is a folder or an
+    address is told to nobody.
     """
 
     tasks: tuple[Task, ...]
@@ -257,7 +260,7 @@ class ModelDescription:
     picture_limit: int | None = None
     picture_edge: PictureEdge | None = None
     adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
-    ongoing_limit: int | None = None
+    num_at_once: int | None = None
     version: str | None = None  # of its files: a hub's commit, an object store's listing; None where nobody knows
     version_note: str | None = None  # why it may be an old one
     hub_id: str | None = None  # of a model that came from a hub

@@ -1,4 +1,4 @@
-"""How long a replica's requests wait for their first token, now: a figure that autoscaling can act on.
+"""Figures that autoscaling can act on: how long requests wait for their first token, and what waits elsewhere.
 
 A mean of past requests would be silent exactly while everything waits, so the wait of the oldest request that has
 no token yet counts as soon as it is longer.
@@ -9,7 +9,28 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from serve_app.autoscaling import INGRESS_REQUESTS, INGRESS_TOKENS
+from serve_app.metrics.snapshot import Waiting
+
 WINDOW_S = 15.0
+_HEARD_FOR_S = 10.0  # of what waits elsewhere, while the sidecar says nothing new
+
+
+class Elsewhere:
+    """What waits for this model's turns in the ingresses, as the sidecar told last."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting = Waiting()
+        self._told_at = clock()
+
+    def told(self, waiting: Waiting) -> None:
+        self._waiting, self._told_at = waiting, self._clock()
+
+    def pressure(self) -> dict[str, float]:
+        """By the names that `autoscaling.py` scales by; nothing waits where nobody has told for a while."""
+        waiting = self._waiting if self._clock() - self._told_at <= _HEARD_FOR_S else Waiting()
+        return {INGRESS_REQUESTS: waiting.requests, INGRESS_TOKENS: waiting.tokens}
 
 
 class FirstTokenClock:
@@ -17,14 +38,14 @@ class FirstTokenClock:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: dict[int, float] = {}  # by arrival, so the oldest comes first
+        self._waiting: dict[int, float] = {}
         self._recent: deque[tuple[float, float]] = deque()
         self._next_key = 0
 
     @contextmanager
-    def waiting(self) -> Iterator[Callable[[], None]]:
-        """A request waits in this block until `has_token` is called or the block ends."""
-        key, started_at = self._next_key, self._clock()
+    def waiting(self, waited_s: float = 0.0) -> Iterator[Callable[[], None]]:
+        """A request waits in this block, as it did for `waited_s` before, until `has_token` is called or it ends."""
+        key, started_at = self._next_key, self._clock() - waited_s
         self._next_key += 1
         self._waiting[key] = started_at
 
@@ -43,7 +64,7 @@ class FirstTokenClock:
         """The mean of the last `WINDOW_S` seconds, or the wait of the oldest request if that is longer."""
         now = self._clock()
         self._forget(now)
-        oldest = now - next(iter(self._waiting.values()), now)
+        oldest = now - min(self._waiting.values(), default=now)
         mean = sum(wait for _, wait in self._recent) / len(self._recent) if self._recent else 0.0
         return max(oldest, mean)
 

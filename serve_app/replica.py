@@ -71,7 +71,8 @@ class Replica:
         Raises `EngineFailed` where the engine returns before each answer has its end.
         """
         begun, num_ended = set[int](), 0
-        with self._metrics.generation(request.model) as generation, self._first_tokens.waiting() as has_token:
+        waiting = self._first_tokens.waiting(request.waited_s)
+        with self._metrics.generation(request.model) as generation, waiting as has_token:
 
             def counted(chunk: Chunk) -> None:
                 nonlocal num_ended
@@ -149,7 +150,7 @@ class Replica:
             adapters=tuple(self._config.adapters),
             picture_limit=self._engine.picture_limit,
             picture_edge=self._engine.picture_edge,
-            ongoing_limit=self._config.ongoing_limit * self._config.autoscaling.max_replicas,
+            num_at_once=min(self._engine.num_at_once, self._config.ongoing_limit),
             version=self._version[0],
             version_note=self._version[1],
             hub_id=source.hub_id(self._config.source),

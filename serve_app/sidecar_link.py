@@ -10,7 +10,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.budget import Ask, Grant
 from serve_app.cancel_board import LISTEN_S, Wish
 from serve_app.keys import Key
-from serve_app.metrics.snapshot import Snapshot
+from serve_app.metrics.snapshot import Snapshot, Waiting
 from serve_app.own_context import in_own_context
 from serve_app.running import Running
 
@@ -26,8 +26,10 @@ class SidecarLink:
         self.application = application
         self._handle: DeploymentHandle | None = None
 
-    async def record(self, snapshot: Snapshot) -> None:
-        await self._call("record", snapshot)
+    async def record(self, snapshot: Snapshot) -> Waiting:
+        """Returns what waits in the ingresses for the model that reports."""
+        waiting: Waiting = await self._call("record", snapshot)
+        return waiting
 
     async def loading(self) -> dict[str, str]:
         """What each model that loads is doing; empty where there is no sidecar to know."""

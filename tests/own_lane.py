@@ -18,7 +18,7 @@ import uvicorn
 import yaml
 from prometheus_client import CollectorRegistry
 
-from serve_app.admission import Admission
+from serve_app.admission import Admission, num_places
 from serve_app.api.lane import Lane
 from serve_app.budget import Budget
 from serve_app.config import ModelConfig
@@ -132,6 +132,7 @@ def _lane_app(replica: Replica, metrics: Metrics, keys_file: Path, model: ModelC
         "max_images_per_request": MAX_IMAGES,
     }
     http = HttpConfig(**{**limits, **more})
+    places = num_places(replica.describe().num_at_once or 1, num_replicas=1)
     lane = Lane(
         config=http,
         catalog=SingleModelCatalog(MODEL, replica.describe()),
@@ -140,7 +141,7 @@ def _lane_app(replica: Replica, metrics: Metrics, keys_file: Path, model: ModelC
         metrics=metrics,
         keys=Keyring(http.keys),
         budget=Budget(),
-        admission=Admission(http.admission, lambda _: model.ongoing_limit),
+        admission=Admission(http.admission, lambda _: places, watcher=metrics),
         running=Running(),
         cancel_elsewhere=_nobody_else,
         heed_others=_nothing_to_heed,

@@ -113,9 +113,9 @@ CASES = (
     ),
     Case(
         "a target above a replica's limit",
-        "{m: {max_ongoing_requests: 4, max_batch_size: 4, "
+        "{m: {max_ongoing_requests: 4, max_batch_size: 4, metrics_application: metrics, "
         "autoscaling: {max_replicas: 2, target_ongoing_requests: 9}}}",
-        ("a second replica starts only when requests wait already: one is full at 4", "below 4"),
+        ("a second replica starts only when requests wait already: one is full at 4", "to 4 at most"),
     ),
     Case(
         "scaling settings without scaling",
@@ -200,9 +200,9 @@ CASES = (
     ),
     Case(
         "a target never reached",
-        "{m: {max_ongoing_requests: 4, max_batch_size: 4, max_queued_requests: 2, "
+        "{m: {max_ongoing_requests: 4, max_batch_size: 4, metrics_application: null, "
         "autoscaling: {max_replicas: 2, target_ongoing_requests: 9}}}",
-        ("a second replica can never start: one holds at most 4 requests and 1 x 2 wait, together 6",),
+        ("a second replica can never start: one holds at most 5 requests and 0 that wait are counted, together 5",),
         1,
     ),
     Case("no queue at all", "{m: {max_queued_requests: 0}}", ("every request is refused",), 1),

@@ -3,11 +3,13 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from serve_app.admission import Admission, estimated_tokens
-from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited, ServeAppError
+from serve_app.admission import Admission, estimated_tokens, num_places
+from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, RateLimited, ServeAppError
 from serve_app.http_config import AdmissionConfig
 from serve_app.keys import Key
 from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
@@ -39,14 +41,18 @@ class World:
         async with self.admission.admitted(a_request(), None):
             await may_end.acquire()
 
-    def ask(self, name: str, key: Key | None = None, **more: float) -> asyncio.Task[None]:
+    def ask(self, name: str, key: Key | None = None, **more: Any) -> asyncio.Task[None]:
         """A request that notes its turn, takes `seconds` of the scripted clock, and ends."""
         return asyncio.create_task(self._asked(name, key, **more))
 
-    async def _asked(self, name: str, key: Key | None, seconds: float = 0.0, timeout_s: float = 60.0) -> None:
+    async def _asked(
+        self, name: str, key: Key | None, seconds: float = 0.0, timeout_s: float = 60.0, fails: bool = False
+    ) -> None:
         async with self.admission.admitted(a_request(timeout_s), key):
             self.order.append(name)
             self.now_s += seconds
+            if fails:
+                raise EngineFailed("as it was told to")
 
 
 def a_request(timeout_s: float = 60.0, text: str = "Hello") -> GenerationRequest:
@@ -138,8 +144,8 @@ async def test_too_many_tokens_of_prompts_may_not_wait() -> None:
     await waits
 
 
-async def _through(admission: Admission, request: GenerationRequest) -> GenerationRequest:
-    async with admission.admitted(request, None) as admitted:
+async def _through(admission: Admission, request: GenerationRequest, key: Key | None = None) -> GenerationRequest:
+    async with admission.admitted(request, key) as admitted:
         return admitted
 
 
@@ -162,6 +168,99 @@ async def test_what_can_not_be_done_in_time_is_refused_at_once() -> None:
     await patient
 
 
+async def test_idle_time_is_no_slow_work() -> None:
+    """Two requests, half a minute of nothing, then sixty at once, of which four run at a time."""
+    world = World(capacity=4)
+    for _ in range(2):
+        await world.ask("past", seconds=0.1)
+    world.now_s += 28.0
+    async with world.busy(4):
+        tasks = [world.ask(str(number), seconds=0.1, timeout_s=30.0) for number in range(60)]
+        await settle()
+        assert world.admission.num_waiting("m") == 60
+    await asyncio.gather(*tasks)
+
+
+async def test_what_ran_while_there_was_room_tells_nothing_of_a_full_model() -> None:
+    world = World(capacity=64)
+    for _ in range(8):
+        await world.ask("past", seconds=20.0)  # one at a time
+    async with world.busy(64):
+        waits = world.ask("waits", timeout_s=30.0)
+        await settle()
+    await waits
+
+
+async def test_neither_failures_nor_prompts_that_are_only_counted_are_ends() -> None:
+    """They are done in no time, and would promise a place that nobody gets."""
+    world = World()
+    for _ in range(4):
+        await world.ask("past", seconds=10.0)
+    for _ in range(100):
+        await asyncio.gather(world.ask("fails", fails=True), return_exceptions=True)
+        async with world.admission.admitted(a_request(), None, generates=False):
+            pass
+    async with world.busy():
+        assert "for some 10 s" in (await refusal_of(world.ask("hasty", timeout_s=15.0))).message
+
+
+async def test_a_request_takes_as_many_places_as_it_wants_answers() -> None:
+    world = World(capacity=4)
+    four = replace(a_request(), sampling=Sampling(num_answers=4))
+    async with world.admission.admitted(four, None):
+        waits = world.ask("waits")
+        await settle()
+        assert not world.order
+    await waits
+    async with world.busy(3):
+        assert (await _through(world.admission, replace(four, sampling=Sampling(num_answers=100)))).id == "id"
+
+
+async def test_a_low_priority_never_throws_out_a_high_one() -> None:
+    world = World(max_waiting_requests=3)
+    async with world.busy():
+        high = [world.ask(f"high-{n}", a_key("high", 9)) for n in range(3)]
+        await settle()
+        for low in range(3):
+            assert isinstance(await refusal_of(world.ask("low", a_key(f"low-{low}", 0))), Overloaded)
+    await asyncio.gather(*high)
+    assert world.order == ["high-0", "high-1", "high-2"]
+
+
+async def test_a_high_priority_finds_room_in_a_queue_that_is_full_of_low_ones() -> None:
+    world = World(max_waiting_requests=3)
+    async with world.busy():
+        low = [world.ask(f"low-{n}", a_key("low", 0)) for n in range(3)]
+        await settle()
+        high = world.ask("high", a_key("high", 9))
+        await settle()
+        assert isinstance(await refusal_of(low.pop()), Overloaded)  # not its key's fault
+    await asyncio.gather(*low, high)
+    assert world.order == ["high", "low-0", "low-1"]
+
+
+async def test_long_prompts_of_one_key_leave_room_for_anothers() -> None:
+    world = World(max_waiting_tokens=100)
+    async with world.busy():
+        many = [
+            asyncio.create_task(_through(world.admission, a_request(text="x" * 120), a_key("a"))) for _ in range(3)
+        ]
+        await settle()
+        other = asyncio.create_task(_through(world.admission, a_request(text="x" * 80), a_key("b")))
+        await settle()
+        with pytest.raises(RateLimited, match="this key has the most"):
+            await many.pop()
+    await asyncio.gather(*many, other)
+
+
+@pytest.mark.parametrize(
+    ("num_at_once", "num_replicas", "places"),
+    [(256, 1, 288), (256, 4, 1152), (16, 1, 18), (16, 0, 2), (256, 0, 32), (1, 1, 2), (1, 0, 1), (4, 3, 14)],
+)
+def test_a_model_takes_what_its_replicas_run_and_a_few_more(num_at_once: int, num_replicas: int, places: int) -> None:
+    assert num_places(num_at_once, num_replicas) == places
+
+
 async def test_what_waits_too_long_is_late_and_leaves_no_trace() -> None:
     world = World()
     async with world.busy():
@@ -178,7 +277,9 @@ async def test_the_wait_is_taken_off_the_time_that_is_left() -> None:
         task = asyncio.create_task(_through(world.admission, a_request(30.0)))
         await settle()
         world.now_s += 12.0
-    assert (await task).timeout_s == pytest.approx(18.0)
+    admitted = await task
+    assert admitted.timeout_s == pytest.approx(18.0)
+    assert admitted.waited_s == pytest.approx(12.0)
 
 
 @pytest.mark.parametrize("leaves_late", [False, True], ids=["while it waits", "as its turn comes"])

@@ -11,7 +11,7 @@ import pytest
 from tests.service import RunningService, serving
 
 DEADLINE_S = 120.0  # generous: how fast it really is stands in benchmarks/LOG.md
-NAMES = ["follower", "sleeper", "stuck", "pressed"]
+NAMES = ["follower", "sleeper", "stuck", "pressed", "crowded"]
 ENV = {
     "RAY_SERVE_REPLICA_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
     "RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S": "0.5",
@@ -64,6 +64,9 @@ CONFIG = {
         # many requests are no reason for it: long prompts that wait are
         model("pressed", {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 1000,
                           "target_waiting_tokens": 50, "upscale_delay_s": 1}, tokens=20, tokens_per_s=20, capacity=1),
+        # five at a time reach its replica: only what waits in the ingress is more than the target
+        model("crowded", {"min_replicas": 1, "max_replicas": 2, "target_ongoing_requests": 8, "upscale_delay_s": 1},
+              tokens=20, tokens_per_s=20),
         ingress("ingress", "/", request_timeout_s=240),
         ingress("impatient", "/impatient", request_timeout_s=5),
         {"name": "metrics", "import_path": "serve_app.app:build_metrics", "route_prefix": "/metrics", "args": {}},
@@ -167,3 +170,13 @@ async def test_prompts_that_wait_bring_a_replica_where_their_number_would_not(cl
     await seen_until(client, "pressed", 2)
     await load.end()
     assert set(load.statuses) == {200}
+
+
+async def test_what_waits_in_the_ingress_brings_a_replica(client: httpx.AsyncClient) -> None:
+    load = Load(client, "crowded", num_clients=16)
+    await seen_until(client, "crowded", 2)
+    summary = (await client.get("/metrics/summary")).json()["models"]["crowded"]
+    await load.end()
+    assert set(load.statuses) == {200}
+    assert summary["waiting"] + summary["queued"] > 0
+    assert summary["turn_seconds"]["ever"]["p50"] is not None

@@ -1,7 +1,7 @@
 """The sidecar's arithmetic, on numbers that can be checked by hand."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from serve_app.messages import Chunk
 from serve_app.metrics import sidecar as sidecar_module
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.sidecar import Sidecar, create_metrics_app
-from serve_app.metrics.snapshot import Snapshot, Source, SourceRole, take_snapshot
+from serve_app.metrics.snapshot import Snapshot, Source, SourceRole, Waiting, take_snapshot
 from tests.scripted_clock import Clock
 
 
@@ -70,6 +70,28 @@ async def get(sidecar: Sidecar, path: str = "/metrics", accept: str = "") -> htt
 
 def text_of(sidecar: Sidecar) -> str:
     return asyncio.run(get(sidecar)).text
+
+
+def test_what_waits_in_all_ingresses_is_told_by_model(clock: Clock, sidecar: Sidecar) -> None:
+    ingresses = [Process(clock, "ingress", f"in-{i}") for i in range(2)]
+    lane = Process(clock, "model", "re")
+    with ExitStack() as waiting:
+        for process in (*ingresses, ingresses[1], lane):
+            waiting.enter_context(process.metrics.waiting("demo", 10))
+        waiting.enter_context(ingresses[0].metrics.waiting("other", 500))
+        for process in (*ingresses, lane):
+            sidecar.record(process.snapshot())
+        assert sidecar.waiting("demo") == Waiting(3, 30)  # a lane's own are no ingress's
+        assert sidecar.waiting("other") == Waiting(1, 500)
+        assert sidecar.waiting("third") == Waiting()
+        assert demo(sidecar)["waiting"] == 4
+        clock.now_s += 2.0
+    sidecar.record(ingresses[1].snapshot())
+    sidecar.record(ingresses[0].snapshot(is_final=True))
+    assert sidecar.waiting("demo") == Waiting()
+    assert demo(sidecar)["turn_seconds"]["last_60s"]["p50"] == pytest.approx(2.0, rel=0.3)
+    clock.now_s += 20.0
+    assert sidecar.waiting("other") == Waiting()
 
 
 def test_two_ingresses_and_three_replicas_are_one_summary(clock: Clock, sidecar: Sidecar) -> None:

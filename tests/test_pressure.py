@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from serve_app.autoscaling import EnginePressurePolicy
-from serve_app.pressure import WINDOW_S, FirstTokenClock
+from serve_app.metrics.snapshot import Waiting
+from serve_app.pressure import WINDOW_S, Elsewhere, FirstTokenClock
 from tests.scripted_clock import Clock
 
 
@@ -37,6 +38,28 @@ def test_a_request_that_ends_without_a_token_waits_no_longer() -> None:
     assert clock.seconds() == 0
 
 
+def test_the_wait_for_a_turn_is_a_part_of_it() -> None:
+    now = Clock(100.0)
+    clock = FirstTokenClock(now)
+    with clock.waiting(), clock.waiting(waited_s=7) as has_token:
+        now.now_s += 1
+        assert clock.seconds() == 8, "the one that came first"
+        has_token()
+    assert clock.seconds() == 8
+
+
+def test_what_waits_in_the_ingresses_is_told_until_nobody_says_so_any_more() -> None:
+    now = Clock(100.0)
+    elsewhere = Elsewhere(now)
+    nothing = {"requests_in_ingresses": 0, "waiting_tokens_in_ingresses": 0}
+    assert elsewhere.pressure() == nothing
+    elsewhere.told(Waiting(40, 900))
+    now.now_s += 9
+    assert elsewhere.pressure() == {"requests_in_ingresses": 40, "waiting_tokens_in_ingresses": 900}
+    now.now_s += 2
+    assert elsewhere.pressure() == nothing
+
+
 def context(num_replicas: int, num_requests: float, **measures: list[float]) -> Any:
     return SimpleNamespace(
         current_num_replicas=num_replicas,
@@ -60,6 +83,9 @@ TARGETS = {"waiting_tokens": 1000.0, "kv_cache_use": 0.8, "time_to_first_token_s
         (context(2, 15, kv_cache_use=[0.1, 0.1], time_to_first_token_s=[5, 5]), 3),  # one more at a time
         (context(3, 5, time_to_first_token_s=[1.5, 1.5, 1.5]), 3),  # late enough to let none go
         (context(3, 5, time_to_first_token_s=[0.1, 0.1, 0.1]), 1),
+        (context(1, 12, requests_in_ingresses=[30]), 5),  # 42 in all, 12 of which Ray Serve sees
+        (context(2, 20, requests_in_ingresses=[30, 25]), 5),  # each replica tells of the same ones
+        (context(1, 5, waiting_tokens=[500], waiting_tokens_in_ingresses=[2000]), 3),
         (context(3, 19.5), 3),  # two would be so full that the third came back
         (context(3, 17), 2),
         (context(0, 5), 0),  # Ray Serve itself wakes the first

@@ -223,7 +223,7 @@ class Lane:
 
     async def tokenize(self, request: GenerationRequest, key: Key | None) -> TokenizedPrompt:
         """The prompt that the request would make, once it is the request's turn. Raises as `answer` does."""
-        async with self.admission.admitted(request, key) as admitted:
+        async with self.admission.admitted(request, key, generates=False) as admitted:
             with self._discreetly(key):
                 return await self.handle.tokenize(admitted)
 

@@ -157,7 +157,7 @@ def numbers(row: dict[str, Any] | None) -> tuple[str, ...]:
         "–" if rate is None else f"{rate:,.1f}",
         *(_duration(lately.get(name) or ever.get(name)) for name in ("p50", "p99")),
         f"{row.get('in_flight', 0):,}",
-        f"{row.get('queued', 0):,}",
+        f"{row.get('waiting', 0) + row.get('queued', 0):,}",
     )
 
 

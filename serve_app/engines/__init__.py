@@ -36,6 +36,11 @@ class Engine(Generator, Protocol):
         ...
 
     @property
+    def num_at_once(self) -> int:
+        """How many requests it works on at once, with those that it must have at hand. Known after `start`."""
+        ...
+
+    @property
     def num_waiting(self) -> int:
         """Requests accepted but not yet running on the model."""
         ...

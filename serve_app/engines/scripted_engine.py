@@ -115,6 +115,10 @@ class ScriptedEngine:
         return "generic"
 
     @property
+    def num_at_once(self) -> int:
+        return self._capacity
+
+    @property
     def num_running(self) -> int:
         return len(self._running)
 

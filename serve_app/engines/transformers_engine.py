@@ -73,6 +73,12 @@ class TransformersEngine:
         return self._checkpoint.family if self._checkpoint else "generic"
 
     @property
+    def num_at_once(self) -> int:
+        """A batch; where none can join it while it runs, the next one too, which must be there when it ends."""
+        joins = self._worker is None or self._worker.joins
+        return self._config.max_batch_size * (1 if joins else 2)
+
+    @property
     def num_waiting(self) -> int:
         return self._num_preparing + (self._worker.num_waiting if self._worker else 0)
 

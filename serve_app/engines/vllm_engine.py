@@ -79,6 +79,10 @@ class VllmEngine:
         return self._model.family if self._model else "generic"
 
     @property
+    def num_at_once(self) -> int:
+        return self._model.num_at_once if self._model else self._config.num_running_at_once
+
+    @property
     def num_waiting(self) -> int:
         return self._model.pressure.num_waiting if self._model else 0
 

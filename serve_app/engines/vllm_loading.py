@@ -83,6 +83,7 @@ class LoadedModel:
     picture_edge: PictureEdge | None
     family: Family
     special_ids: frozenset[int]
+    num_at_once: int
 
     def picture_mark(self, number: int) -> str:
         """The text that stands for a raw prompt's picture; empty where the model's processor places it itself."""
@@ -132,6 +133,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         picture_edge=None if config.engine_args.get("mm_processor_kwargs") else picture_edge(folder),
         family=family_of_config(whole),
         special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
+        num_at_once=int(llm.vllm_config.scheduler_config.max_num_seqs),
     )
 
 

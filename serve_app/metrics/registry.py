@@ -1,12 +1,13 @@
 """What one process counts: the metrics of the catalog, and the `with` blocks that count them right.
 
-The HTTP side uses `request` and `image`, a replica `generation` and `watch_queue`. Knows nothing of sidecars:
-a snapshot reads the `prometheus_client` registry that was passed in.
+The HTTP side uses `request`, `image` and `waiting`, a replica `generation` and `watch_queue`. Knows nothing of
+sidecars: a snapshot reads the `prometheus_client` registry that was passed in.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -49,6 +50,9 @@ class Metrics:
         self.queue_seconds = DurationHistogram(specs.QUEUE_SECONDS, registry)
         self.queued = _gauge(specs.QUEUED, registry)
         self.kv_cache_use = _gauge(specs.KV_CACHE_USE, registry)
+        self.turn_seconds = DurationHistogram(specs.TURN_SECONDS, registry)
+        self.num_waiting = _gauge(specs.WAITING, registry)
+        self.waiting_tokens = _gauge(specs.WAITING_TOKENS, registry)
 
     def label(self, model: str) -> str:
         """The label value for a name that a client sent: itself if configured, `none` otherwise."""
@@ -70,6 +74,23 @@ class Metrics:
     def generation(self, model: str) -> "GenerationTracker":
         """Track one request inside a replica: `with metrics.generation(model) as generation:`."""
         return GenerationTracker(self, self.label(model))
+
+    def had_its_turn(self, queue: str) -> None:
+        """Count a request for which there was room when it came."""
+        self.turn_seconds.of(self.label(queue)).observe(0.0)
+
+    @contextmanager
+    def waiting(self, queue: str, num_tokens: int) -> Iterator[None]:
+        """Track a request that waits for its turn: `with metrics.waiting(model, num_tokens):`, however that ends."""
+        label, started_at = self.label(queue), self.clock()
+        self.num_waiting.labels(label).inc()
+        self.waiting_tokens.labels(label).inc(num_tokens)
+        try:
+            yield
+        finally:
+            self.num_waiting.labels(label).dec()
+            self.waiting_tokens.labels(label).dec(num_tokens)
+            self.turn_seconds.of(label).observe(self.clock() - started_at)
 
     def watch_queue(self, model: str, num_waiting: Callable[[], int]) -> None:
         """Export what `num_waiting()` returns, read at each snapshot, as the model's queued requests."""

@@ -25,7 +25,7 @@ from serve_app.errors import Forbidden, RequestError, error_json
 from serve_app.keys import Keyring
 from serve_app.metrics import specs
 from serve_app.metrics.exposition import Exposition
-from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole
+from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole, Waiting
 from serve_app.metrics.summary import CountKey, Recent, Tally, Values, counts_of, increments, summarize
 from serve_app.plain_path import PlainPath
 
@@ -141,6 +141,17 @@ class Sidecar:
         while len(self._silent) > MAX_SILENT_SOURCES:
             del self._silent[next(iter(self._silent))]
 
+    def waiting(self, application: str) -> Waiting:
+        """What waits for the model's turns in all ingresses; what waits in its own lanes their replicas know."""
+        self._retire_silent()
+        sums = {specs.WAITING.name: 0.0, specs.WAITING_TOKENS.name: 0.0}
+        for heard in self._live.values():
+            for metric in heard.metrics if heard.source.role == "ingress" and not heard.is_final else ():
+                if metric.name in sums:
+                    own = (("model", application),)
+                    sums[metric.name] += sum(series.values[0] for series in metric.series if series.labels == own)
+        return Waiting(*map(round, sums.values()))
+
     def loading(self) -> dict[str, str]:
         """What the replicas that aren't ready yet are doing, by model; of several the last one heard."""
         self._retire_silent()
@@ -179,7 +190,7 @@ class Sidecar:
         gauges: dict[tuple[str, str], float] = {}
         for heard in self._live.values():
             for metric in _exported(heard):
-                if metric.name in (specs.IN_FLIGHT.name, specs.QUEUED.name):
+                if metric.name in (specs.IN_FLIGHT.name, specs.WAITING.name, specs.QUEUED.name):
                     for series in metric.series:
                         key = (metric.name, dict(series.labels).get("model", ""))
                         gauges[key] = gauges.get(key, 0) + series.values[0]

@@ -40,6 +40,14 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """What waits for one model's turns in all ingresses together: requests, and about the tokens of their prompts."""
+
+    requests: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Series:
     """One labelled series: a number for each of its metric's parts."""
 

@@ -85,6 +85,19 @@ QUEUE_SECONDS = MetricSpec(
     "serve_app_queue_seconds", "histogram", ("model",),
     "Seconds from a request's arrival at the replica to the start of the engine's work on it.", "model",
 )  # fmt: skip
+WAITING = MetricSpec(
+    "serve_app_requests_waiting", "gauge", ("model",),
+    "Requests that wait for their turn before any replica has them.", "ingress, lane",
+)  # fmt: skip
+WAITING_TOKENS = MetricSpec(
+    "serve_app_waiting_tokens", "gauge", ("model",),
+    "About how many tokens the prompts of the requests have that wait for their turn.", "ingress, lane",
+)  # fmt: skip
+TURN_SECONDS = MetricSpec(
+    "serve_app_turn_seconds", "histogram", ("model",),
+    "Seconds that a request waited for its turn: 0 where there was room, until it gave up where it did.",
+    "ingress, lane",
+)  # fmt: skip
 QUEUED = MetricSpec(
     "serve_app_requests_queued", "gauge", ("model",),
     "Requests that a replica accepted and its engine doesn't run yet.", "model",
@@ -108,8 +121,8 @@ REFUSED_SNAPSHOTS = MetricSpec(
 
 METRICS: tuple[MetricSpec, ...] = (
     REQUESTS, IN_FLIGHT, REQUEST_SECONDS, TIME_TO_FIRST_TOKEN, IMAGES, IMAGE_SECONDS, CAPTION_GUARD,
-    IGNORED_FIELDS, MODEL_STATE, MODEL_REPLICAS, REFUSED_CONFIG, TOKENS, INTER_TOKEN, QUEUE_SECONDS, QUEUED,
-    KV_CACHE_USE, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
+    IGNORED_FIELDS, MODEL_STATE, MODEL_REPLICAS, REFUSED_CONFIG, WAITING, WAITING_TOKENS, TURN_SECONDS, TOKENS,
+    INTER_TOKEN, QUEUE_SECONDS, QUEUED, KV_CACHE_USE, SIDECAR_START_TIME, SOURCES, REFUSED_SNAPSHOTS,
 )  # fmt: skip
 
 

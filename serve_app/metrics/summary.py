@@ -20,10 +20,11 @@ PERCENTS = (50, 90, 99)
 _SLOTS_KEPT = max(*RATE_WINDOWS_S, PERCENTILE_WINDOW_S) + 2
 
 _COUNTED = {spec.name.removesuffix("_total"): spec for spec in (
-    specs.REQUESTS, specs.TOKENS, specs.TIME_TO_FIRST_TOKEN, specs.INTER_TOKEN,
+    specs.REQUESTS, specs.TOKENS, specs.TIME_TO_FIRST_TOKEN, specs.TURN_SECONDS, specs.INTER_TOKEN,
 )}  # fmt: skip
 _PERCENTILES = {
     "time_to_first_token_seconds": specs.TIME_TO_FIRST_TOKEN,
+    "turn_seconds": specs.TURN_SECONDS,
     "inter_token_seconds": specs.INTER_TOKEN,
 }
 _COUNTER_PARTS = (("_total", None),)
@@ -169,6 +170,7 @@ def summarize(ever: Tally, recent: Recent, gauges: Mapping[tuple[str, str], floa
             "clients_left": outcomes.get(CLIENT_LEFT, 0),
             "failures": {code: num for code, num in outcomes.items() if code not in (OK, CLIENT_LEFT)},
             "in_flight": _gauge(gauges, specs.IN_FLIGHT, model),
+            "waiting": _gauge(gauges, specs.WAITING, model),
             "queued": _gauge(gauges, specs.QUEUED, model),
             "tokens": {"prompt": 0, "generated": 0, "wasted": 0} | ever.labels(specs.TOKENS, model),
             "tokens_per_second": {f"last_{s}s": recent.rates(now, s, model) for s in RATE_WINDOWS_S},

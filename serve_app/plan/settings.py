@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.config import ModelConfig
+from serve_app.admission import num_places
+from serve_app.config import IngressConfig, ModelConfig
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
 from serve_app.strict import nearest_hint
@@ -28,7 +29,7 @@ _OVERRIDES = (
 
 def settings_findings(values: dict[str, Any], applications: list[Application]) -> Iterator[Finding]:
     """Every finding about settings, in the file's order."""
-    num_ingress_replicas = sum(a.num_at_start for a in applications if not a.model and a.name in _ingresses(values))
+    num_waiting = sum(a.num_at_start * _num_waiting(a.config) for a in applications if a.name in _ingresses(values))
     for app, application in zip(values["applications"], applications, strict=True):
         if application.config is None:
             yield note(
@@ -40,7 +41,7 @@ def settings_findings(values: dict[str, Any], applications: list[Application]) -
         yield from _deployments(app, application)
         if application.model:
             place = f"{application.place} '{application.name}': args"
-            yield from _scaling(application.model, f"{place}.autoscaling", max(1, num_ingress_replicas))
+            yield from _scaling(application.model, f"{place}.autoscaling", num_waiting)
             yield from _load(application.model, place)
             yield from _without_effect(application.model, place)
     yield from _routing(values, applications)
@@ -71,8 +72,16 @@ def _deployments(app: dict[str, Any], application: Application) -> Iterator[Find
                 )
 
 
-def _scaling(model: ModelConfig, place: str, num_ingress_replicas: int) -> Iterator[Finding]:
-    scaling, limit = model.autoscaling, model.ongoing_limit
+def _num_waiting(config: object) -> int:
+    """How many requests for one model an ingress of this config lets wait."""
+    return config.admission.max_waiting_requests if isinstance(config, IngressConfig) else 0
+
+
+def _scaling(model: ModelConfig, place: str, num_waiting: int) -> Iterator[Finding]:
+    """`num_waiting` requests may wait for the model in all ingresses; the sidecar tells of them."""
+    scaling = model.autoscaling
+    full = min(model.num_running_at_once, model.ongoing_limit)
+    held = num_places(full, num_replicas=1)
     target = float(model.autoscaling_options["target_ongoing_requests"])
     given = scaling.model_fields_set - {"min_replicas", "max_replicas"}
     if scaling.min_replicas == scaling.max_replicas:
@@ -86,21 +95,20 @@ def _scaling(model: ModelConfig, place: str, num_ingress_replicas: int) -> Itera
         return
     if scaling.pressure_targets:  # the greatest need decides, and another than requests may be reached
         return
-    queued = model.max_queued_requests * num_ingress_replicas
-    if model.max_queued_requests >= 0 and target >= limit + queued:
+    counted = num_waiting if model.metrics_application else 0
+    if target >= held + counted:
         yield error(
             f"{place}.max_replicas",
-            f"a second replica can never start: one holds at most {limit} requests and {num_ingress_replicas} x "
-            f"{model.max_queued_requests} wait, together {limit + queued}, and more than the target of {target:g} is "
-            "never reached",
-            f"set target_ongoing_requests below {limit}",
+            f"a second replica can never start: one holds at most {held} requests and {counted} that wait are "
+            f"counted, together {held + counted}, and more than the target of {target:g} is never reached",
+            f"set target_ongoing_requests to {full} at most",
         )
-    elif target >= limit:
+    elif target >= held:
         yield warning(
             f"{place}.target_ongoing_requests",
-            f"a second replica starts only when requests wait already: one is full at {limit}, and the target is "
+            f"a second replica starts only when requests wait already: one is full at {full}, and the target is "
             f"{target:g}",
-            f"set target_ongoing_requests below {limit}",
+            f"set target_ongoing_requests to {full} at most",
         )
 
 

@@ -1,0 +1,52 @@
+"""How soon a model's queue moves on, by the requests that ended while the model was full.
+
+What ended while there was room says nothing of a full model, and the time in which nothing was asked says nothing at
+all: neither counts. Knows nothing of queues.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+_REMEMBERED_ENDS = 64
+_REMEMBER_S = 30.0
+_REMEMBER_TIMES = 4  # as long as a request took, where that is longer: else nothing is known of long ones
+_FEWEST_ENDS = 3  # fewer are no rule
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    at_s: float
+    seconds: float
+    num_places: int  # that were taken meanwhile
+
+
+class Drain:
+    """The last ends, for a while. Times are seconds of any one clock."""
+
+    def __init__(self) -> None:
+        self._ends: deque[_End] = deque(maxlen=_REMEMBERED_ENDS)
+
+    def ended(self, now_s: float, seconds: float, num_places: int) -> None:
+        """A request was answered after so many seconds on a model of which so many places, all, were taken."""
+        self._ends.append(_End(now_s, seconds, num_places))
+
+    def seconds_until_free(self, now_s: float, num_places: int, num_places_now: int) -> float | None:
+        """How long until so many places came free once each; None where nobody knows.
+
+        That is requests in flight over the mean time of one, Little's law, which needs no watching of the clock.
+        `num_places_now` are those of the model now: those of new replicas count at once.
+        """
+        ends = self._known(now_s)
+        if ends is None:
+            return None
+        return num_places * sum(one.seconds / max(one.num_places, num_places_now) for one in ends) / len(ends)
+
+    def usual_seconds(self, now_s: float) -> float:
+        """The median time of one request; 0 where nobody knows."""
+        ends = self._known(now_s)
+        return sorted(one.seconds for one in ends)[len(ends) // 2] if ends else 0.0
+
+    def _known(self, now_s: float) -> "deque[_End] | None":
+        while self._ends and now_s - self._ends[0].at_s > max(_REMEMBER_S, _REMEMBER_TIMES * self._ends[0].seconds):
+            self._ends.popleft()
+        return self._ends if len(self._ends) >= _FEWEST_ENDS else None
