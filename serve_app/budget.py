@@ -8,8 +8,9 @@ each process counts alone. Knows nothing of HTTP or Ray.
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from serve_app.errors import RateLimited
 from serve_app.keys import Key
@@ -26,7 +27,7 @@ _ALONE_S = 5.0  # after a failure, before the ledger is asked again
 class Ask:
     """What a process wants for a key: `requests` and `images` to have, `tokens` that were made since it last asked.
 
-    `more_requests` are welcome, and not needed.
+    `more_requests` are welcome, and not needed; `counted` are requests that it had for the same HTTP request before.
     """
 
     key: Key
@@ -34,6 +35,7 @@ class Ask:
     images: int
     tokens: int
     more_requests: int = 0
+    counted: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +66,14 @@ class Ledger:
         if not more or not self._has_taken(ask, more):
             more = 0
             try:
-                self._rates.take(ask.key, ask.requests, ask.images)
+                self._rates.take(ask.key, ask.requests, ask.images, ask.counted)
             except RateLimited as error:
                 refusal = error
         return Grant(self._rates.headers(ask.key), more, refusal)
 
     def _has_taken(self, ask: Ask, more: int) -> bool:
         try:
-            self._rates.take(ask.key, ask.requests + more, ask.images)
+            self._rates.take(ask.key, ask.requests + more, ask.images, ask.counted)
         except RateLimited:
             return False
         return True
@@ -96,30 +98,33 @@ class Budget:
         self._local = Rates(clock)
         self._accounts: dict[str, _Account] = {}
         self._alone_until_s = float("-inf")
-        self._reports: set[asyncio.Task[None]] = set()
+        self._asking: set[asyncio.Task[Grant | None]] = set()
 
-    async def take(self, key: Key, requests: int = 0, images: int = 0) -> dict[str, str]:
+    async def take(self, key: Key, requests: int = 0, images: int = 0, counted: int = 0) -> dict[str, str]:
         """Count what the key asks for now. Returns headers that tell the client what is left, as last known.
 
-        Raises `RateLimited`, with the seconds until it would pass.
+        `counted` is what the same HTTP request was counted before. Whoever leaves meanwhile ends nothing: what was
+        asked for is counted, and told. Raises `RateLimited`, with the seconds until it would pass.
         """
         if not _is_limited(key):
             return {}
         account = self._accounts.setdefault(key.name, _Account())
         now_s = self._clock()
-        if not images and requests <= account.requests and now_s < account.good_until_s:
+        leased = account.requests if now_s < account.good_until_s else 0
+        if not images and requests <= leased:
             account.requests -= requests
             return account.headers
-        ask = Ask(key, requests, images, account.tokens, _seconds_worth(key) if requests else 0)
-        grant = await self._asked(ask, account)
+        used = leased if counted else 0  # of one that is many, what is here already pays a part
+        account.requests -= used
+        more = _seconds_worth(key) if requests else 0
+        ask = Ask(key, requests - used, images, 0, more, counted + used if counted else 0)
+        grant = await asyncio.shield(self._in_own_task(self._asked(ask, account)))
         if grant is None:
-            self._local.take(key, requests, images)
+            self._local.take(key, requests, images, counted)
             return self._local.headers(key)
         if grant.refusal is not None:
+            account.requests += used
             raise grant.refusal
-        account.headers = grant.headers
-        if grant.more_requests:
-            account.requests, account.good_until_s = grant.more_requests, now_s + _LEASE_LASTS_S
         return grant.headers
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:
@@ -130,27 +135,38 @@ class Budget:
         account.tokens += num_tokens
         account.requests = 0  # they may have used the key's tokens up: ask before the next request
         self._local.spend_tokens(key, num_tokens)
-        report = asyncio.create_task(self._report(key, account))
-        self._reports.add(report)
-        report.add_done_callback(self._reports.discard)
+        self._in_own_task(self._report(key, account))
 
-    async def _report(self, key: Key, account: _Account) -> None:
-        if account.tokens:
-            await self._asked(Ask(key, requests=0, images=0, tokens=account.tokens), account)
+    async def _report(self, key: Key, account: _Account) -> Grant | None:
+        if not account.tokens:  # another ask has told of them
+            return None
+        return await self._asked(Ask(key, requests=0, images=0, tokens=0), account)
+
+    def _in_own_task(self, asked: Coroutine[Any, Any, Grant | None]) -> "asyncio.Task[Grant | None]":
+        """No client's leaving ends it."""
+        task = asyncio.create_task(asked)
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
 
     async def _asked(self, ask: Ask, account: _Account) -> Grant | None:
-        """The ledger's word, or None where it has none to give now."""
+        """The ledger's word, told of all tokens until now; None where it has none to give."""
         if self._lease is None or self._clock() < self._alone_until_s:
             return None
-        account.tokens -= ask.tokens
+        ask = replace(ask, tokens=account.tokens)
+        account.tokens = 0
         try:
             async with asyncio.timeout(_LEASE_TIMEOUT_S):
-                return await self._lease(ask)
+                grant = await self._lease(ask)
         except Exception as exc:  # noqa: BLE001 -- however the ledger is gone, requests are served without it
             logger.warning("the limits of keys are counted by each process alone: no ledger (%s)", type(exc).__name__)
             account.tokens += ask.tokens
             self._alone_until_s = self._clock() + _ALONE_S
             return None
+        account.headers = grant.headers
+        if grant.more_requests:
+            account.requests, account.good_until_s = grant.more_requests, self._clock() + _LEASE_LASTS_S
+        return grant
 
 
 def _is_limited(key: Key) -> bool:

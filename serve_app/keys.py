@@ -5,13 +5,13 @@ into an error; its SHA-256 is what is kept, and the hash's first 12 hex digits a
 """
 
 import hashlib
-import hmac
 import logging
 import os
 import re
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from serve_app.key_file import KeyEntry, parse_keys
 
 logger = logging.getLogger("serve_app")
 
-Compare = Callable[[bytes, bytes], bool]
+Run = Callable[[Callable[[], None]], None]
 
 _NUM_KEY_BYTES = 32  # 256 bits
 _LONGEST_HEADER = 512  # characters; a key of ours makes it 53
@@ -52,8 +52,16 @@ class Key:
         return self.models is None or model in self.models
 
 
+def in_a_thread(work: Callable[[], None]) -> None:
+    """Reading ten thousand keys takes a second, and a file's server may take longer: nobody waits for it."""
+    threading.Thread(target=work, name="keys", daemon=True).start()
+
+
 class Keyring:
-    """The keys that are good now. For one thread; a change of the file takes effect within `reload_s` seconds.
+    """The keys that are good now. A change of the file takes effect within `reload_s` seconds, and a moment to read.
+
+    It is asked by one thread; `run` has the file looked at by another. How long a key takes to be looked up depends
+    neither on how many there are nor on which it is.
 
     Whether there are keys at all is the configuration's to say, at the start: a file that loses all its keys
     closes the service. A file that breaks or vanishes later changes nothing, and the log says so once.
@@ -61,19 +69,20 @@ class Keyring:
     """
 
     def __init__(
-        self, config: KeysConfig, clock: Callable[[], float] = time.monotonic, compare: Compare = hmac.compare_digest
+        self, config: KeysConfig, clock: Callable[[], float] = time.monotonic, run: Run = in_a_thread
     ) -> None:
         self._path = None if config.file is None else Path(config.file).expanduser().absolute()
         self._variable = config.environment
         self._given = _entries_of_variable(config.environment)
         self._reload_s = config.reload_s
         self._clock = clock
-        self._compare = compare
+        self._run = run
+        self._is_looking = False
         self._next_look_s = clock() + config.reload_s
         self._version: tuple[int, ...] | None = None
         self._unreadable = ""  # why the file can't be read now, as the log has it
         self._has_warned_of_readers = False
-        self._keys = _hashes_and_keys(self._given)
+        self._keys = _keys_by_digest(self._given)
         if self._path is not None:
             self._begin(self._path)
 
@@ -90,11 +99,9 @@ class Keyring:
         if self.is_open:
             return None
         self._look_if_due()
-        digest = _digest(_bearer_key(authorization))
-        found: Key | None = None
-        for stored, key in self._keys:  # all of them: how long it takes says nothing about which one it was
-            if self._compare(stored, digest):
-                found = key
+        # No secret is compared but its hash: whoever saw in the time how far two hashes agree would learn a hash, and
+        # nobody can make a key to a hash.
+        found = self._keys.get(_digest(_bearer_key(authorization)))
         if found is None:
             raise InvalidKey("this API key isn't known here: check it, or ask whoever runs this service for one")
         return found
@@ -108,9 +115,17 @@ class Keyring:
             ) from exc
 
     def _look_if_due(self) -> None:
-        if self._path is not None and (now_s := self._clock()) >= self._next_look_s:
+        path = self._path
+        if path is not None and not self._is_looking and (now_s := self._clock()) >= self._next_look_s:
             self._next_look_s = now_s + self._reload_s
-            self._look(self._path)
+            self._is_looking = True
+            self._run(lambda: self._look_beside(path))
+
+    def _look_beside(self, path: Path) -> None:
+        try:
+            self._look(path)
+        finally:
+            self._is_looking = False
 
     def _look(self, path: Path) -> None:
         """Read the file again if it is another than before. Whatever is wrong with it, the keys from before stay."""
@@ -138,7 +153,7 @@ class Keyring:
             self._refuse_given(entries)
         except ConfigError as exc:
             raise ConfigError(f"{path}: {exc}") from exc
-        self._keys = _hashes_and_keys((*self._given, *entries))
+        self._keys = _keys_by_digest((*self._given, *entries))  # at once: requests are let in meanwhile
         if not self._keys:
             logger.warning("keys: %s holds no key, so every request is refused", path)
 
@@ -203,8 +218,8 @@ def _entries_of_variable(variable: str) -> tuple[KeyEntry, ...]:
     )
 
 
-def _hashes_and_keys(entries: tuple[KeyEntry, ...]) -> tuple[tuple[bytes, Key], ...]:
-    return tuple((bytes.fromhex(entry.sha256), _key(entry)) for entry in entries)
+def _keys_by_digest(entries: Iterable[KeyEntry]) -> dict[bytes, Key]:
+    return {bytes.fromhex(entry.sha256): _key(entry) for entry in entries}
 
 
 def _key(entry: KeyEntry) -> Key:

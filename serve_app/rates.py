@@ -56,16 +56,17 @@ class Rates:
         """Keys that have used some of their limits and haven't got it all back."""
         return len(self._accounts)
 
-    def take(self, key: Key, requests: int, images: int) -> None:
+    def take(self, key: Key, requests: int, images: int, counted: int = 0) -> None:
         """Count requests and pictures that the key asks for now.
 
         Raises `RateLimited` with the seconds after which the same would pass, and counts nothing then. Tokens that
-        were answered beyond the limit are waited for here. More pictures than a whole minute's worth pass when
-        nothing else was asked for a minute, and are waited for afterwards.
+        were answered beyond the limit are waited for here. More requests or pictures than a whole minute's worth pass
+        when nothing else was asked for a minute, and are waited for afterwards; `counted` requests of the same HTTP
+        request, that are counted already, are nothing else.
         """
         amounts: dict[Unit, int] = {"requests": requests, "images": images}
         asked = {unit: amount for unit, amount in amounts.items() if amount}  # a text waits for no pictures' debt
-        self._charge(key, {**asked, "tokens": 0})
+        self._charge(key, {**asked, "tokens": 0}, counted)
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:
         """Charge tokens that were made, into debt if need be."""
@@ -85,12 +86,15 @@ class Rates:
                 headers[f"x-ratelimit-reset-{unit}"] = duration((1 - part) * _MINUTE_S)
         return headers
 
-    def _charge(self, key: Key, amounts: Mapping[Unit, int]) -> None:
+    def _charge(self, key: Key, amounts: Mapping[Unit, int], counted: int) -> None:
         """Take all of it or, raising `RateLimited` over what takes longest, nothing."""
         account = self._account(key)
         costs = {unit: amount / size for unit, amount in amounts.items() if (size := _limit(key, unit))}
         # a bucket is never more than full: what costs more passes when it is full, and leaves a debt
-        waits_s = {unit: (min(1.0, cost) - account.filled[unit]) * _MINUTE_S for unit, cost in costs.items()}
+        full = dict.fromkeys(UNITS, 1.0)
+        if size := _limit(key, "requests"):
+            full["requests"] -= counted / size
+        waits_s = {unit: (min(full[unit], cost) - account.filled[unit]) * _MINUTE_S for unit, cost in costs.items()}
         if waits_s and max(waits_s.values()) > _ROUNDING * _MINUTE_S:
             raise _refusal(key, max(waits_s, key=lambda unit: waits_s[unit]), max(waits_s.values()))
         for unit, cost in costs.items():

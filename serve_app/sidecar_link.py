@@ -17,6 +17,10 @@ from serve_app.running import Running
 logger = logging.getLogger("serve_app")
 
 _RETRY_S = 2.0
+# A little less than those who ask have patience for, so that a sidecar that hangs is told from somebody who left.
+_RECORD_S = 2.5
+_LOADING_S = _LEASE_S = 0.9
+_CANCEL_S = 2.5
 
 
 class SidecarLink:
@@ -28,33 +32,34 @@ class SidecarLink:
 
     async def record(self, snapshot: Snapshot) -> Waiting:
         """Returns what waits in the ingresses for the model that reports."""
-        waiting: Waiting = await self._call("record", snapshot)
+        waiting: Waiting = await self._call(_RECORD_S, "record", snapshot)
         return waiting
 
     async def loading(self) -> dict[str, str]:
         """What each model that loads is doing; empty where there is no sidecar to know."""
-        told: dict[str, str] = await self._call("loading") if self.application else {}
+        told: dict[str, str] = await self._call(_LOADING_S, "loading") if self.application else {}
         return told
 
     async def lease(self, ask: Ask) -> Grant:
-        grant: Grant = await self._call("lease", ask)
+        grant: Grant = await self._call(_LEASE_S, "lease", ask)
         return grant
 
     async def cancel(self, request_id: str, key: Key | None, asker: str) -> bool:
-        is_found: bool = await self._call("cancel", request_id, key, asker)
+        is_found: bool = await self._call(_CANCEL_S, "cancel", request_id, key, asker)
         return is_found
 
     async def listen(self, process: str, found: dict[int, bool]) -> list[Wish]:
-        wishes: list[Wish] = await self._call("listen", process, found)
+        wishes: list[Wish] = await self._call(LISTEN_S + _LEASE_S, "listen", process, found)
         return wishes
 
-    async def _call(self, method: str, *args: Any) -> Any:
+    async def _call(self, within_s: float, method: str, *args: Any) -> Any:
         if self._handle is None:
             self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
         handle: Any = self._handle
         try:
-            return await in_own_context(getattr(handle, method).remote, *args)
-        except BaseException:  # a timeout's cancellation too
+            async with asyncio.timeout(within_s):
+                return await in_own_context(getattr(handle, method).remote, *args)
+        except Exception:  # its time-out too, and not that whoever asked has left
             self._handle = None
             raise
 

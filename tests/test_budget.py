@@ -16,13 +16,16 @@ class Link:
     def __init__(self, clock: Clock) -> None:
         self.ledger = Ledger(clock)
         self.asks: list[Ask] = []
-        self.told = asyncio.Event()
-        self.is_broken = False
+        self.told, self.asked, self.may_answer = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self.is_broken = self.is_slow = False
 
     async def lease(self, ask: Ask) -> Grant:
         await asyncio.sleep(0)
         if self.is_broken:
             raise ConnectionError("gone")
+        self.asked.set()
+        if self.is_slow:
+            await self.may_answer.wait()
         self.asks.append(ask)
         if ask.tokens:
             self.told.set()
@@ -119,6 +122,70 @@ async def test_tokens_made_while_the_ledger_is_gone_are_told_when_it_is_back() -
         await one.take(key, requests=1)
     with pytest.raises(RateLimited, match="tokens"):
         await other.take(key, requests=1)
+
+
+async def test_who_leaves_while_the_ledger_is_asked_loses_no_tokens_of_the_key() -> None:
+    clock = Clock(0.0)
+    link = Link(clock)
+    link.is_broken = True
+    budget = Budget(link.lease, clock)
+    key = a_key(tokens_per_minute=100, requests_per_minute=600)
+    budget.spend_tokens(key, 250)  # it can't be told yet
+    await asyncio.sleep(0.01)
+    link.is_broken, link.is_slow = False, True
+    clock.now_s += 6.0
+    leaver = asyncio.create_task(budget.take(key, requests=1))
+    await link.asked.wait()
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    assert leaver.cancelled()
+    link.may_answer.set()
+    await asyncio.wait_for(link.told.wait(), 30)
+    assert [ask.tokens for ask in link.asks] == [250]
+    with pytest.raises(RateLimited, match="tokens"):
+        await Budget(link.lease, clock).take(key, requests=1)
+
+
+async def test_what_was_leased_for_one_who_left_is_there_for_the_next() -> None:
+    clock = Clock(0.0)
+    link = Link(clock)
+    link.is_slow = True
+    budget = Budget(link.lease, clock)
+    key = a_key(requests_per_minute=600)
+    leaver = asyncio.create_task(budget.take(key, requests=1))
+    await link.asked.wait()
+    leaver.cancel()
+    await asyncio.gather(leaver, return_exceptions=True)
+    link.may_answer.set()
+    await asyncio.sleep(0.01)
+    assert await passed([budget], key, 10) == 10
+    assert len(link.asks) == 1
+
+
+async def test_a_request_of_many_answers_counts_as_many_and_passes_once_however_many() -> None:
+    clock = Clock(0.0)
+    budget = Budget(Link(clock).lease, clock)
+    key = a_key(requests_per_minute=30)
+    await budget.take(key, requests=1)
+    await budget.take(key, requests=7, counted=1)
+    with pytest.raises(RateLimited) as raised:
+        await budget.take(key, requests=29)
+    assert raised.value.retry_after_s == pytest.approx(14.0)
+
+
+@pytest.mark.parametrize("limit", [1, 30, 600, 6000])
+async def test_a_request_of_more_answers_than_a_minute_has_passes_when_nothing_else_was_asked(limit: int) -> None:
+    clock = Clock(0.0)
+    budget = Budget(Link(clock).lease, clock)
+    key = a_key(requests_per_minute=limit)
+    for _ in range(2):
+        await budget.take(key, requests=1)
+        await budget.take(key, requests=9999, counted=1)
+        clock.now_s += 3.0
+        with pytest.raises(RateLimited) as raised:
+            await budget.take(key, requests=1)
+        assert raised.value.retry_after_s == pytest.approx((10_001 - limit) / limit * 60.0 - 3.0, abs=1.1)
+        clock.now_s += 10_000 / limit * 60.0
 
 
 async def test_pictures_are_asked_for_each_time() -> None:

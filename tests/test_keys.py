@@ -1,12 +1,13 @@
 """API keys: who is let in, what every other header gets, how the file is followed, and that no key is ever told."""
 
 import hashlib
-import hmac
 import logging
 import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pydantic import ValidationError
 from serve_app.config import MetricsConfig
 from serve_app.errors import ConfigError, InvalidKey
 from serve_app.http_config import HttpConfig, KeysConfig
+from serve_app.key_file import KeyEntry, parse_keys
 from serve_app.keys import Key, Keyring, new_key, sha256_of
 from tests.scripted_clock import Clock
 
@@ -47,7 +49,8 @@ def write(path: Path, owners: dict[str, str]) -> None:
 
 
 def keyring(path: Path, clock: Clock) -> Keyring:
-    return Keyring(KeysConfig(file=str(path), environment=VARIABLE), clock)
+    """It reads where it is asked, so that what a test changes counts at once."""
+    return Keyring(KeysConfig(file=str(path), environment=VARIABLE), clock, run=lambda work: work())
 
 
 def name_of(keys: Keyring, key: str) -> str | None:
@@ -157,20 +160,45 @@ def test_a_refusal_says_what_to_send(path: Path, clock: Clock) -> None:
         keys.key_of(f"Bearer {THIRD}")
 
 
-@pytest.mark.parametrize("key", [KEY, OTHER, THIRD, "x"])
-def test_every_stored_hash_is_compared(path: Path, clock: Clock, key: str) -> None:
-    """Where the right one stands in the file, or that there is none, takes no other number of comparisons."""
-    write(path, {"alice": KEY, "bob": OTHER} | {f"n{number}": f"{number}" for number in range(20)})
-    compared: list[bytes] = []
+@pytest.mark.parametrize("key", ["0", "4999", "9999", "unknown"])
+def test_a_key_is_found_among_ten_thousand_without_looking_at_the_others(path: Path, clock: Clock, key: str) -> None:
+    write(path, {f"n{number}": str(number) for number in range(10_000)})
+    keys = keyring(path, clock)
+    calls: list[object] = []
+    sys.setprofile(lambda frame, event, argument: calls.append(argument) if event.endswith("call") else None)
+    try:
+        found = name_of(keys, key)
+    finally:
+        sys.setprofile(None)
+    assert found == (None if key == "unknown" else f"n{key}")
+    assert len(calls) < 40
 
-    def compare(stored: bytes, given: bytes) -> bool:
-        assert given == hashlib.sha256(key.encode()).digest()
-        compared.append(stored)
-        return hmac.compare_digest(stored, given)
 
-    keys = Keyring(KeysConfig(file=str(path), environment=VARIABLE), clock, compare)
-    assert (name_of(keys, key) is None) == (key not in (KEY, OTHER))
-    assert len(set(compared)) == len(compared) == 22
+def test_a_request_does_not_wait_for_the_file_to_be_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes as long as it likes, in one thread at a time; until then the keys from before are good."""
+    clock = Clock()
+    keys = Keyring(KeysConfig(file=str(path), environment=VARIABLE), clock)
+    begun, may_end, num_readings = threading.Event(), threading.Event(), 0
+
+    def slowly(data: bytes) -> tuple[KeyEntry, ...]:
+        nonlocal num_readings
+        num_readings += 1
+        begun.set()
+        assert may_end.wait(60)
+        return parse_keys(data)
+
+    monkeypatch.setattr("serve_app.keys.parse_keys", slowly)
+    write(path, {"carol": THIRD})
+    for _ in range(5):
+        clock.now_s += 3
+        assert [name_of(keys, key) for key in (KEY, THIRD)] == ["alice", None]
+        assert begun.wait(60)
+    may_end.set()
+    deadline = time.monotonic() + 60
+    while name_of(keys, THIRD) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert (name_of(keys, KEY), num_readings) == (None, 1)
 
 
 def test_a_long_header_is_not_hashed(path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from serve_app.api.caption_answer import Asked, Caption, CaptionEvents, Failure,
 from serve_app.api.caption_body import CaptionRequest, read_caption_request
 from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.caption_guard import CaptionGuard
+from serve_app.api.counted import count_answers
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane, ModelEntry
@@ -35,6 +36,7 @@ async def create_captions(exchange: Exchange, lane: Lane) -> None:
         )  # fmt: skip
     model.require_pictures(wanted.params[0])
     task = CaptionTask(exchange, lane, model, wanted)
+    await count_answers(exchange, lane, len(wanted.sources) * wanted.fields.num_answers)
     await lane.count_images(exchange.key, len(wanted.sources))
     if wanted.fields.stream:
         await exchange.send_events(task.stream)

@@ -3,6 +3,7 @@
 from serve_app.api.all_at_once import all_at_once
 from serve_app.api.completion_answer import CompletionEvents, choices_json, completion_frame, usage_event
 from serve_app.api.completion_body import CompletionBody
+from serve_app.api.counted import count_answers
 from serve_app.api.exchange import DONE_EVENT, Exchange
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.json_request import read_json
@@ -25,6 +26,7 @@ async def create_completion(exchange: Exchange, lane: Lane, model_name: str | No
     body = await read_json(exchange, CompletionBody)
     model = lane.choose(model_name or body.model, "chat", exchange.key)
     exchange.set_model(model.name)
+    await count_answers(exchange, lane, len(body.prompt) * (body.n or 1))
     task = CompletionTask(exchange, lane, model.name, body, await _prompts(exchange, lane, model, body))
     if body.stream:
         await exchange.send_events(task.stream)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from serve_app.api.chat_answer import ChatEvents, completion_json
 from serve_app.api.chat_body import ChatBody, ImagePart, RefusalPart, TextPart
+from serve_app.api.counted import count_answers
 from serve_app.api.exchange import Exchange
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.json_request import read_json
@@ -23,6 +24,7 @@ async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str
     """
     body = await read_json(exchange, ChatBody)
     request = await chat_request(exchange, lane, body, model_name or body.model)
+    await count_answers(exchange, lane, request.sampling.num_answers)
     if not body.stream:
         with in_clients_words(body.field_names):
             chunks = await lane.answer(request, exchange.key)

@@ -6,6 +6,7 @@ Which one, the header `X-Model` or `?model=` says; the default chat model otherw
 from serve_app import __version__
 from serve_app.api.body import parse_object
 from serve_app.api.completions import create_completion
+from serve_app.api.counted import count_answers
 from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.hub_pictures import answer_question, caption_body, caption_file, is_picture, is_question
@@ -116,6 +117,7 @@ async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_ho
     model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
     request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
+    await count_answers(exchange, lane, request.sampling.num_answers)
     with in_clients_words(TGI_NAMES):
         chunks = await lane.answer(request, exchange.key)
     num_tokens = sum(chunk.num_tokens for chunk in chunks)
