@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from serve_app.messages import OutputFormat
+from serve_app.schemas.values import check_pattern
 
 MAX_SPEC_BYTES = 65_536
 MAX_GRAMMAR_BYTES = 16_384  # it is translated by Python code before a library compiles it
@@ -28,6 +29,8 @@ def check_output_format(output_format: OutputFormat) -> None:
             raise ValueError("choices are a list of texts, none empty")
     elif output_format.kind == "json_schema":
         _check_schema(spec)
+    elif output_format.kind == "regex":
+        check_pattern(spec)
 
 
 def _check_schema(spec: str) -> None:

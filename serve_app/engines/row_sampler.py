@@ -57,7 +57,8 @@ class RowSampler:
     def _constrain(self, logits: torch.Tensor) -> None:
         for number, row in self._constrained:
             if row.grammar and not row.is_ended:
-                is_allowed = row.grammar.allowed(logits.shape[-1]).to(self._device)
+                num_left = row.max_tokens - len(row.tokens)
+                is_allowed = row.grammar.allowed(logits.shape[-1], num_left).to(self._device)
                 logits[number].masked_fill_(~is_allowed, -torch.inf)
 
     def _prolong(self, logits: torch.Tensor) -> None:

@@ -1,0 +1,1 @@
+"""JSON schemas that answers are held to: `kept.py` says which can be, and writes them as grammars know them."""
