@@ -67,7 +67,7 @@ def a_tool(text: str) -> GenerationRequest:
 async def test_what_cannot_fit_is_refused_unread(asked: GenerationRequest) -> None:
     tokens = Reader(tiny_models.tokenizer())
     bound = TextBound(tokens, CONTEXT)
-    with pytest.raises(ContextTooLong, match="context of model 'tiny' is 1000 tokens"):
+    with pytest.raises(ContextTooLong, match="maximum context length is 1000"):
         await bound.fitted(asked)
     assert tokens.num_characters == 0
 
