@@ -333,6 +333,7 @@ class MetricsDeployment:
     def __init__(self, config: MetricsConfig) -> None:
         self._sidecar = Sidecar(config)
         self._keys = Keyring(config.keys)
+        self._allowed_hosts = config.allowed_hosts
         self._ledger = Ledger()
         self._cancel_board = CancelBoard()
 
@@ -354,7 +355,7 @@ class MetricsDeployment:
         return await self._cancel_board.cancel(request_id, key, asker)
 
     def __serve_build_asgi_app__(self) -> Starlette:
-        return create_metrics_app(self._sidecar, self._keys)
+        return create_metrics_app(self._sidecar, self._keys, self._allowed_hosts)
 
 
 def _start_reporter(

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from serve_app.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
 from serve_app.environment import VARIABLE, EnvironmentSource, secret_in
-from serve_app.http_config import HttpConfig, KeysConfig
+from serve_app.http_config import AllowedHosts, HttpConfig, KeysConfig
 from serve_app.messages import Task
 from serve_app.strict import Strict, looks_like_secret, nearest_hint
 
@@ -283,12 +283,13 @@ class IngressConfig(HttpConfig):
 class MetricsConfig(Strict):
     """The metrics sidecar. A process that is silent for `stale_after_s` is gone; its totals are kept.
 
-    Where there are `keys`, an admin's is needed to read the numbers.
+    Where there are `keys`, an admin's is needed to read the numbers; `allowed_hosts` as in the ingress.
     """
 
     stale_after_s: float = Field(10.0, gt=0)
     num_cpus: float = Field(0.0, ge=0)
     keys: KeysConfig = KeysConfig()
+    allowed_hosts: AllowedHosts = ()
 
 
 class PlaygroundConfig(Strict):
@@ -301,6 +302,7 @@ class PlaygroundConfig(Strict):
     address: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")
     title: str = Field("serve_app", min_length=1, max_length=100)
     keys: KeysConfig = KeysConfig()
+    allowed_hosts: AllowedHosts = ()
     max_image_bytes: int = Field(20_000_000, ge=1)
     max_upload_bytes: int = Field(1_000_000_000, ge=1)
     max_waiting_requests: int = Field(256, ge=1)

@@ -7,13 +7,29 @@ import ipaddress
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from serve_app.strict import Strict
 
 MAX_IMAGES = 1000  # of one request, whatever a config says: each is looked at before they are counted
 
 ColorValue = Annotated[int, Field(ge=0, le=255)]
+
+
+def bare_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    """In lower case. Raises `ValueError` about one that is an address of a page, or anything else."""
+    for host in hosts:
+        if not re.fullmatch(r"((\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", host):
+            raise ValueError(f"'{host}' is no host: write example.com, example.com:8080 or *.example.com")
+    return tuple(host.lower() for host in hosts)
+
+
+def _own_hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    return (*bare_hosts(tuple(host for host in hosts if host != "*")), *(host for host in hosts if host == "*"))
+
+
+# The names under which a service without keys answers, beside addresses and names without a dot; `*` is all.
+AllowedHosts = Annotated[tuple[str, ...], AfterValidator(_own_hosts)]
 
 
 class ImageConfig(Strict):
@@ -43,10 +59,7 @@ class ImageConfig(Strict):
     @field_validator("allowed_hosts")
     @classmethod
     def _hosts_are_bare(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not re.fullmatch(r"((\*\.)?[A-Za-z0-9_-][A-Za-z0-9._-]*|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", host):
-                raise ValueError(f"'{host}' is no host: write example.com, example.com:8080 or *.example.com")
-        return tuple(host.lower() for host in hosts)
+        return bare_hosts(hosts)
 
     @field_validator("allowed_networks")
     @classmethod
@@ -97,6 +110,7 @@ class HttpConfig(Strict):
     that has nothing to say for `keep_alive_s` sends a comment. What is made within `write_interval_s` of a write
     goes with the next one; by default all goes at once behind HAProxy, and 20 times a second behind Ray Serve's own
     proxy, for which each piece is dear.
+    Without keys it answers to `allowed_hosts`, addresses and names without a dot, and to no other site's pages.
     `cors_origins` are the web pages' origins whose scripts may call the service from a browser; `*` is all.
     `default_model_names` are what clients send that know no name, as those of a server with one model do: they mean
     the default, unless a model is really called that.
@@ -107,6 +121,7 @@ class HttpConfig(Strict):
     body_timeout_s: float = Field(60.0, gt=0)
     max_header_bytes: int = Field(32_000, ge=1)
     admission: AdmissionConfig = AdmissionConfig()
+    allowed_hosts: AllowedHosts = ()
     cors_origins: tuple[str, ...] = ()
     max_images_per_request: int = Field(16, ge=1, le=MAX_IMAGES)
     max_unsent_bytes: int = Field(4_000_000, ge=1)

@@ -32,6 +32,7 @@ from serve_app.errors import (
     UnsupportedMediaType,
 )
 from serve_app.metrics.specs import CLIENT_LEFT
+from serve_app.own_site import require_own_site
 from serve_app.serve_settings import within
 
 logger = logging.getLogger("serve_app")
@@ -106,6 +107,8 @@ class Endpoint:
         if self._is_counted and self._lane.running.is_closing:
             raise ShuttingDown("the service is shutting down: send it again later, or elsewhere", None, _BACK_AFTER_S)
         exchange.key = self._lane.keys.key_of(_authorization(exchange))
+        if exchange.key is None:
+            require_own_site(headers, config.allowed_hosts, config.cors_origins)
         exchange.timeout_s = _timeout_s(exchange, config.request_timeout_s)
         if self._is_counted and exchange.key is not None:
             exchange.limit_headers = await self._lane.budget.take(exchange.key, requests=1)

@@ -52,6 +52,10 @@ def up(
         int | None,
         typer.Option(min=1, max=65535, envvar="PORT", help="Listen here instead of the file's port."),
     ] = None,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Listen there instead of at the file's host; a name is one that the service answers to."),
+    ] = None,
     address: Annotated[
         str | None,
         typer.Option(
@@ -85,7 +89,7 @@ def up(
         raise CliError(f"--engine is for the demo: set each model's engine in {config}", USAGE)
     demo = DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG
     try:
-        _serve_until_stopped(config or demo, port, address, no_auth, playground, drain_seconds)
+        _serve_until_stopped(config or demo, host, port, address, no_auth, playground, drain_seconds)
     except ConfigError as exc:
         raise CliError(str(exc), USAGE) from exc
     except KeyboardInterrupt as exc:
@@ -93,15 +97,24 @@ def up(
 
 
 def _serve_until_stopped(
-    path: Path, port: int | None, address: str | None, no_auth: bool, playground: bool, drain_seconds: float
+    path: Path,
+    host: str | None,
+    port: int | None,
+    address: str | None,
+    no_auth: bool,
+    playground: bool,
+    drain_seconds: float,
 ) -> None:
     from serve_app.config_file import model_names, read_config_file  # imports late: `--help` stays instant
 
     values = read_config_file(path)
     if port is not None:
         values["http_options"] = {**(values.get("http_options") or {}), "port": port}
+    if host is not None:
+        values["http_options"] = {**(values.get("http_options") or {}), "host": host}
     if playground:
         _add_playground(values)
+    _allow_own_name(values)
     wants_key = _wants_key(values)
     _refuse_open_door(values, wants_key, no_auth)
     set_ray_defaults()
@@ -177,6 +190,33 @@ def _refuse_open_door(values: dict[str, Any], wants_key: bool, no_auth: bool) ->
             USAGE,
         )
     print(f"WARNING: --no-auth: whoever reaches {host} may use every model, and read the metrics", file=sys.stderr)
+
+
+def _allow_own_name(values: dict[str, Any]) -> None:
+    """The name that the service listens on is one that it answers to (`allowed_hosts`)."""
+    host = str((values.get("http_options") or {}).get("host", "127.0.0.1"))
+    if _is_address(host) or host == "localhost":
+        return
+    values["applications"] = [_allowing(app, host) for app in values["applications"]]
+
+
+def _allowing(app: dict[str, Any], host: str) -> dict[str, Any]:
+    args = app.get("args") or {}
+    if app["import_path"] == "serve_app.app:build_model":
+        return app | {"args": args | {"http": _with_host(args.get("http") or {}, host)}}
+    return app | {"args": _with_host(args, host)} if app["import_path"].startswith("serve_app.app:") else app
+
+
+def _with_host(http: dict[str, Any], host: str) -> dict[str, Any]:
+    return http | {"allowed_hosts": [*http.get("allowed_hosts", ()), host]}
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_loopback(host: str) -> bool:

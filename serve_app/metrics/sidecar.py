@@ -6,7 +6,7 @@ counted stays in the summary. A new sidecar knows all totals again after each pr
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -27,6 +27,7 @@ from serve_app.metrics import specs
 from serve_app.metrics.exposition import Exposition
 from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole, Waiting
 from serve_app.metrics.summary import CountKey, Recent, Tally, Values, counts_of, increments, summarize
+from serve_app.own_site import require_own_site
 from serve_app.plain_path import PlainPath
 
 # A full vLLM registry is about 1,500 samples; what is far beyond has a label that shouldn't be one.
@@ -205,7 +206,7 @@ def _exported(heard: _Heard) -> tuple[MetricSnapshot, ...]:
     return heard.metrics
 
 
-def create_metrics_app(sidecar: Sidecar, keys: Keyring) -> Starlette:
+def create_metrics_app(sidecar: Sidecar, keys: Keyring, allowed_hosts: Sequence[str] = ()) -> Starlette:
     """The sidecar's HTTP side: `/` is Prometheus or OpenMetrics text as `Accept` asks, `/summary` JSON.
 
     Where there are `keys`, an administrator's is needed.
@@ -220,21 +221,27 @@ def create_metrics_app(sidecar: Sidecar, keys: Keyring) -> Starlette:
         return JSONResponse(sidecar.summary(), headers={"cache-control": "no-store"})
 
     routes = [Route("/", metrics), Route("/summary", summary)]
-    return Starlette(routes=routes, middleware=[Middleware(PlainPath), Middleware(_AdminsOnly, keys=keys)])
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(PlainPath), Middleware(_AdminsOnly, keys=keys, allowed_hosts=allowed_hosts)],
+    )
 
 
 class _AdminsOnly:
     """Lets those in who have an administrator's key, and everybody where the service has no keys."""
 
-    def __init__(self, app: ASGIApp, keys: Keyring) -> None:
+    def __init__(self, app: ASGIApp, keys: Keyring, allowed_hosts: Sequence[str]) -> None:
         self._app = app
         self._keys = keys
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 key = self._keys.key_of(Headers(scope=scope).get("authorization"))
-                if key is not None and not key.is_admin:
+                if key is None:
+                    require_own_site(scope["headers"], self._allowed_hosts, ())
+                elif not key.is_admin:
                     raise Forbidden("the numbers are for administrators: use a key that has admin: true")
             except RequestError as error:
                 await JSONResponse(error_json(error), error.status)(scope, receive, send)

@@ -28,4 +28,4 @@ def create_playground_app(config: PlaygroundConfig, address: str, folder: Path) 
         ssr_mode=False,
         mcp_server=False,
     )
-    return Door(app, Keyring(config.keys), folder, config.max_upload_bytes)
+    return Door(app, Keyring(config.keys), folder, config.max_upload_bytes, config.allowed_hosts)

@@ -6,14 +6,16 @@ Knows nothing of Gradio but the paths of its routes.
 import base64
 import binascii
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.errors import RequestError, error_json
+from serve_app.errors import Forbidden, RequestError, error_json
 from serve_app.keys import Keyring
+from serve_app.own_site import require_own_site
 
 # Gradio's routes that the page doesn't need: each writes files, or fetches, for whoever asks.
 _CLOSED = ("/gradio_api/deep_link", "/gradio_api/proxy=", "/proxy=", "/gradio_api/vibe", "/gradio_api/app_id")
@@ -30,11 +32,14 @@ class Door:
     bare prefix leads to the one with a slash, below which the page looks for its parts.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keyring, folder: Path, max_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keyring, folder: Path, max_bytes: int, allowed_hosts: Sequence[str] = ()
+    ) -> None:
         self._app = app
         self._keys = keys
         self._folder = folder
         self._max_bytes = max_bytes
+        self._allowed_hosts = allowed_hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -49,7 +54,10 @@ class Door:
         if (authorization := _as_bearer(headers.get("authorization"))) is not None:
             headers["authorization"] = authorization
         try:
-            self._keys.key_of(authorization)
+            if self._keys.key_of(authorization) is None:
+                require_own_site(scope["headers"], self._allowed_hosts, ())
+        except Forbidden as error:
+            return JSONResponse(error_json(error), error.status)
         except RequestError as error:
             return JSONResponse(error_json(error), error.status, headers=_CHALLENGE)
         if scope["method"] == "POST" and Headers(scope=scope).get("sec-fetch-site") == "cross-site":
