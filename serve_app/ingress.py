@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 
 from serve_app.api.caption_styles import list_caption_styles
 from serve_app.api.captions import create_captions
@@ -23,6 +23,7 @@ from serve_app.api.exchange import Exchange, Handler
 from serve_app.api.lane import Lane
 from serve_app.api.openai import create_chat_completion, list_models, retrieve_model
 from serve_app.api.openapi import document
+from serve_app.api.other_routes import hint
 from serve_app.api.requests import cancel_request
 from serve_app.api.tgi import TGI_ROUTES
 from serve_app.errors import (
@@ -35,7 +36,6 @@ from serve_app.errors import (
 )
 from serve_app.keys import Key
 from serve_app.plain_path import PlainPath
-from serve_app.strict import nearest_hint
 
 
 async def health(exchange: Exchange, lane: Lane) -> None:
@@ -162,14 +162,21 @@ async def _http_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, HTTPException), "registered for HTTPException"
     path = _path(request)[:_LONGEST_SHOWN_PATH]
     error: ServeAppError
+    headers = dict(exc.headers or {})
     if exc.status_code == 405:
-        allowed = (exc.headers or {}).get("Allow", "")
-        error = MethodNotAllowed(f"{path} doesn't take {request.method}: use {allowed}")
+        headers["Allow"] = _allowed(request)
+        error = MethodNotAllowed(f"{path} doesn't take {request.method}: use {headers['Allow']}")
     else:
         routes = [route.replace(":path", "") for _, route, _ in ROUTES]
-        error = RouteNotFound(f"no route {path}{nearest_hint(path, routes)}")
+        error = RouteNotFound(f"no route {path}{hint(path, routes)}")
     dialect = _dialect_of(path)
-    return JSONResponse(dialect.error_json(error), dialect.status(error), headers=exc.headers)
+    return JSONResponse(dialect.error_json(error), dialect.status(error), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """The methods of all routes of this path; Starlette's own refusal names the first one's."""
+    routes = [route for route in request.app.routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in routes for method in route.methods}))
 
 
 async def _unexpected_error(request: Request, exc: Exception) -> Response:
