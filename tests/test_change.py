@@ -365,3 +365,29 @@ async def test_who_waits_for_a_model_that_fails_is_told_when_it_does(
     }
     assert (await entry(client, "only"))["state"] == "failed"
     await cluster.deploy(file(BASE))
+
+
+async def test_what_runs_when_a_model_fails_runs_to_its_end(cluster: Cluster, client: httpx.AsyncClient) -> None:
+    """On the replica that was to be replaced, while those that wait behind it are told that none will come."""
+
+    def slow(**changes: Any) -> dict[str, Any]:
+        one = model("slow", tokens=400, tokens_per_s=20, **changes)
+        one["args"] |= {"drain_timeout_s": 100, "max_ongoing_requests": 1, "max_batch_size": 1}
+        return one
+
+    await cluster.deploy(file([*BASE, slow()]))
+    await wait_for_entry(client, "slow", "state", "ready")
+    body = {"model": "slow", "stream": True, "messages": [{"role": "user", "content": "hello"}]}
+    async with client.stream("POST", "/v1/chat/completions", json=body, timeout=DEADLINE_S) as response:
+        lines = response.aiter_lines()
+        assert "token0" in await anext(lines) + await anext(lines) + await anext(lines)
+        await cluster.deploy(file([*BASE, slow(start_error="no weights there: correct the path")]))
+        waiting = asyncio.create_task(client.post("/v1/chat/completions", json=body | {"stream": False},
+                                                  timeout=DEADLINE_S))  # fmt: skip
+        rest = [line async for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    assert "token399" in "".join(rest)
+    assert (await waiting).json()["error"]["message"] == (
+        "model 'slow' failed to start: no weights there: correct the path"
+    )
+    await cluster.deploy(file(BASE))
