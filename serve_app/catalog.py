@@ -6,6 +6,7 @@ Refreshed in the background, so that choosing a model for a request costs a look
 import asyncio
 import logging
 import random
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
@@ -270,8 +271,13 @@ class Catalog:
         return base.name if base else name
 
     def capacity(self, name: str) -> int:
-        """How many requests the application takes at once with the replicas that it has now."""
+        """How many requests the application takes at once with the replicas that it has now.
+
+        All of them where it has failed: so none waits for its turn to be told.
+        """
         entry = self._entries.get(name)
+        if self.refusal_of(name):
+            return sys.maxsize
         if entry is None:
             return num_places(_UNTOLD_AT_ONCE, 0)
         told = entry.description.num_at_once if entry.description else None

@@ -397,13 +397,16 @@ async def test_whoever_watches_hears_of_a_model_that_failed(monkeypatch: pytest.
     catalog.watch(look)
     ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
     failed = overview(ApplicationStatus.DEPLOY_FAILED, DeploymentStatus.DEPLOY_FAILED, 0, TRACEBACK)
+    capacities = []
     for given in (ready, FAILED_ONCE, failed):
         await reasons_of(monkeypatch, catalog, talk=given)
+        capacities.append(catalog.capacity("talk"))
     assert told == [
         None,
         None,
         "model 'talk' failed to start: model 'm': source '/nowhere': there is no folder; correct the path",
     ]
+    assert capacities[2] > 1000 > capacities[1], "whoever waits for its turn is let through, to be told"
 
 
 ASLEEP = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY)
