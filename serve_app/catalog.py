@@ -101,7 +101,8 @@ class Catalog:
         entry = self.find(name) if name is not None else self._default(task, with_pictures)
         if not entry.may_serve(task):
             able = [e.name for e in self._entries.values() if e.may_serve(task)]
-            raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}", "model")
+            wrong = f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}"
+            raise UnsupportedTask(wrong, "model").about(entry.name)
         if refusal := self.refusal_of(entry.name):
             raise refusal
         return entry
@@ -114,7 +115,7 @@ class Catalog:
         how = "failed to start" if entry.state == "failed" else f"is {entry.state}"
         why = (entry.reason or "").removeprefix(f"model '{entry.name}': ")
         retry_after_s = None if entry.state == "failed" else RETRY_AFTER_S
-        return ModelNotReady.because(f"model '{entry.name}' {how}", why, retry_after_s)
+        return ModelNotReady.because(f"model '{entry.name}' {how}", why, retry_after_s).about(entry.name)
 
     def _drawn(self, alias: str, task: Task) -> str:
         """One of the alias's models by weight, among those that are ready for the task, or will be in a moment.

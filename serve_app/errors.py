@@ -43,7 +43,8 @@ class ServeAppError(Exception):
     """A failure with an HTTP status, a stable code and a sentence that says what to change.
 
     `param` names the request's field at fault, in the client's spelling; `retry_after_s` is seconds
-    until a retry has a chance, for the `Retry-After` header.
+    until a retry has a chance, for the `Retry-After` header; `model` the one that the request had come to,
+    for the metrics' label.
     """
 
     status: ClassVar[int]
@@ -55,6 +56,12 @@ class ServeAppError(Exception):
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.model: str | None = None
+
+    def about(self, model: str) -> Self:
+        """This error, of a request that asked for this model, which there is."""
+        self.model = model
+        return self
 
 
 class RequestError(ServeAppError):
@@ -181,7 +188,9 @@ class ModelNotReady(ServiceError):
         return cls(f"{what}: {why or hint}", "model", retry_after_s, f"{what}: {hint}")
 
     def for_strangers(self) -> "ModelNotReady":
-        return ModelNotReady(self.public_message or self.message, self.param, self.retry_after_s)
+        told = ModelNotReady(self.public_message or self.message, self.param, self.retry_after_s)
+        told.model = self.model
+        return told
 
 
 class Overloaded(ServiceError):

@@ -33,7 +33,8 @@ class SingleModelCatalog:
     def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
         entry = self._model if name is None else self.find(name)
         if not entry.may_serve(task):
-            raise UnsupportedTask(f"model '{entry.name}' doesn't do {task}: ask another model", "model")
+            wrong = f"model '{entry.name}' doesn't do {task}: ask another model"
+            raise UnsupportedTask(wrong, "model").about(entry.name)
         return entry
 
     def can_serve(self, entry: ModelEntry) -> bool:

@@ -336,7 +336,7 @@ def test_refusals_stand_in_the_audit_log_without_secrets(service: RunningService
     _until(lambda: any('"event": "refused"' in line for line in logged()))
     line = next(line for line in logged() if '"event": "refused"' in line)
     told = json.loads(line[line.index("{") :])
-    assert (told["key"], told["model"], told["status"], told["code"]) == ("bob", None, 403, "forbidden")
+    assert (told["key"], told["model"], told["status"], told["code"]) == ("bob", "narrow", 403, "forbidden")
     assert "secret" not in line
 
 

@@ -8,21 +8,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
-from serve_app.admission import Admission
 from serve_app.api.endpoint import Endpoint
 from serve_app.api.exchange import Exchange
 from serve_app.api.lane import Lane
-from serve_app.budget import Budget
-from serve_app.engines.scripted_engine import ScriptedEngine
 from serve_app.errors import EngineFailed, ReplicaDied
-from serve_app.http_config import HttpConfig
-from serve_app.images import ImageGate
-from serve_app.keys import Key, Keyring
 from serve_app.metrics.registry import Metrics
-from serve_app.replica import Replica
-from serve_app.running import Running
-from serve_app.single_model import SingleModelCatalog
-from tests.own_lane import MODEL, SCRIPTED
+from tests.bare_lane import bare_lane
+from tests.own_lane import MODEL
 
 SCOPE = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"x-request-id", b"id-1")], "query_string": b""}
 ENDS: dict[str, tuple[list[str], str]] = {
@@ -82,31 +74,6 @@ class Request:
         self.sent.append(message)
 
 
-def lane_of(metrics: Metrics) -> Lane:
-    replica = Replica(MODEL, SCRIPTED, ScriptedEngine(SCRIPTED), metrics)
-
-    async def nobody_else(request_id: str, key: Key | None) -> bool:
-        return False
-
-    async def nothing_to_heed() -> None:
-        return None
-
-    http = HttpConfig()
-    return Lane(
-        config=http,
-        catalog=SingleModelCatalog(MODEL, replica.describe()),
-        handle=replica,
-        images=ImageGate(http.images),
-        metrics=metrics,
-        keys=Keyring(http.keys),
-        budget=Budget(),
-        admission=Admission(http.admission, lambda _: 4),
-        running=Running(),
-        cancel_elsewhere=nobody_else,
-        heed_others=nothing_to_heed,
-    )
-
-
 def outcomes(registry: CollectorRegistry) -> dict[str, float]:
     return {
         sample.labels["outcome"]: sample.value
@@ -131,7 +98,7 @@ async def test_whatever_ends_it_is_counted_and_logged_once(
     caplog.set_level(logging.INFO, "serve_app")
     monkeypatch.setattr(logging.getLogger("serve_app"), "propagate", True)
     registry = CollectorRegistry()
-    request = Request(lane_of(Metrics(registry, [MODEL])), clean_up_s, error)
+    request = Request(bare_lane(Metrics(registry, [MODEL])), clean_up_s, error)
     await request.has_begun.wait()
     for how in ends:
         await request.end(how)

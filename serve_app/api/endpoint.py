@@ -134,6 +134,8 @@ class Endpoint:
         if is_alone:
             return
         exchange.close()  # its leaving changes nothing any more
+        if error.model is not None and not exchange.model:
+            exchange.set_model(error.model)  # its failures are its own, and not those of no model
         headers = {}
         if error.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(error.retry_after_s))

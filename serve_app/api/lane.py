@@ -184,7 +184,8 @@ class Lane:
             name = first.name
         if not key.may_use(name):
             self.catalog.find(name)  # what doesn't exist is told as for every key
-            raise Forbidden(f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}", "model")
+            wrong = f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}"
+            raise Forbidden(wrong, "model").about(name)
         return self.catalog.choose(name, task, with_pictures=with_pictures)
 
     def _means_default(self, name: str) -> bool:

@@ -1,0 +1,41 @@
+"""A lane that nothing serves yet: for an endpoint or an app of its own, in the test's own loop, without Ray."""
+
+from serve_app.admission import Admission
+from serve_app.api.lane import Catalog, Lane
+from serve_app.budget import Budget
+from serve_app.engines.scripted_engine import ScriptedEngine
+from serve_app.http_config import HttpConfig
+from serve_app.images import ImageGate
+from serve_app.keys import Key, Keyring
+from serve_app.metrics.registry import Metrics
+from serve_app.replica import Replica
+from serve_app.running import Running
+from serve_app.single_model import SingleModelCatalog
+from tests.own_lane import MODEL, SCRIPTED
+
+
+def bare_lane(metrics: Metrics, catalog: Catalog | None = None) -> Lane:
+    """Over the scripted engine, which isn't started. `catalog` stands in the place of the one model's."""
+    replica = Replica(MODEL, SCRIPTED, ScriptedEngine(SCRIPTED), metrics)
+    http = HttpConfig()
+    return Lane(
+        config=http,
+        catalog=catalog or SingleModelCatalog(MODEL, replica.describe()),
+        handle=replica,
+        images=ImageGate(http.images),
+        metrics=metrics,
+        keys=Keyring(http.keys),
+        budget=Budget(),
+        admission=Admission(http.admission, lambda _: SCRIPTED.ongoing_limit),
+        running=Running(),
+        cancel_elsewhere=_nobody_else,
+        heed_others=_nothing_to_heed,
+    )
+
+
+async def _nobody_else(request_id: str, key: Key | None) -> bool:
+    return False
+
+
+async def _nothing_to_heed() -> None:
+    return None
