@@ -1,6 +1,7 @@
 """The sidecar's arithmetic, on numbers that can be checked by hand."""
 
 import asyncio
+import re
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any
@@ -174,6 +175,49 @@ def test_percentiles_of_the_last_minute_forget(clock: Clock, sidecar: Sidecar) -
     assert gaps["last_60s"]["p99"] == pytest.approx(0.01, rel=0.3)
     clock.now_s += 70
     assert demo(sidecar)["inter_token_seconds"]["last_60s"] == {"p50": None, "p90": None, "p99": None}
+
+
+def died(sidecar: Sidecar) -> dict[str, float]:
+    """Requests that died with their process, by model, in the text; the summary says the same."""
+    found = re.findall(
+        r'^serve_app_requests_total\{model="(\w+)",outcome="replica_died",replica="dead"\} (\S+)$',
+        text_of(sidecar), re.MULTILINE,
+    )  # fmt: skip
+    in_text = {model: float(value) for model, value in found}
+    models = sidecar.summary()["models"]
+    assert {model: models[model]["failures"].get("replica_died", 0) for model in in_text} == in_text
+    return in_text
+
+
+def test_what_a_dead_process_was_answering_has_an_outcome(clock: Clock, sidecar: Sidecar) -> None:
+    dies, goes = (Process(clock, "ingress", name) for name in ("dies", "goes"))
+    for process in (dies, goes):
+        with process.metrics.request("demo"), process.metrics.request("demo"), process.metrics.request("other"):
+            sidecar.record(process.snapshot())
+    assert died(sidecar) == {"demo": 0, "other": 0}  # from nought on, or no rate would see it
+    sidecar.record(goes.snapshot(is_final=True))
+    clock.now_s += 11
+    assert died(sidecar) == {"demo": 2, "other": 1}
+    successor = Process(clock, "ingress", "next")
+    with successor.metrics.request("demo"):
+        sidecar.record(successor.snapshot())
+        clock.now_s += 11
+        assert died(sidecar) == {"demo": 3, "other": 1}
+
+
+def test_who_was_silent_and_speaks_again_is_not_counted_twice(clock: Clock, sidecar: Sidecar) -> None:
+    """As after a moment in which the sidecar itself got no processor. A count never falls: the next one is due."""
+    process, other = (Process(clock, "ingress", name) for name in ("silent", "other"))
+    with process.metrics.request("demo"), process.metrics.request("demo"):
+        sidecar.record(process.snapshot())
+        clock.now_s += 11
+        assert died(sidecar)["demo"] == 2
+    sidecar.record(process.snapshot())
+    assert died(sidecar)["demo"] == 2
+    with other.metrics.request("demo"), other.metrics.request("demo"), other.metrics.request("demo"):
+        sidecar.record(other.snapshot())
+        clock.now_s += 11
+        assert died(sidecar)["demo"] == 3
 
 
 def test_a_silent_process_leaves_the_text_and_its_counts_stay(clock: Clock, sidecar: Sidecar) -> None:

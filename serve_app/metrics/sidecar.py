@@ -6,8 +6,8 @@ counted stays in the summary. A new sidecar knows all totals again after each pr
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from prometheus_client.exposition import choose_encoder
@@ -21,10 +21,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.config import MetricsConfig
-from serve_app.errors import Forbidden, RequestError, error_json
+from serve_app.errors import Forbidden, ReplicaDied, RequestError, error_json
 from serve_app.keys import Keyring
 from serve_app.metrics import specs
 from serve_app.metrics.exposition import Exposition
+from serve_app.metrics.lost import LostRequests, in_flight
 from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole, Waiting
 from serve_app.metrics.summary import CountKey, Recent, Tally, Values, counts_of, increments, summarize
 from serve_app.own_site import require_own_site
@@ -37,6 +38,7 @@ MAX_MODELS = 1_000
 # Counts of silent processes are kept so long, about 2 kB each, to know one that comes back.
 MAX_SILENT_SOURCES = 1_000
 _PUSH_PERIOD_S = 1.0
+_DEAD = "dead"  # the label `replica` of what died with its process
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class _Heard:
     metrics: tuple[MetricSnapshot, ...]
     is_final: bool
     loading: str | None
+    lost: Mapping[str, float] = field(default_factory=dict)  # requests that went with it, by model
 
 
 class Sidecar:
@@ -73,6 +76,7 @@ class Sidecar:
         self._silent: dict[tuple[str, str], _Heard] = {}
         self._ever = Tally()
         self._recent = Recent()
+        self._lost = LostRequests()
         self._refused = dict.fromkeys(("too_many_samples", "too_many_sources", "too_many_models"), 0)
 
     def record(self, snapshot: Snapshot) -> bool:
@@ -92,7 +96,9 @@ class Sidecar:
         if known and known.source.started_at != source.started_at:
             known = None
         self._count(counts, known, snapshot, now)
-        self._silent.pop(key, None)
+        if (silent := self._silent.pop(key, None)) is not None and known is not None:
+            self._lost.give_back(silent.lost)
+        self._lost.expect(in_flight(snapshot.metrics))
         self._live.pop(key, None)
         self._live[key] = _Heard(
             source,
@@ -137,6 +143,8 @@ class Sidecar:
             key, heard = next(iter(self._live.items()))
             if heard.heard_at >= oldest:
                 break
+            if not heard.is_final:
+                self._count_lost(heard)
             heard.metrics = ()
             self._silent[key] = self._live.pop(key)
         while len(self._silent) > MAX_SILENT_SOURCES:
@@ -152,6 +160,15 @@ class Sidecar:
                     own = (("model", application),)
                     sums[metric.name] += sum(series.values[0] for series in metric.series if series.labels == own)
         return Waiting(*map(round, sums.values()))
+
+    def _count_lost(self, heard: _Heard) -> None:
+        heard.lost = in_flight(heard.metrics)
+        grown = self._lost.add(heard.lost)
+        counts = {
+            CountKey(specs.REQUESTS.name, ReplicaDied.code, model): (number,) for model, number in grown.items()
+        }
+        self._ever.add(counts)
+        self._recent.add(counts, self._clock() - _PUSH_PERIOD_S, self._clock())
 
     def loading(self) -> dict[str, str]:
         """What the replicas that aren't ready yet are doing, by model; of several the last one heard."""
@@ -179,7 +196,11 @@ class Sidecar:
         refused = CounterMetricFamily(spec.name, spec.help, labels=spec.labels)
         for reason, num_refused in self._refused.items():
             refused.add_metric([reason], num_refused)
-        return [start, sources, refused]
+        spec = specs.REQUESTS
+        lost = CounterMetricFamily(spec.name, spec.help, labels=(*spec.labels, "replica"))
+        for model, number in sorted(self._lost.counted.items()):
+            lost.add_metric([model, ReplicaDied.code, _DEAD], number)
+        return [start, sources, refused, lost]
 
     def _num_sources(self) -> dict[str, int]:
         roles = [heard.source.role for heard in self._live.values() if not heard.is_final]

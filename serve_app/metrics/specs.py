@@ -28,7 +28,8 @@ class MetricSpec:
 
 REQUESTS = MetricSpec(
     "serve_app_requests_total", "counter", ("model", "outcome"),
-    "Requests ended, by outcome: ok, client_left or an error's code.", "ingress, lane",
+    "Requests ended, by outcome: ok, client_left or an error's code; replica `dead` is what died with its process.",
+    "ingress, lane",
 )  # fmt: skip
 IN_FLIGHT = MetricSpec(
     "serve_app_requests_in_flight", "gauge", ("model",),
