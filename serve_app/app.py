@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, get_args
 
 import ray
@@ -16,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import ValidationError
 from ray import serve
 from ray.serve import Application
+from ray.serve._private.logging_utils import get_serve_logs_dir
 from ray.serve.config import RequestRouterConfig
 from starlette.applications import Starlette
 
@@ -33,7 +35,7 @@ from serve_app.images import ImageGate
 from serve_app.ingress import create_app
 from serve_app.keys import Key, Keyring
 from serve_app.load_progress import LoadProgress
-from serve_app.log import log_to_stderr
+from serve_app.log import log_to_file
 from serve_app.loop_watch import end_if_stuck
 from serve_app.messages import (
     Chunk,
@@ -152,7 +154,7 @@ class ModelDeployment:
     """
 
     async def __init__(self, config: ModelConfig) -> None:  # type: ignore[misc] # Ray Serve awaits it
-        log_to_stderr()
+        _start_log()
         name = serve.get_replica_context().app_name
         registry = CollectorRegistry()
         metrics = Metrics(registry, models=[name, *config.adapters])
@@ -223,7 +225,7 @@ class IngressDeployment:
     """The HTTP app over the router. `user_config` names the models and changes without a restart."""
 
     def __init__(self, config: IngressConfig) -> None:
-        log_to_stderr()
+        _start_log()
         self._registry = CollectorRegistry()
         self._metrics = Metrics(self._registry)
         self._config = config
@@ -331,6 +333,7 @@ class MetricsDeployment:
     """
 
     def __init__(self, config: MetricsConfig) -> None:
+        _start_log()
         self._sidecar = Sidecar(config)
         self._keys = Keyring(config.keys)
         self._allowed_hosts = config.allowed_hosts
@@ -356,6 +359,11 @@ class MetricsDeployment:
 
     def __serve_build_asgi_app__(self) -> Starlette:
         return create_metrics_app(self._sidecar, self._keys, self._allowed_hosts)
+
+
+def _start_log() -> None:
+    context = serve.get_replica_context()
+    log_to_file(Path(get_serve_logs_dir()), context.app_name, context.replica_id.unique_id)
 
 
 def _start_reporter(

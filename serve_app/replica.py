@@ -2,6 +2,9 @@
 
 import asyncio
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 from serve_app import environment
@@ -28,7 +31,7 @@ from serve_app.messages import (
     Write,
     merged,
 )
-from serve_app.metrics.registry import Metrics
+from serve_app.metrics.registry import GenerationTracker, Metrics, outcome_of
 from serve_app.pressure import FirstTokenClock
 
 logger = logging.getLogger("serve_app")
@@ -71,8 +74,11 @@ class Replica:
         Raises `EngineFailed` where the engine returns before each answer has its end.
         """
         begun, num_ended = set[int](), 0
-        waiting = self._first_tokens.waiting(request.waited_s)
-        with self._metrics.generation(request.model) as generation, waiting as has_token:
+        with (
+            self._metrics.generation(request.model) as generation,
+            _logged(request, generation),
+            self._first_tokens.waiting(request.waited_s) as has_token,
+        ):
 
             def counted(chunk: Chunk) -> None:
                 nonlocal num_ended
@@ -174,6 +180,22 @@ class Replica:
     def _tasks(self) -> tuple[Task, ...]:
         """The configured tasks; a model that takes no pictures has no captions."""
         return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_pictures)
+
+
+@contextmanager
+def _logged(request: GenerationRequest, generation: GenerationTracker) -> Iterator[None]:
+    """One line for what the block does, however it ends; never a prompt, a picture or an answer."""
+    begun_s, error = time.monotonic(), None
+    try:
+        yield
+    except BaseException as exc:
+        error = exc
+        raise
+    finally:
+        logger.info(
+            "generation id=%s model=%s outcome=%s seconds=%.3f tokens=%d",
+            request.id, request.model, outcome_of(error), time.monotonic() - begun_s, generation.num_tokens,
+        )  # fmt: skip
 
 
 async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progress: LoadProgress) -> Replica:

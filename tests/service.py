@@ -31,6 +31,11 @@ class RunningService:
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
+    def log(self) -> str:
+        """What our processes have logged, one file after another."""
+        files = sorted(self.temp_dir.rglob("serve_app_*.log*"))
+        return "".join(file.read_text(errors="replace") for file in files)
+
     def wait_until_ready(self, timeout_s: float = 60.0) -> None:
         """Until `/ready` says it of every model. A generous deadline, not a measurement."""
         deadline = time.monotonic() + timeout_s

@@ -328,10 +328,7 @@ def test_refusals_stand_in_the_audit_log_without_secrets(service: RunningService
     assert asked.status_code == 403
 
     def logged() -> list[str]:
-        files = service.temp_dir.rglob("worker-*.err")
-        return [
-            line for file in files for line in file.read_text(errors="replace").splitlines() if "audited-1" in line
-        ]
+        return [line for line in service.log().splitlines() if "audited-1" in line]
 
     _until(lambda: any('"event": "refused"' in line for line in logged()))
     line = next(line for line in logged() if '"event": "refused"' in line)

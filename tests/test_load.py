@@ -2,12 +2,14 @@
 
 import asyncio
 import time
+from base64 import b64encode
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.mixed_load import mixed_request
+from tests.pictures import png
 from tests.service import RunningService
 
 pytestmark = pytest.mark.cluster
@@ -39,3 +41,26 @@ async def test_a_client_that_leaves_stops_the_engine(service: RunningService) ->
             seen.append(wasted((await client.get("/metrics/summary")).json()))
         assert before < seen[-1] < before + 50_000
         assert seen[-1] == seen[-2] == seen[-3]
+
+
+async def test_one_id_finds_a_request_in_the_logs_of_both_processes(service: RunningService) -> None:
+    """And says which replica answered; nothing of what was said stands there."""
+    chat: dict[str, Any] = {"messages": [{"role": "user", "content": "!echo secretword"}]}
+    caption: dict[str, Any] = {"image": b64encode(png("red", "circle")).decode(), "prompt": "secretword"}
+    asked = {
+        "found-chat": ("/v1/chat/completions", chat),
+        "found-stream": ("/v1/chat/completions", chat | {"stream": True}),
+        "found-caption": ("/v1/captions", caption),
+    }
+    async with httpx.AsyncClient(base_url=service.url, timeout=60, trust_env=False) as client:
+        for request_id, (path, body) in asked.items():
+            answer = await client.post(path, json={"model": "demo"} | body, headers={"x-request-id": request_id})
+            assert answer.status_code == 200, answer.text
+    lines = service.log().splitlines()
+    for request_id in asked:
+        [told] = [line for line in lines if f" request id={request_id} " in line]
+        [made] = [line for line in lines if f" generation id={request_id}" in line]
+        assert " replica=ingress/" in told
+        assert " replica=demo/" in made
+        assert "outcome=ok" in made
+    assert "secretword" not in service.log()

@@ -19,7 +19,7 @@ from serve_app.metrics import specs
 from serve_app.metrics.histogram import DurationHistogram
 from serve_app.metrics.specs import CLEAN, CLIENT_LEFT, NO_MODEL, OK, OUTCOMES, MetricSpec, metrics_table
 
-__all__ = ["GenerationTracker", "ImageTracker", "Metrics", "RequestTracker", "metrics_table"]
+__all__ = ["GenerationTracker", "ImageTracker", "Metrics", "RequestTracker", "metrics_table", "outcome_of"]
 
 
 class Metrics:
@@ -151,7 +151,7 @@ class RequestTracker:
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
         self._metrics.in_flight.labels(self._model).dec()
         self._metrics.request_seconds.of(self._model).observe(self._metrics.clock() - self._started_at)
-        self._metrics.requests.labels(self._model, self._outcome or _outcome_of(error)).inc()
+        self._metrics.requests.labels(self._model, self._outcome or outcome_of(error)).inc()
 
 
 class ImageTracker:
@@ -169,7 +169,7 @@ class ImageTracker:
 
     def __exit__(self, _: object, error: BaseException | None, __: TracebackType | None) -> None:
         self._metrics.image_seconds.of(self._model).observe(self._metrics.clock() - self._started_at)
-        self._metrics.images.labels(self._model, _outcome_of(error)).inc()
+        self._metrics.images.labels(self._model, outcome_of(error)).inc()
 
 
 class GenerationTracker:
@@ -194,6 +194,11 @@ class GenerationTracker:
     def __enter__(self) -> Self:
         self._started_at = self._last_token_at = self._metrics.clock()
         return self
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated until now."""
+        return max(0, self._num_tokens)
 
     def started(self, queue_s: float | None = None) -> None:
         """The engine works on the request: since now, or since `queue_s` seconds after its arrival.
@@ -230,7 +235,8 @@ class GenerationTracker:
             self._metrics.tokens.labels(self._model, "wasted").inc(self._num_tokens)
 
 
-def _outcome_of(error: BaseException | None) -> str:
+def outcome_of(error: BaseException | None) -> str:
+    """The label of what ended so; None is success, a cancellation that nobody wants it any more."""
     if error is None:
         return OK
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
