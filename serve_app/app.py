@@ -195,7 +195,8 @@ class ModelDeployment:
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         http, sidecar = self._config.http, SidecarLink(self._config.metrics_application)
         catalog = SingleModelCatalog(self._name, self._replica.describe())
-        places = num_places(self._replica.describe().num_at_once or 1, num_replicas=1)
+        num_at_once = self._replica.describe().num_at_once or 1
+        places = min(num_places(num_at_once, num_replicas=1), self._config.ongoing_limit)
         admission = Admission(http.admission, lambda _: places, lambda _: self._name, watcher=self._metrics)
         lane = _lane(http, sidecar, catalog, self._lane_model, self._metrics, admission, self._running)
         return create_app(lane)

@@ -104,9 +104,11 @@ class Turns:
         The lowest priority gives way first, from the end of its longest line; of equal priority only a longer line
         does, and a higher one never. Where nothing waits, a prompt of any length fits.
         """
+        if not max_waiting:
+            return None
         if not self.num_waiting:
             return []
-        if not max_waiting or turn.num_tokens > max_tokens:
+        if turn.num_tokens > max_tokens:
             return None
         own = self._line_of(turn)
         left = {line: _Left(line) for line in self._all_lines() if line is not own and line.priority <= turn.priority}

@@ -132,7 +132,7 @@ def _lane_app(replica: Replica, metrics: Metrics, keys_file: Path, model: ModelC
         "max_images_per_request": MAX_IMAGES,
     }
     http = HttpConfig(**{**limits, **more})
-    places = num_places(replica.describe().num_at_once or 1, num_replicas=1)
+    places = min(num_places(replica.describe().num_at_once or 1, num_replicas=1), model.ongoing_limit)
     lane = Lane(
         config=http,
         catalog=SingleModelCatalog(MODEL, replica.describe()),

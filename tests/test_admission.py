@@ -118,6 +118,13 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_where_nothing_may_wait_what_finds_no_room_is_refused() -> None:
+    world = World(max_waiting_requests=0)
+    async with world.busy():
+        assert isinstance(await refusal_of(world.ask("a")), Overloaded)
+    await world.ask("b")
+
+
 async def test_in_a_full_queue_the_longest_line_gives_way() -> None:
     world = World(max_waiting_requests=3)
     async with world.busy():

@@ -67,6 +67,10 @@ async def test_who_gives_way_to_a_prompt(
     assert going(waiting(*lines), *newcomer, most=100, tokens=100, own=own) == gone
 
 
+async def test_where_nothing_may_wait_nothing_does() -> None:
+    assert going(Turns(), "a", 9, most=0) is None
+
+
 async def test_what_comes_before_a_turn() -> None:
     turns = waiting(("a", 5, 6), ("b", 5, 1), ("c", 9, 3), ("d", 1, 5))
     assert turns.num_places_before(Turn("new", 5)) == 1 + 1 + 3
