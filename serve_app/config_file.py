@@ -92,7 +92,7 @@ def _check(values: Any) -> None:
     for index, app in enumerate(values["applications"]):
         _check_application(app, f"applications[{index}]")
         for key, before in seen.items():
-            value = app.get(key)
+            value = app.get(key, "/" if key == "route_prefix" else None)  # Ray Serve's default
             if value is not None and value in before:
                 raise ConfigError(f"applications[{index}]: {key} '{value}' is taken by an application above it")
             before.append(value)

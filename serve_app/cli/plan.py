@@ -1,6 +1,7 @@
 """`serve-app plan`: whether a config file can work on the cluster's nodes, before anything is deployed."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -46,6 +47,7 @@ def plan(
     from serve_app.config_file import read_config_file
     from serve_app.plan.verdict import make_plan
 
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM's arguments are checked where it is installed
     try:
         values = read_config_file(config)
         plan = make_plan(values, _nodes(nodes or [], address, gpu_memory_gib, values))
@@ -107,7 +109,10 @@ def screen(plan: "Plan") -> "RenderableType":
     for row in plan.rows:
         table.add_row(*(Text(printable(cell)) for cell in cells(row)))
     lines = [Text(f"\n{f.severity}: {printable(f.place)}: {printable(f.what)}\n  {f.fix}") for f in plan.findings]
-    verdict = "It works." if plan.works else "It can't work like this."
+    verdict = "It can't work like this."
+    if plan.works:
+        has_warnings = any(finding.severity == "warning" for finding in plan.findings)
+        verdict = "It works, otherwise than written: heed the warnings." if has_warnings else "It works."
     return Group(table, *lines, Text(f"\n{verdict}"))
 
 

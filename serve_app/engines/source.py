@@ -53,6 +53,13 @@ def resolve_adapter(source: str, report: Report) -> Path:
 
 def check(config: ModelConfig) -> None:
     """What can be told in milliseconds, without a network. Raises `ConfigError`."""
+    check_settings(config)
+    if _kind(config.source) == "folder":
+        check_checkpoint(_local(config.source), config.source, config.weights_format == "safetensors")
+
+
+def check_settings(config: ModelConfig) -> None:
+    """Settings that contradict the kind of source, or that no kind may have. Raises `ConfigError`."""
     kind = _kind(config.source)
     if kind == "hub" and config.trust_remote_code and not _COMMIT.fullmatch(config.revision or ""):
         raise ConfigError(
@@ -61,8 +68,11 @@ def check(config: ModelConfig) -> None:
         )
     if kind != "hub" and config.revision is not None:
         raise ConfigError(f"source '{config.source}' is no hub id and has no revisions: leave revision out")
-    if kind == "folder":
-        check_checkpoint(_local(config.source), config.source, config.weights_format == "safetensors")
+
+
+def is_absent_folder(source: str) -> bool:
+    """Whether it can only be a folder and isn't on this machine; it may be on another."""
+    return "://" not in source and source.startswith(("/", ".", "~")) and not _local(source).is_dir()
 
 
 def local_folder(source: str) -> Path | None:

@@ -3,6 +3,9 @@
 It closes two gaps between a replica and the engine core that vLLM spawns. The core doesn't notice its parent's
 death: where a replica is killed, it would live on with all of the model's GPU memory, and the next replica could not
 start. And where the core fails to start, its parent only learns that it did, not why.
+
+An entry point is loaded by every program with vLLM in this environment. It acts in those processes alone that a replica
+of ours started, which find `FAILURE_FILE` in their environment.
 """
 
 import logging
@@ -14,17 +17,18 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-FAILURE_FILE = "SERVE_APP_VLLM_FAILURE"  # environment variable: where to write why the start failed
+FAILURE_FILE = (
+    "SERVE_APP_VLLM_FAILURE"  # a variable that a replica sets while it starts vLLM: where to write why it failed
+)
 
 
 def connect_to_parent() -> None:
-    """In a process that another one spawned: end with it, and tell it why a start fails."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
+    """In a process that a replica spawned: end with it, and tell it why a start fails."""
+    parent, path = multiprocessing.parent_process(), os.environ.get(FAILURE_FILE)
+    if parent is None or path is None:
         return
     threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
-    if path := os.environ.get(FAILURE_FILE):
-        logging.getLogger("vllm").addHandler(_FirstFailure(path))
+    logging.getLogger("vllm").addHandler(_FirstFailure(path))
 
 
 def _end_with(parent: BaseProcess) -> None:

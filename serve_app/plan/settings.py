@@ -5,8 +5,10 @@ from typing import Any
 
 from serve_app.admission import num_places
 from serve_app.config import IngressConfig, ModelConfig
+from serve_app.plan.addresses import address_findings
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
+from serve_app.plan.start import start_findings
 from serve_app.strict import nearest_hint
 
 _DEPLOYMENTS = {
@@ -15,16 +17,15 @@ _DEPLOYMENTS = {
     "serve_app.app:build_metrics": "Metrics",
     "serve_app.app:build_playground": "Playground",
 }
-_OVERRIDES = (
-    "num_replicas",
-    "autoscaling_config",
-    "ray_actor_options",
-    "placement_group_bundles",
-    "placement_group_strategy",
-    "max_ongoing_requests",
-    "max_queued_requests",
-    "max_replicas_per_node",
-)
+# What a deployment may say beside args without changing what was checked or promised; all else overrides it.
+_HARMLESS = ("name", "user_config", "logging_config", "rolling_update_percentage", "max_surge_percent")
+_INSTEAD = {
+    "graceful_shutdown_timeout_s": "take it out: set a model's drain_timeout_s, an ingress's request_timeout_s",
+    "request_router_config": "take it out and set args.balancing",
+    "max_constructor_retry_count": "take it out and set args.start_attempts",
+    "health_check_period_s": "take it out: how soon a dead or hung replica is noticed was measured without it",
+    "health_check_timeout_s": "take it out: how soon a dead or hung replica is noticed was measured without it",
+}
 
 
 def settings_findings(values: dict[str, Any], applications: list[Application]) -> Iterator[Finding]:
@@ -44,7 +45,9 @@ def settings_findings(values: dict[str, Any], applications: list[Application]) -
             yield from _scaling(application.model, f"{place}.autoscaling", num_waiting)
             yield from _load(application.model, place)
             yield from _without_effect(application.model, place)
+            yield from start_findings(application.model, place)
     yield from _routing(values, applications)
+    yield from address_findings(values, applications)
 
 
 def _ingresses(values: dict[str, Any]) -> set[str]:
@@ -63,12 +66,12 @@ def _deployments(app: dict[str, Any], application: Application) -> Iterator[Find
                 "application",
                 f"name it {known}",
             )
-        for key in _OVERRIDES:
-            if key in deployment:
+        for key in deployment:
+            if key not in _HARMLESS:
                 yield warning(
                     f"{place}.{key}",
-                    f"it overrides what args say of {application.title}, and isn't counted here",
-                    "take it out and set it in args",
+                    f"it overrides what args and this package say of {application.title}, and isn't counted here",
+                    _INSTEAD.get(key, "take it out and set it in args"),
                 )
 
 
@@ -173,8 +176,16 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
                 f"there is no model '{name}' in the file{nearest_hint(name, models)}",
                 "add its application, or take the name out",
             )
+    lanes = {a["name"]: prefix for a in values["applications"] if (prefix := a.get("route_prefix", "/")) is not None}
     for name, application in models.items():
         if named and name not in {wanted for _, wanted in named}:
+            if name in lanes:
+                yield note(
+                    application.place,
+                    f"no ingress names model '{name}': requests reach it at {lanes[name]} alone",
+                    "add it to the ingress's user_config.models to have it at the common address too",
+                )
+                continue
             yield warning(
                 application.place,
                 f"no ingress names model '{name}': it takes its resources, and no request reaches it",

@@ -1,0 +1,31 @@
+"""What a replica's start would refuse, as far as it can be told without the replica: its source, vLLM's arguments."""
+
+from collections.abc import Callable, Iterator
+
+from serve_app.config import ModelConfig
+from serve_app.engines import source, vllm_args, vllm_ranks
+from serve_app.errors import ConfigError
+from serve_app.plan.finding import Finding, error, note
+
+
+def start_findings(model: ModelConfig, place: str) -> Iterator[Finding]:
+    """What the start's own checks say of the config; those that need the model's files are left out."""
+    if model.engine == "scripted":
+        return
+    if not source.is_absent_folder(model.source):  # that may lie on the nodes
+        yield from _refusal(source.check_settings, model, f"{place}.source")
+    if not model.needs_vllm:
+        return
+    yield from _refusal(vllm_ranks.check_ranks, model, f"{place}.engine_args")
+    if model.engine_args and vllm_args.is_installed():
+        yield from _refusal(vllm_args.check_engine_args, model, f"{place}.engine_args")
+    elif model.engine_args:
+        yield note(f"{place}.engine_args", "they aren't checked: vLLM isn't installed here", "plan where it is")
+
+
+def _refusal(check: Callable[[ModelConfig], None], model: ModelConfig, place: str) -> Iterator[Finding]:
+    try:
+        check(model)
+    except ConfigError as exc:
+        what, _, fix = str(exc).removeprefix("engine_args: ").rpartition(": ")
+        yield error(place, what or "no replica could start", fix)
