@@ -82,6 +82,12 @@ def connected(address: str | None) -> Iterator[Any]:
     try:
         context = ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="error")
     except ConnectionError as exc:
+        if _is_unauthenticated(exc):
+            which = "of this machine" if address == "auto" else f"at '{address}'"
+            raise ConfigError(
+                f"the Ray cluster {which} refuses this token: bring its ~/.ray/auth_token here, or set "
+                "RAY_AUTH_TOKEN, and RAY_AUTH_MODE=token"
+            ) from exc
         if address == "auto":
             raise ConfigError("no Ray cluster runs on this machine: start one, or name one with --address") from exc
         raise ConfigError(
@@ -99,6 +105,15 @@ def connected(address: str | None) -> Iterator[Any]:
     finally:
         with _quiet():
             ray.shutdown()
+
+
+def _is_unauthenticated(error: BaseException | None) -> bool:
+    """Whether a cluster answered and wanted another token: Ray says so in the texts of the errors below its own."""
+    while error is not None:
+        if "InvalidAuthToken" in str(error) or "AuthenticationError" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _require_cluster(address: str | None) -> None:

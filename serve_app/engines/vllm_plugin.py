@@ -4,8 +4,8 @@ It closes two gaps between a replica and the engine core that vLLM spawns. The c
 death: where a replica is killed, it would live on with all of the model's GPU memory, and the next replica could not
 start. And where the core fails to start, its parent only learns that it did, not why.
 
-An entry point is loaded by every program with vLLM in this environment. It acts in those processes alone that a replica
-of ours started, which find `FAILURE_FILE` in their environment.
+An entry point is loaded by every program with vLLM in this environment. It acts in those processes alone that a
+replica of ours started, which find `FAILURE_FILE` in their environment.
 """
 
 import logging
@@ -17,9 +17,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 
-FAILURE_FILE = (
-    "SERVE_APP_VLLM_FAILURE"  # a variable that a replica sets while it starts vLLM: where to write why it failed
-)
+FAILURE_FILE = "SERVE_APP_VLLM_FAILURE"  # set by a replica while it starts vLLM: where to write why that failed
 
 
 def connect_to_parent() -> None:
