@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,3 +98,16 @@ def test_models_and_status(service: RunningService) -> None:
     status = command(service, "status", "--json")
     assert status.returncode == 0, status.stderr
     assert "demo" in status.stdout
+
+
+def test_a_plan_for_a_cluster_that_wants_another_token_says_so(service: RunningService, tmp_path: Path) -> None:
+    log = (service.temp_dir / "up.log").read_text()
+    address = re.search(r"Ray is up at (\S+)", log)
+    assert address is not None, log
+    done = subprocess.run(
+        [sys.executable, "-m", "serve_app", "plan", "serve_config.yaml", "--address", address[1]],
+        capture_output=True, text=True, timeout=120, cwd=Path(__file__).parent.parent,
+        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64},
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert f"the Ray cluster at '{address[1]}' refuses this token: bring its ~/.ray/auth_token here" in done.stderr

@@ -12,8 +12,10 @@ import httpx
 import pytest
 
 from serve_app.families import FAMILIES
-from serve_app.http_config import ImageConfig
+from serve_app.http_config import ImageConfig, KeysConfig
+from serve_app.keys import Keyring
 from serve_app.playground import joycaption_space
+from serve_app.playground.door import Door
 from serve_app.playground.fields import sampling_of, text_of
 from serve_app.playground.service import Refused, Said, Service, side_by_side
 from tests.own_lane import bearer
@@ -103,9 +105,48 @@ def test_another_sites_page_may_not_ask(page: str) -> None:
     assert httpx.get(f"{page}/", headers=headers, trust_env=False).status_code == 200, "a link may lead here"
 
 
-@pytest.mark.parametrize("path", ["/gradio_api/deep_link?session_hash=a", "/gradio_api/proxy=https://example.com"])
-def test_routes_that_the_page_does_not_need_are_closed(page: str, path: str) -> None:
-    assert httpx.get(page + path, headers=KEY, trust_env=False).status_code == 404
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "GET /gradio_api/deep_link?session_hash=a", "GET /gradio_api/proxy=https://example.com", "GET /openapi.json",
+        "HEAD /gradio_api/proxy=https://example.com", "GET /monitoring", "GET /monitoring/summary", "GET /logout",
+        "GET /gradio_api/token", "GET /gradio_api/user", "GET /gradio_api/app_id", "GET /gradio_api/runs",
+        "GET /gradio_api/dev/reload", "GET /gradio_api/vibe-code", "POST /gradio_api/vibe-edit", "POST /login",
+        "POST /gradio_api/component_server", "POST /gradio_api/process_recording", "POST /gradio_api/stream/x",
+        "POST /gradio_api/run/stream_chat", "POST /gradio_api/api/stream_chat", "GET /logout/",
+        "GET /gradio_api/custom_component/a/b/c/d",
+        "GET /gradio_api/stream/a/1/2/playlist-file", "GET /a_route_of_a_later_version", "POST /", "PUT /config",
+        "POST /gradio_api/a_later_one", "DELETE /gradio_api/upload", "GET //gradio_api/proxy=https://example.com",
+        "GET /gradio_api/%70roxy=https://example.com", "GET /gradio_api/call/a/b/c", "OPTIONS /config",
+    ],
+)  # fmt: skip
+def test_routes_that_the_page_does_not_need_are_closed(page: str, asked: str) -> None:
+    method, _, path = asked.partition(" ")
+    answer = httpx.request(method, page + path, headers=KEY, trust_env=False)
+    assert answer.status_code == 404
+    if method != "HEAD":
+        assert answer.json() == {"detail": "not served here"}, "by the door, before Gradio"
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/config", "/theme.css", "/manifest.json", "/gradio_api/info", "/gradio_api/startup-events"]
+)
+def test_routes_that_the_page_needs_are_open(page: str, path: str) -> None:
+    for method in ("GET", "HEAD") if path == "/" else ("GET",):
+        assert httpx.request(method, page + path, headers=KEY, trust_env=False).status_code == 200
+
+
+async def test_a_websocket_is_closed() -> None:
+    async def never(*_: Any) -> Any:
+        raise AssertionError("it came in")
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await Door(never, Keyring(KeysConfig()), Path(), 1)({"type": "websocket", "path": "/"}, never, send)
+    assert sent == [{"type": "websocket.close"}]
 
 
 def test_uploads_are_bounded_one_by_one_and_together(page: str, folder: Path) -> None:

@@ -6,6 +6,7 @@ Knows nothing of Gradio but the paths of its routes.
 import base64
 import binascii
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,8 +18,17 @@ from serve_app.errors import Forbidden, RequestError, error_json
 from serve_app.keys import Keyring
 from serve_app.own_site import require_own_site
 
-# Gradio's routes that the page doesn't need: each writes files, or fetches, for whoever asks.
-_CLOSED = ("/gradio_api/deep_link", "/gradio_api/proxy=", "/proxy=", "/gradio_api/vibe", "/gradio_api/app_id")
+# Gradio's routes that the page and Gradio's clients need. Others write files, fetch, or tell of other visitors for
+# whoever asks, and a later version may have more of them: what isn't here is closed.
+_OPEN = re.compile(
+    r"GET /("
+    r"|config/?|theme\.css|favicon\.ico|robots\.txt|manifest\.json|pwa_icon(/\d+)?"
+    r"|(assets|static|svelte)/.+"
+    r"|gradio_api/(info/?|openapi\.json|startup-events|theme\.css|upload_progress|queue/(data|status)|heartbeat/[^/]+)"
+    r"|gradio_api/file=.+"
+    r"|gradio_api/call/(v2/)?[^/]+/[^/]+"
+    r")|POST /gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?[^/]+/?)"
+)
 _UPLOAD = "/gradio_api/upload"
 # What lets a browser ask its user: any name will do, the password is the key.
 _CHALLENGE = {"www-authenticate": 'Basic realm="serve_app: any name, your API key as the password", charset="UTF-8"'}
@@ -26,6 +36,7 @@ _CHALLENGE = {"www-authenticate": 'Basic realm="serve_app: any name, your API ke
 
 class Door:
     """Lets those in who have a key, everybody where the service has none, and nobody whom another site's page sent.
+    Whoever is in reaches the routes that the page needs.
 
     A key comes as `Bearer` (Gradio's client: `headers={"Authorization": …}`) or as the password of `Basic`
     (browsers). Inside it is always `Bearer`. Uploads end where the files of `folder` have `max_bytes` together. The
@@ -47,6 +58,9 @@ class Door:
             if answer is not None:
                 await answer(scope, receive, send)
                 return
+        elif scope["type"] != "lifespan":  # the page needs no websocket, and none would have shown its key
+            await send({"type": "websocket.close"})
+            return
         await self._app(scope, receive, send)
 
     def _own_answer(self, scope: Scope) -> Response | None:
@@ -63,7 +77,8 @@ class Door:
         if scope["method"] == "POST" and Headers(scope=scope).get("sec-fetch-site") == "cross-site":
             return JSONResponse({"detail": "another site's page may not ask in its visitor's name"}, 403)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if path.startswith(_CLOSED):
+        method = "GET" if scope["method"] == "HEAD" else scope["method"]
+        if not _OPEN.fullmatch(f"{method} {path or '/'}"):
             return JSONResponse({"detail": "not served here"}, 404)
         if path.startswith(_UPLOAD) and scope["method"] == "POST" and _num_bytes(self._folder) > self._max_bytes:
             return JSONResponse({"detail": "the playground holds too many pictures for now: try again later"}, 503)
