@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from serve_app.drain import Drain
-from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited
+from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited, ServeAppError
 from serve_app.http_config import AdmissionConfig
 from serve_app.key_file import DEFAULT_PRIORITY
 from serve_app.keys import Key
@@ -69,7 +69,8 @@ class Admission:
     """One queue for each model.
 
     `capacity` says how many requests a model takes at once through this process, by its name; `queue_of` whose queue
-    a name shares: an adapter waits with its base.
+    a name shares: an adapter waits with its base. `not_ready` is what a request is told at its deadline where its model
+    has no replica.
     """
 
     def __init__(
@@ -79,8 +80,10 @@ class Admission:
         queue_of: Callable[[str], str] = lambda name: name,
         clock: Callable[[], float] = time.monotonic,
         watcher: Watcher = _Nobody(),  # noqa: B008 -- it has no state
+        not_ready: Callable[[GenerationRequest], ServeAppError | None] = lambda _: None,
     ) -> None:
         self._config = config
+        self._not_ready = not_ready
         self._capacity = capacity
         self._queue_of = queue_of
         self._clock = clock
@@ -102,7 +105,7 @@ class Admission:
         queue = self._queues.get(name)
         if queue is None:
             queue = self._queues[name] = _Queue(
-                name, self._config, lambda: self._capacity(name), self._clock, self._watcher
+                name, self._config, lambda: self._capacity(name), self._clock, self._watcher, self._not_ready
             )
         came_at = self._clock()
         num_taken = request.sampling.num_answers if generates else 1
@@ -139,7 +142,9 @@ class _Queue:
         capacity: Callable[[], int],
         clock: Callable[[], float],
         watcher: Watcher,
+        not_ready: Callable[[GenerationRequest], ServeAppError | None],
     ) -> None:
+        self._not_ready = not_ready
         self._name = name
         self._config = config
         self._capacity = capacity
@@ -161,11 +166,11 @@ class _Queue:
         self._make_room(turn)
         self._append(turn)
         with self._watcher.waiting(self._name, turn.num_tokens):
-            await self._wait(turn, request.timeout_s)
+            await self._wait(turn, request)
 
-    async def _wait(self, turn: Turn, timeout_s: float) -> None:
+    async def _wait(self, turn: Turn, request: GenerationRequest) -> None:
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(request.timeout_s):
                 await turn.may_run
         except (TimeoutError, asyncio.CancelledError) as exc:
             if turn.is_in_line:
@@ -174,8 +179,8 @@ class _Queue:
                 self._give_back(turn.num_places)
             if isinstance(exc, asyncio.CancelledError):
                 raise
-            raise DeadlineExceeded(
-                f"model '{self._name}' had no room within {timeout_s:.0f} s: try again later"
+            raise self._not_ready(request) or DeadlineExceeded(
+                f"model '{self._name}' had no room within {request.timeout_s:.0f} s: try again later"
             ) from exc
 
     def leave(self, num_places: int, answered_since: float | None) -> None:

@@ -239,8 +239,9 @@ class IngressDeployment:
         self._router = Router(self._catalog, self._inbox)
         self._running = Running()
         self._admission = Admission(
-            config.admission, self._capacity, self._catalog.application_of, watcher=self._metrics
-        )
+            config.admission, self._capacity, self._catalog.application_of,
+            watcher=self._metrics, not_ready=self._router.not_ready,
+        )  # fmt: skip
         self._tasks: list[asyncio.Task[None]] = []
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:

@@ -177,11 +177,15 @@ class Router:
             if (refusal := self._models.refusal_of(call.model)) and call.is_waiting:
                 call.refuse(refusal)
 
-    def _too_late(self, request: GenerationRequest) -> ServeAppError:
+    def not_ready(self, request: GenerationRequest) -> ModelNotReady | None:
+        """What a request whose time is over is told, where that is because its model has no replica."""
         if why := self._models.why_not_running(request.model):
             what = f"model '{request.model}' is warming up and wasn't ready within {request.timeout_s:.0f} s"
             return ModelNotReady.because(what, why, WARM_UP_RETRY_AFTER_S)
-        return DeadlineExceeded(
+        return None
+
+    def _too_late(self, request: GenerationRequest) -> ServeAppError:
+        return self.not_ready(request) or DeadlineExceeded(
             f"model '{request.model}' gave no answer within {request.timeout_s:.0f} s: "
             "ask for fewer tokens or try again later"
         )

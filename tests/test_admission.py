@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.admission import Admission, estimated_tokens, num_places
-from serve_app.errors import DeadlineExceeded, EngineFailed, Overloaded, RateLimited, ServeAppError
+from serve_app.errors import DeadlineExceeded, EngineFailed, ModelNotReady, Overloaded, RateLimited, ServeAppError
 from serve_app.http_config import AdmissionConfig
 from serve_app.keys import Key
 from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
@@ -276,6 +276,14 @@ async def test_what_waits_too_long_is_late_and_leaves_no_trace() -> None:
         assert world.admission.num_waiting("m") == 0
     await world.ask("next")
     assert world.order == ["next"]
+
+
+async def test_what_waits_too_long_for_a_model_without_a_replica_is_told_so() -> None:
+    told = ModelNotReady("model 'm' is warming up")
+    admission = Admission(AdmissionConfig(), lambda _: 0, not_ready=lambda request: told)
+    with pytest.raises(ModelNotReady, match="warming up"):
+        await _through(admission, a_request(timeout_s=0.02))
+    assert admission.num_waiting("m") == 0
 
 
 async def test_the_wait_is_taken_off_the_time_that_is_left() -> None:

@@ -156,12 +156,13 @@ async def test_a_model_at_zero_is_woken_once_by_a_thousand_requests(client: http
     await seen_until(client, "sleeper", 0)  # idle, it sleeps again
 
 
-async def test_a_request_for_a_model_that_warms_up_too_long_is_told_so(client: httpx.AsyncClient) -> None:
-    response = await chat(client, "stuck", prefix="/impatient")
-    error = response.json()["error"]
-    assert (response.status_code, error["code"], error["param"]) == (503, "model_not_ready", "model")
-    assert "warming up" in error["message"]
-    assert int(response.headers["retry-after"]) > 0
+async def test_requests_for_a_model_that_warms_up_too_long_are_told_so(client: httpx.AsyncClient) -> None:
+    """Those that Ray Serve holds, and those that wait for their turn."""
+    for response in await asyncio.gather(*(chat(client, "stuck", prefix="/impatient") for _ in range(20))):
+        error = response.json()["error"]
+        assert (response.status_code, error["code"], error["param"]) == (503, "model_not_ready", "model")
+        assert "warming up" in error["message"]
+        assert int(response.headers["retry-after"]) > 0
     assert (await chat(client, "follower")).status_code == 200, "another model isn't affected"
 
 

@@ -206,26 +206,28 @@ class Lane:
 
     async def answer(self, request: GenerationRequest, key: Key | None) -> tuple[Chunk, ...]:
         """The whole answer, once it is the request's turn. Raises what `Admission` and the handle do."""
-        async with self.admission.admitted(request, key) as admitted:
-            with self._discreetly(key), self._charging(request, key) as charge:
-                chunks = await self.handle.answer(admitted)
-                charge.tokens = chunks[0].num_prompt_tokens + sum(chunk.num_tokens for chunk in chunks)
+        with self._discreetly(key):
+            async with self.admission.admitted(request, key) as admitted:
+                with self._charging(request, key) as charge:
+                    chunks = await self.handle.answer(admitted)
+                    charge.tokens = chunks[0].num_prompt_tokens + sum(chunk.num_tokens for chunk in chunks)
         return chunks
 
     async def stream(
         self, request: GenerationRequest, encoder: EventEncoder, write: Write, key: Key | None
     ) -> StreamTotal:
         """The answer's events to `write`, once it is the request's turn. Raises as `answer` does."""
-        async with self.admission.admitted(request, key) as admitted:
-            with self._discreetly(key), self._charging(request, key) as charge:
-                total = await self.handle.stream(admitted, encoder, charge.counting(write))
-                charge.tokens = total.num_prompt_tokens + total.num_tokens
+        with self._discreetly(key):
+            async with self.admission.admitted(request, key) as admitted:
+                with self._charging(request, key) as charge:
+                    total = await self.handle.stream(admitted, encoder, charge.counting(write))
+                    charge.tokens = total.num_prompt_tokens + total.num_tokens
         return total
 
     async def tokenize(self, request: GenerationRequest, key: Key | None) -> TokenizedPrompt:
         """The prompt that the request would make, once it is the request's turn. Raises as `answer` does."""
-        async with self.admission.admitted(request, key, generates=False) as admitted:
-            with self._discreetly(key):
+        with self._discreetly(key):
+            async with self.admission.admitted(request, key, generates=False) as admitted:
                 return await self.handle.tokenize(admitted)
 
     def tells_all(self, key: Key | None) -> bool:

@@ -74,6 +74,7 @@ class Sidecar:
         # Both in the order in which the processes were last heard.
         self._live: dict[tuple[str, str], _Heard] = {}
         self._silent: dict[tuple[str, str], _Heard] = {}
+        self._waiting: dict[tuple[str, str], dict[str, Waiting]] = {}  # by model, of each live ingress
         self._ever = Tally()
         self._recent = Recent()
         self._lost = LostRequests()
@@ -100,6 +101,8 @@ class Sidecar:
             self._lost.give_back(silent.lost)
         self._lost.expect(in_flight(snapshot.metrics))
         self._live.pop(key, None)
+        if source.role == "ingress":
+            self._waiting[key] = {} if snapshot.is_final else _waiting_by_model(snapshot)
         self._live[key] = _Heard(
             source,
             snapshot.sequence,
@@ -147,19 +150,15 @@ class Sidecar:
                 self._count_lost(heard)
             heard.metrics = ()
             self._silent[key] = self._live.pop(key)
+            self._waiting.pop(key, None)
         while len(self._silent) > MAX_SILENT_SOURCES:
             del self._silent[next(iter(self._silent))]
 
     def waiting(self, application: str) -> Waiting:
         """What waits for the model's turns in all ingresses; what waits in its own lanes their replicas know."""
         self._retire_silent()
-        sums = {specs.WAITING.name: 0.0, specs.WAITING_TOKENS.name: 0.0}
-        for heard in self._live.values():
-            for metric in heard.metrics if heard.source.role == "ingress" and not heard.is_final else ():
-                if metric.name in sums:
-                    own = (("model", application),)
-                    sums[metric.name] += sum(series.values[0] for series in metric.series if series.labels == own)
-        return Waiting(*map(round, sums.values()))
+        told = [models[application] for models in self._waiting.values() if application in models]
+        return Waiting(sum(one.requests for one in told), sum(one.tokens for one in told))
 
     def _count_lost(self, heard: _Heard) -> None:
         heard.lost = in_flight(heard.metrics)
@@ -218,6 +217,15 @@ class Sidecar:
                         gauges[key] = gauges.get(key, 0) + series.values[0]
         head = {"started_at": self.started_at, "sources": self._num_sources()}
         return head | summarize(self._ever, self._recent, gauges, self._clock())
+
+
+def _waiting_by_model(snapshot: Snapshot) -> dict[str, Waiting]:
+    told: dict[str, dict[str, int]] = {specs.WAITING.name: {}, specs.WAITING_TOKENS.name: {}}
+    for metric in snapshot.metrics:
+        if metric.name in told:
+            told[metric.name] |= {dict(one.labels).get("model", ""): round(one.values[0]) for one in metric.series}
+    requests, tokens = told.values()
+    return {model: Waiting(number, tokens.get(model, 0)) for model, number in requests.items()}
 
 
 def _exported(heard: _Heard) -> tuple[MetricSnapshot, ...]:
