@@ -69,8 +69,8 @@ class Admission:
     """One queue for each model.
 
     `capacity` says how many requests a model takes at once through this process, by its name; `queue_of` whose queue
-    a name shares: an adapter waits with its base. `not_ready` is what a request is told at its deadline, where that is
-    because its model has no replica.
+    a name shares: an adapter waits with its base. `not_ready` is what a request is told at its deadline, where that
+    is because its model has no replica.
     """
 
     def __init__(

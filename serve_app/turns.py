@@ -110,10 +110,12 @@ class Turns:
             return []
         if turn.num_tokens > max_tokens:
             return None
+        num_over, tokens_over = self.num_waiting + 1 - max_waiting, self.num_tokens + turn.num_tokens - max_tokens
+        if num_over <= 0 and tokens_over <= 0:
+            return []
         own = self._line_of(turn)
         left = {line: _Left(line) for line in self._all_lines() if line is not own and line.priority <= turn.priority}
         going: list[Turn] = []
-        num_over, tokens_over = self.num_waiting + 1 - max_waiting, self.num_tokens + turn.num_tokens - max_tokens
         while num_over > 0 or tokens_over > 0:
             in_tokens = num_over <= 0
             longest = max(left.values(), key=lambda one: (-one.line.priority, one.size(in_tokens)), default=None)

@@ -83,13 +83,14 @@ class Metrics:
     def waiting(self, queue: str, num_tokens: int) -> Iterator[None]:
         """Track a request that waits for its turn: `with metrics.waiting(model, num_tokens):`, however that ends."""
         label, started_at = self.label(queue), self.clock()
-        self.num_waiting.labels(label).inc()
-        self.waiting_tokens.labels(label).inc(num_tokens)
+        num_waiting, waiting_tokens = self.num_waiting.labels(label), self.waiting_tokens.labels(label)
+        num_waiting.inc()
+        waiting_tokens.inc(num_tokens)
         try:
             yield
         finally:
-            self.num_waiting.labels(label).dec()
-            self.waiting_tokens.labels(label).dec(num_tokens)
+            num_waiting.dec()
+            waiting_tokens.dec(num_tokens)
             self.turn_seconds.of(label).observe(self.clock() - started_at)
 
     def watch_queue(self, model: str, num_waiting: Callable[[], int]) -> None:
