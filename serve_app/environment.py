@@ -26,7 +26,10 @@ _SECRET_WORDS = frozenset({
     "token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "pass", "key", "keys", "apikey",
     "apikeys", "credential", "credentials", "pat", "jwt", "dsn",
 })  # fmt: skip
-_SECRET_PAIRS = frozenset({("access", "tokens"), ("api", "tokens"), ("auth", "tokens"), ("connection", "string")})
+_SECRET_ENDS = ("password", "passwd", "secret", "apikey", "token")  # PGPASSWORD, hfToken
+_SECRET_PAIRS = frozenset(
+    {("access", "tokens"), ("api", "tokens"), ("auth", "tokens"), ("connection", "string"), ("mysql", "pwd")}
+)
 _PLAIN_VALUE = re.compile(r"|[0-9.,]{1,12}|true|false|yes|no|on|off|none|(/|~/|\./)\S*\.[a-z0-9]{1,5}", re.IGNORECASE)
 
 
@@ -125,4 +128,6 @@ def secret_in(values: Mapping[str, Any]) -> str | None:
 
 def _names_secret(name: str) -> bool:
     words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", name) if word]
-    return bool(words) and (words[-1] in _SECRET_WORDS or tuple(words[-2:]) in _SECRET_PAIRS)
+    return bool(words) and (
+        words[-1] in _SECRET_WORDS or words[-1].endswith(_SECRET_ENDS) or tuple(words[-2:]) in _SECRET_PAIRS
+    )

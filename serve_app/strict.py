@@ -10,8 +10,9 @@ from pydantic_core import PydanticCustomError
 # What well-known services' secrets begin with, keys of this service too, and what carries one: a private key, a URL
 # with a password, a header's value.
 _SECRET = re.compile(
-    r"(?<![A-Za-z0-9])(hf_|api_org_|sa-|sk-|[rs]k_live_|gh[opsur]_|github_pat_|glpat-|xox[abeoprs]-|npm_|pypi-|nvapi-"
-    r"|AIza|ya29\.|gsk_|r8_|dop_v1_|AKIA|ASIA|whsec_|SG\.|dckr_pat_|pplx-|xai-)[A-Za-z0-9_.=-]{14,}"
+    r"(?<![\w./-])((hf_|api_org_|npm_|gsk_|r8_|whsec_|[rs]k_live_|gh[opsur]_)[A-Za-z0-9]{14,}|(AKIA|ASIA)[A-Z0-9]{16}"
+    r"|(sk-|sa-|github_pat_|glpat-|xox[abeoprs]-|pypi-AgE|nvapi-|AIza|ya29\.|dop_v1_|dckr_pat_|pplx-|xai-)"
+    r"(?=\S*[0-9])[A-Za-z0-9_.=-]{16,})"
     r"|eyJ[A-Za-z0-9_=-]{8,}\.eyJ[A-Za-z0-9_=-]{8,}\."
     r"|-----BEGIN [A-Z ]*PRIVATE KEY"
     r"|://[^/\s:@]*:[^/\s@]+@"

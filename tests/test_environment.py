@@ -55,6 +55,9 @@ def refusal(config: Any, values: Any) -> str:
         ("CERT", "-----BEGIN RSA PRIVATE KEY-----\nMIIE"),
         ("GIT", "ghp_" + "a1B2" * 9),
         ("KEY_OF_OURS", "sa-" + "a1B2_" * 8),
+        ("PGPASSWORD", "x"),
+        ("hfToken", "x"),
+        ("A", "AKIAIOSFODNN7EXAMPLE"),
         ("X", "q7Zt2Lm9Vx4Rk8Wn3Bp6Ys1Hd5Gf0JcQ"),
     ],
 )
@@ -85,6 +88,12 @@ def test_what_looks_like_a_secret_is_refused_and_never_repeated(name: str, value
         ("ARCHITECTURE", "Qwen2_5_VLForConditionalGeneration_Eagle3"),
         ("CUDA_VISIBLE_DEVICES", "GPU-8932f937-d72c-4106-c12f-20bd9faed9f6"),
         ("MONKEY", "banana"),
+        ("MODEL", "/models/llama-sa-finetuned-on-5-million-pictures-v1.0"),
+        ("REGION", "ASIA-PACIFIC-SOUTHEAST-1"),
+        ("INDEX", "pypi-mirror-internal-2024"),
+        ("HF_XET_MODE", "hf_transfer_enabled_everywhere"),
+        ("KIND", "task-specific-model-2-with-a-long-name"),
+        ("PWD", "/home/serve"),
     ],
 )
 def test_what_is_none_is_taken(name: str, value: str) -> None:
