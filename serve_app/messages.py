@@ -165,6 +165,14 @@ class GenerationRequest:
         return tuple(picture for message in self.messages for picture in message.pictures)
 
 
+LEAST_LOGPROB = -9999.0  # OpenAI's, for a token that could not have come: JSON has no infinity
+
+
+def finite_logprob(logprob: float) -> float:
+    """`logprob` as JSON can say it: a grammar's forbidden tokens have -inf, and a broken model's all have NaN."""
+    return logprob if logprob > LEAST_LOGPROB else LEAST_LOGPROB
+
+
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """A token's natural log-probability under the model, before temperature and penalties.

@@ -41,7 +41,7 @@ KEYS: Mapping[str, Mapping[str, Any]] = {
     "blind": {"images_per_minute": 1},
     "steady": {"requests_per_minute": 60},
 }
-START_TIMEOUT_S = 60.0  # transformers takes its time to be imported
+START_TIMEOUT_S = 300.0  # transformers takes its time to be imported, and vLLM three times as much
 
 
 def scripted(**more: Any) -> ModelConfig:

@@ -16,9 +16,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.architectures import Architecture, architecture_of
+from serve_app.engines.break_reader import read_breaks
+from serve_app.engines.client_text import TextGuard, text_guard
 from serve_app.engines.load_errors import explain, require_all_weights
 from serve_app.engines.picture_edges import picture_edge
-from serve_app.engines.processors import load_processor, picture_mark
+from serve_app.engines.processors import load_processor, picture_mark, picture_tokens
 from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.remote_model import RemoteModel
 from serve_app.engines.remote_models import way_of
@@ -56,6 +58,7 @@ class Checkpoint:
     takes_pictures: bool
     picture_edge: PictureEdge | None
     picture_mark: str  # what stands for a picture in a raw prompt
+    texts: TextGuard
     is_encoder_decoder: bool
     context_length: int | None
     eos_ids: frozenset[int]
@@ -160,6 +163,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         takes_pictures=takes_pictures,
         picture_edge=None if isinstance(model, RemoteModel) else picture_edge(folder),
         picture_mark=picture_mark(processor) if takes_pictures and not isinstance(model, RemoteModel) else "",
+        texts=_guarded(model, processor, takes_pictures),
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,
@@ -171,6 +175,18 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         sampling_min_p=(own.min_p or 0.0) if own.do_sample else 0.0,
         sampling_repetition_penalty=_or_one(own.repetition_penalty),
     )
+
+
+def _guarded(model: Any, processor: Any, takes_pictures: bool) -> TextGuard:
+    """What keeps clients' texts texts, and every tokenizer of the processor made to heed it."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    for each in (tokenizer, getattr(processor, "qformer_tokenizer", None)):
+        if each is not None:
+            read_breaks(each)
+    if isinstance(model, RemoteModel):
+        return text_guard(tokenizer, [model.placeholder or ""], has_turns=True)
+    placeholders = picture_tokens(processor) if takes_pictures else ()
+    return text_guard(tokenizer, placeholders, has_turns=bool(getattr(processor, "chat_template", None)))
 
 
 def _or_one(value: float | None) -> float:

@@ -33,9 +33,13 @@ def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> An
 
 
 def picture_tokens(processor: Any) -> set[str]:
-    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too."""
+    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too.
+
+    The begin and end of a picture stand for one as well: Gemma 3's and Kosmos-2's processors look for them.
+    """
     holders = (processor, getattr(processor, "tokenizer", processor))
-    tokens = [getattr(holder, name, None) for holder in holders for name in ("image_token", "video_token")]
+    names = ("image_token", "video_token", "boi_token", "eoi_token")
+    tokens = [getattr(holder, name, None) for holder in holders for name in names]
     return {str(token) for token in tokens if token}
 
 

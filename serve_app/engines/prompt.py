@@ -14,7 +14,7 @@ from jinja2 import Environment, TemplateError, UndefinedError, meta
 from PIL import Image
 
 from serve_app.engines.checkpoint import Checkpoint
-from serve_app.engines.processors import picture_tokens
+from serve_app.engines.client_text import without_breaks
 from serve_app.engines.prompt_batch import Prompt, batch_key, is_along_prompt
 from serve_app.engines.prompt_tokens import cut_start, refuse_pictures, text_tokens, with_one_bos
 from serve_app.engines.remote_model import RemoteModel, Turn
@@ -25,7 +25,7 @@ from serve_app.messages import GenerationRequest, Message, Picture, Text, Tokeni
 def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
     _check_pictures(checkpoint, request)
-    _refuse_reserved_text(checkpoint, request)
+    request = checkpoint.texts.request(request)
     if isinstance(checkpoint.model, RemoteModel):
         return _own_prompt(checkpoint.model, request)
     _check_tokens(checkpoint, request)
@@ -33,7 +33,8 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
         inputs = _model_inputs(checkpoint, request)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
         # only a template's own words are told: other messages can quote the conversation
-        reason = f"its chat template says: {exc}" if isinstance(exc, TemplateError) else "its processor refuses it"
+        words = without_breaks(str(exc))
+        reason = f"its chat template says: {words}" if isinstance(exc, TemplateError) else "its processor refuses it"
         raise InvalidRequest(
             f"model '{request.model}' can't take this conversation ({reason[:300]}): change the order of its roles "
             "or the number and place of its pictures",
@@ -67,31 +68,13 @@ def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
         )
 
 
-def _refuse_reserved_text(checkpoint: Checkpoint, request: GenerationRequest) -> None:
-    """A placeholder of a picture or video typed as text would shift the pictures of the whole batch."""
-    if not checkpoint.takes_pictures:
-        return
-    texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
-    for reserved in _reserved(checkpoint):
-        if any(reserved in text for text in texts):
-            raise InvalidRequest(
-                f"the text contains {reserved}, which stands for a picture: take it out", request.prompt_field
-            )
-
-
-def _reserved(checkpoint: Checkpoint) -> set[str]:
-    if isinstance(checkpoint.model, RemoteModel):
-        return {checkpoint.model.placeholder} if checkpoint.model.placeholder else set()
-    return picture_tokens(checkpoint.processor)
-
-
 def _check_tokens(checkpoint: Checkpoint, request: GenerationRequest) -> None:
     if not (request.raw and request.raw.tokens):
         return
     size, tokens = checkpoint.model.get_input_embeddings().num_embeddings, set(request.raw.tokens)
     if any(not 0 <= token < size for token in tokens):
         raise InvalidRequest(f"model '{request.model}' has {size} tokens: send ids from 0 to {size - 1}", "prompt")
-    for reserved in _reserved(checkpoint) if checkpoint.takes_pictures else ():
+    for reserved in checkpoint.texts.placeholders:
         if checkpoint.tokenizer.convert_tokens_to_ids(reserved) in tokens:
             raise InvalidRequest(f"the prompt has the token of {reserved}, which stands for a picture", "prompt")
 
@@ -189,6 +172,7 @@ def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
 def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPrompt:
     """The request's prompt, which has no pictures. Slow where it is long: call it in a thread."""
     refuse_pictures(request)
+    request = checkpoint.texts.request(request)
     template = getattr(checkpoint.processor, "chat_template", None)
     if isinstance(checkpoint.model, RemoteModel) and not request.raw:
         raise UnsupportedTask(f"model '{request.model}' makes its prompts itself: no template can be told")
@@ -203,7 +187,7 @@ def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPr
         )
     except TemplateError as exc:
         raise InvalidRequest(
-            f"model '{request.model}' can't take this conversation: {exc}"[:300], "messages"
+            f"model '{request.model}' can't take this conversation: {without_breaks(str(exc))}"[:300], "messages"
         ) from exc
     return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=False)
 

@@ -1,7 +1,9 @@
 """A prompt's text as tokens, by a tokenizer of transformers'. Knows no model and no tensors."""
 
+from collections.abc import Iterable
 from typing import Any
 
+from serve_app.engines.break_reader import Place, unbroken
 from serve_app.errors import UnsupportedTask
 from serve_app.messages import GenerationRequest, PromptToken, TokenizedPrompt
 
@@ -35,5 +37,11 @@ def text_tokens(tokenizer: Any, text: str, *, adds_special_tokens: bool) -> Toke
     if not tokenizer.is_fast:
         raise UnsupportedTask("this model's tokenizer can't say where its tokens stand in a text: use another model")
     encoded = tokenizer(text, add_special_tokens=adds_special_tokens, return_offsets_mapping=True)
-    places = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
-    return TokenizedPrompt(text, tuple(PromptToken(token, start, stop) for token, (start, stop) in places))
+    return tokens_of(text, encoded["input_ids"], encoded["offset_mapping"])
+
+
+def tokens_of(text: str, ids: Iterable[int], places: Iterable[Place]) -> TokenizedPrompt:
+    """The tokens of a text and their places, as the client knows it: without its breaks."""
+    text, places = unbroken(text, places)
+    tokens = (PromptToken(token, start, stop) for token, (start, stop) in zip(ids, places, strict=True))
+    return TokenizedPrompt(text, tuple(tokens))

@@ -12,11 +12,9 @@ from serve_app.engines.answer_text import AnswerText
 from serve_app.engines.output_grammar import Grammar
 from serve_app.engines.prompt_batch import Prompt
 from serve_app.errors import InvalidRequest, ServeAppError
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, TokenLogprob
+from serve_app.messages import Chunk, FinishReason, GenerationRequest, TokenLogprob, finite_logprob
 
 Outcome = Chunk | ServeAppError
-
-_LEAST_LOGPROB = -9999.0  # instead of -inf, which JSON can't say; vLLM's choice too
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ class Row:
 
     def _told(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         is_special = token in self.special_ids
-        return TokenLogprob(self.token_text(token), max(logprob, _LEAST_LOGPROB), top, token, is_special)
+        return TokenLogprob(self.token_text(token), finite_logprob(logprob), top, token, is_special)
 
     def _chunk(self, text: str, finish: FinishReason | None) -> Chunk:
         queue_s = (self.started_s or self.received_s) - self.received_s if self._is_first else None

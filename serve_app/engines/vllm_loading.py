@@ -14,6 +14,7 @@ from typing import Any
 from vllm.lora.request import LoRARequest
 from vllm.model_executor.model_loader import get_model_cls
 from vllm.model_executor.models import supports_multimodal
+from vllm.renderers.hf import HfRenderer
 from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.transformers_utils.chat_templates.registry import get_chat_template_fallback_path
 from vllm.usage.usage_lib import UsageContext
@@ -23,7 +24,9 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from serve_app.config import Family, ModelConfig
 from serve_app.engines import source
 from serve_app.engines.architectures import architecture_of
+from serve_app.engines.break_reader import read_breaks
 from serve_app.engines.checkpoint_folder import check_adapter_fits, has_chat_template
+from serve_app.engines.client_text import TextGuard, special_tokens, text_guard
 from serve_app.engines.picture_edges import picture_edge
 from serve_app.engines.vllm_args import (
     PromptOptions,
@@ -44,6 +47,7 @@ from serve_app.messages import PictureEdge
 
 logger = logging.getLogger("serve_app")
 
+_MOST_NUMBERED = 16  # of pictures that a prompt tells apart by number, as Phi-3-vision's `<|image_1|>`
 _UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
 
 
@@ -84,11 +88,12 @@ class LoadedModel:
     family: Family
     special_ids: frozenset[int]
     num_at_once: int
+    texts: TextGuard
+    reads_breaks: bool  # as `texts` makes them; a renderer that encodes texts itself takes none for a token
 
     def picture_mark(self, number: int) -> str:
         """The text that stands for a raw prompt's picture; empty where the model's processor places it itself."""
-        known = get_model_cls(self.llm.model_config)
-        return str(known.get_placeholder_str("image", number) or "") if supports_multimodal(known) else ""
+        return _picture_mark(self.llm, number)
 
     @property
     def picture_limit(self) -> int | None:
@@ -120,9 +125,11 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
             "vLLM on CPUs answers about %s's pictures under a causal mask: set engine: transformers", config.source
         )
     is_plain = options.chat_template is None and _is_plain(folder, whole.model_type)
+    renderer = _renderer(llm, options, is_plain, arguments.reasoning_parser or None)
+    reads_breaks = isinstance(llm.renderer, HfRenderer) and not renderer.use_harmony
     return LoadedModel(
         llm=llm,
-        renderer=_renderer(llm, options, is_plain, arguments.reasoning_parser or None),
+        renderer=renderer,
         pressure=pressure,
         adapters={name: LoRARequest(name, number, str(adapters[name])) for number, name in enumerate(adapters, 1)},
         defaults=_sampling_defaults(llm),
@@ -134,7 +141,30 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         family=family_of_config(whole),
         special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
         num_at_once=int(llm.vllm_config.scheduler_config.max_num_seqs),
+        texts=_guarded(llm, has_turns=not is_plain) if reads_breaks else TextGuard((), ()),
+        reads_breaks=reads_breaks,
     )
+
+
+def _picture_mark(llm: AsyncLLM, number: int) -> str:
+    known = get_model_cls(llm.model_config)
+    return str(known.get_placeholder_str("image", number) or "") if supports_multimodal(known) else ""
+
+
+def _guarded(llm: AsyncLLM, *, has_turns: bool) -> TextGuard:
+    """What keeps clients' texts texts, and the tokenizer made to heed it."""
+    tokenizer, config = llm.renderer.get_tokenizer(), llm.model_config.hf_config
+    read_breaks(tokenizer)
+    if not llm.model_config.is_multimodal_model:
+        return text_guard(tokenizer, (), has_turns=has_turns)
+    special = special_tokens(tokenizer)
+    placeholders: set[str] = set()
+    for mark in {_picture_mark(llm, number) for number in range(1, _MOST_NUMBERED + 1)}:
+        within = {token for token in special if token in mark}  # Qwen-VL's has the begin and the end as well
+        placeholders |= within or {mark}
+    ids = [getattr(config, f"{kind}_token_{name}", None) for kind in ("image", "video") for name in ("id", "index")]
+    placeholders |= {str(tokenizer.convert_ids_to_tokens(one)) for one in ids if isinstance(one, int) and one >= 0}
+    return text_guard(tokenizer, placeholders, has_turns=has_turns)
 
 
 def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:

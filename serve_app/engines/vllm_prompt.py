@@ -10,13 +10,14 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.exceptions import VLLMClientError
 from vllm.inputs import tokens_input
 
+from serve_app.engines.client_text import without_breaks
 from serve_app.engines.context import prompt_too_long
-from serve_app.engines.prompt_tokens import refuse_pictures, with_one_bos
+from serve_app.engines.prompt_tokens import refuse_pictures, tokens_of, with_one_bos
 from serve_app.engines.vllm_args import first_line
 from serve_app.engines.vllm_loading import LoadedModel
 from serve_app.engines.vllm_request import chat_request
 from serve_app.errors import ContextTooLong, InvalidRequest, UnsupportedTask
-from serve_app.messages import GenerationRequest, PromptToken, RawPrompt, Text, TokenizedPrompt
+from serve_app.messages import GenerationRequest, RawPrompt, Text, TokenizedPrompt
 
 Rendered = tuple[ChatCompletionRequest, Any]  # vLLM's request, and the prompt that its engine takes
 
@@ -33,14 +34,16 @@ _RAW_TEMPLATE = (
 async def render(request: GenerationRequest, model: LoadedModel, **more: Any) -> Rendered:
     """vLLM's request and prompt; `more` are fields of its request. Raises what is wrong with the request itself."""
     _refuse_unsupported(request, model)
+    request = model.texts.request(request)
     try:
         if request.raw:
             return await _render_raw(request, request.raw, model, more)
         chat = chat_request(request, is_plain=model.is_plain, **more)
-        rendered = await model.renderer.render_chat(chat)
+        rendered = await _render_chat(chat, model)
     except TemplateError as exc:
+        words = without_breaks(str(exc))
         raise InvalidRequest(
-            f"model '{request.model}' can't take this conversation (its chat template says: {exc}): change the "
+            f"model '{request.model}' can't take this conversation (its chat template says: {words}): change the "
             "order of its roles or the number and place of its pictures",
             "messages",
         ) from exc
@@ -52,6 +55,23 @@ async def render(request: GenerationRequest, model: LoadedModel, **more: Any) ->
     return chat, prompt
 
 
+async def _render_chat(chat: ChatCompletionRequest, model: LoadedModel) -> Any:
+    renderer = model.renderer
+    if not model.reads_breaks:
+        return await renderer.render_chat(chat)
+    # The same, but that the template sees the tools' texts guarded, and a grammar sees them as they are.
+    tools = [model.texts.value(tool.model_dump()) for tool in chat.tools] if chat.tools else None
+    return await renderer.preprocess_chat(
+        chat,
+        chat.messages,
+        renderer.chat_template,
+        renderer.chat_template_content_format,
+        renderer.default_chat_template_kwargs,
+        tool_dicts=tools,
+        parser=renderer.parser,
+    )
+
+
 async def tokenize(request: GenerationRequest, model: LoadedModel) -> TokenizedPrompt:
     """The prompt's text and tokens. Raises what is wrong with the request itself."""
     refuse_pictures(request)
@@ -59,10 +79,7 @@ async def tokenize(request: GenerationRequest, model: LoadedModel) -> TokenizedP
     offsets = prompt.get("prompt_token_offsets")
     if offsets is None:
         raise UnsupportedTask(f"the tokenizer of model '{request.model}' can't say where its tokens stand in a text")
-    places = zip(prompt["prompt_token_ids"], offsets, strict=True)
-    return TokenizedPrompt(
-        prompt["prompt"], tuple(PromptToken(token, start, stop) for token, (start, stop) in places)
-    )
+    return tokens_of(prompt["prompt"], prompt["prompt_token_ids"], offsets)
 
 
 async def _render_raw(
@@ -106,7 +123,7 @@ def _refuse_unsupported(request: GenerationRequest, model: LoadedModel) -> None:
 
 
 def _refusal(request: GenerationRequest, model: LoadedModel, exc: Exception) -> InvalidRequest | ContextTooLong:
-    reason = first_line(exc)
+    reason = without_breaks(first_line(exc))
     if "context length" in reason or "max_model_len" in reason or "longer than" in reason:
         return prompt_too_long(request, f"more ({reason})", model.context_length)
     return InvalidRequest(f"model '{request.model}' can't take this request: {reason}", request.prompt_field)

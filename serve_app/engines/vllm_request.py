@@ -9,10 +9,15 @@ from dataclasses import replace
 from typing import Any
 
 from PIL import Image
-from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.chat_completion.protocol import (
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionRequest,
+    ChatCompletionToolsParam,
+)
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.parser import Parser
+from vllm.sampling_params import StructuredOutputsParams
 
 from serve_app.errors import EngineFailed
 from serve_app.messages import (
@@ -28,6 +33,7 @@ from serve_app.messages import (
     TokenLogprob,
     ToolCallDelta,
     ToolUse,
+    finite_logprob,
 )
 
 # For checkpoints without a chat template: the plain texts, a line each.
@@ -35,27 +41,32 @@ PLAIN_TEMPLATE = (
     "{%- for message in messages -%}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{%- endfor -%}"
 )
 _ANY_OBJECT = json.dumps({"type": "object"})
+_NOTHING_ASKED = ChatCompletionRequest.model_validate({"messages": []})  # a copy costs a tenth of a new one
 
 
 def chat_request(request: GenerationRequest, *, is_plain: bool = False, **more: Any) -> ChatCompletionRequest:
-    """The same request in vLLM's words. Raises vLLM's and pydantic's errors for what it can't take.
+    """The same request in vLLM's words.
 
     `is_plain`: prompts without a chat template, to which the tokenizer adds its special tokens. `more`: fields of
     vLLM's that this service has no word for.
+
+    It is made without vLLM's checks, which are those of its HTTP server: they know fewer stop strings, no images in
+    most roles, and make a one-shot iterator of a list of images. A dialect has checked every field.
     """
-    return ChatCompletionRequest.model_validate(
-        {
-            "messages": [_message(message) for message in request.messages],
-            "stream": True,
-            "request_id": request.id,
-            "add_special_tokens": is_plain,
-            **more,
-            **_sampling(request.sampling),
-            **_output_format(request.sampling.output_format),
-            **_tools(request.tool_use),
-            **({"chat_template_kwargs": json.loads(request.template_args)} if request.template_args else {}),
-        }
-    )
+    fields: dict[str, Any] = {
+        "messages": [_message(message) for message in request.messages],
+        "stop_token_ids": [],  # lists of its own: vLLM may add to them
+        "bad_words": [],
+        "stream": True,
+        "request_id": request.id,
+        "add_special_tokens": is_plain,
+        **more,
+        **_sampling(request.sampling),
+        **_output_format(request.sampling.output_format),
+        **_tools(request.tool_use),
+        **({"chat_template_kwargs": json.loads(request.template_args)} if request.template_args else {}),
+    }
+    return _NOTHING_ASKED.model_copy(update=fields)
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -104,12 +115,12 @@ def _output_format(wanted: OutputFormat | None) -> dict[str, Any]:
     if wanted is None:
         return {}
     if wanted.kind in ("json_schema", "json_object"):
-        return {"structured_outputs": {"json": wanted.spec or _ANY_OBJECT}}
+        return {"structured_outputs": StructuredOutputsParams(json=wanted.spec or _ANY_OBJECT)}
     if wanted.kind == "regex":
-        return {"structured_outputs": {"regex": wanted.spec}}
+        return {"structured_outputs": StructuredOutputsParams(regex=wanted.spec)}
     if wanted.kind == "grammar":
-        return {"structured_outputs": {"grammar": wanted.spec}}
-    return {"structured_outputs": {"choice": json.loads(wanted.spec)}}
+        return {"structured_outputs": StructuredOutputsParams(grammar=wanted.spec)}
+    return {"structured_outputs": StructuredOutputsParams(choice=json.loads(wanted.spec))}
 
 
 def _tools(tool_use: ToolUse | None) -> dict[str, Any]:
@@ -124,10 +135,12 @@ def _tools(tool_use: ToolUse | None) -> dict[str, Any]:
         }
         for tool in tool_use.tools
     ]
-    named = {"type": "function", "function": {"name": tool_use.name}}
+    choice: Any = tool_use.choice
+    if choice == "named":
+        choice = ChatCompletionNamedToolChoiceParam.model_validate({"function": {"name": tool_use.name}})
     return {
-        "tools": [{"type": "function", "function": function} for function in functions],
-        "tool_choice": named if tool_use.choice == "named" else tool_use.choice,
+        "tools": [ChatCompletionToolsParam.model_validate({"function": function}) for function in functions],
+        "tool_choice": choice,
         "parallel_tool_calls": tool_use.is_parallel,
     }
 
@@ -235,7 +248,9 @@ def _logprobs(one: CompletionOutput, num_top: int, special_ids: frozenset[int]) 
 def _token_logprob(token: int, found: dict[int, Logprob], num_top: int, special_ids: frozenset[int]) -> TokenLogprob:
     ranked = sorted(found, key=lambda one: found[one].rank or 0)
     told = {
-        one: TokenLogprob(value.decoded_token or "", value.logprob, id=one, is_special=one in special_ids)
+        one: TokenLogprob(
+            value.decoded_token or "", finite_logprob(value.logprob), id=one, is_special=one in special_ids
+        )
         for one, value in found.items()
     }
     return replace(told[token], top=tuple(told[one] for one in ranked[:num_top]))

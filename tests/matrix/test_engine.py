@@ -15,6 +15,7 @@ from transformers.utils import is_torchvision_available
 
 from serve_app.config import ModelConfig
 from serve_app.engines.checkpoint import Checkpoint
+from serve_app.engines.client_text import special_tokens
 from serve_app.engines.processors import NoVideoProcessor, without_videos
 from serve_app.engines.prompt import prepare
 from serve_app.engines.prompt_batch import collate
@@ -200,19 +201,31 @@ async def test_a_client_that_leaves_frees_it(row: Row, checkpoints: Checkpoints)
         assert (await answer(engine, request(*pictures, "after")))[1] > 0
 
 
-async def test_a_typed_placeholder_harms_only_its_own_request(row: Row, checkpoints: Checkpoints) -> None:
-    """Every special token that the tokenizer knows, typed by a stranger beside a picture."""
-    if not row.takes_pictures:
-        return
-    good = request(picture(40, 24, 1), "what is this?", max_tokens=4)
+async def test_a_special_token_that_is_typed_is_a_text(row: Row, checkpoints: Checkpoints) -> None:
+    """Every one that the tokenizer knows, typed by a stranger: where turns can be forged, the prompt has it no more
+    often than without; elsewhere it is no image."""
+    pictures = [picture(40, 24, 2)] if row.takes_pictures else []
+    good = request(*pictures, "what is this?", max_tokens=4)
     async with serving(row, checkpoints, batch_wait_s=0.1) as engine:
-        tokenizer = loaded(engine).tokenizer
-        special = [token for token in tokenizer.get_added_vocab() if "patch_index" not in token and "0" not in token]
-        typed = [request(picture(40, 24, 2), f"this {token} is", max_tokens=4) for token in special[:24]]
+        checkpoint = loaded(engine)
+        special = [token for token in special_tokens(checkpoint.tokenizer) if "patch_index" not in token]
+        typed = [request(*pictures, f"this {token} is", max_tokens=4) for token in sorted(special)[:24]]
         alone = await answer(engine, good)
-        answers = await asyncio.gather(*(answer(engine, one) for one in (good, *typed)), return_exceptions=True)
+        answers = await asyncio.gather(*(answer(engine, one) for one in (good, *typed)))
+        if not isinstance(checkpoint.model, RemoteModel):
+            has_turns = bool(getattr(checkpoint.processor, "chat_template", None))
+            guarded = special if has_turns else [one for one in special if one in checkpoint.texts.placeholders]
+            ids = set(checkpoint.tokenizer.convert_tokens_to_ids(guarded))
+            counts = {
+                sum(token in ids for token in prepare(checkpoint, one).tensors["input_ids"][0].tolist())
+                for one in (good, *(each for each in typed if any(word in text_of(each) for word in guarded)))
+            }
+            assert len(counts) == 1
     assert answers[0] == alone
-    assert all(isinstance(one, tuple | InvalidRequest) for one in answers), answers
+
+
+def text_of(asked: GenerationRequest) -> str:
+    return "".join(part.text for part in asked.messages[0].parts if isinstance(part, Text))
 
 
 @pytest.mark.parametrize("row", WITH_CODE, ids=lambda row: row.name)

@@ -1,0 +1,163 @@
+"""Keeps what clients write a text: no image and no control token comes of it, wherever a chat template puts it.
+
+A tokenizer knows its special tokens by their spelling, so that `<image>` in a client's words would place an image and
+`<|im_start|>` begin a turn. Each such spelling gets a break after its first character, a word that no client knows.
+Templates and processors carry it along, and the tokenizer, as `break_reader.py` has it, encodes what stands on
+the two sides apart, so that no token spans it. Texts without such a spelling stay as they are.
+"""
+
+import json
+import re
+import secrets
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from serve_app.messages import GenerationRequest, Message, Text, ToolCall
+
+# Of letters and digits, so that no template's filter and no JSON changes it.
+BREAK = f"b{secrets.token_hex(12)}k"
+
+
+class TextGuard:
+    """Breaks the spellings of one model's tokens.
+
+    `control` are those that no text of a conversation may become. `placeholders` stand for an image: no raw prompt's
+    text may become one either. `split_up` are placeholders that are no token of their own, but several ordinary ones.
+    """
+
+    def __init__(
+        self, control: Collection[str], placeholders: Collection[str], split_up: Collection[str] = ()
+    ) -> None:
+        self.placeholders = frozenset(placeholders)
+        self._split_up = frozenset(split_up)
+        self._of_raw = _Spellings(self.placeholders | self._split_up)
+        self._of_chats = _Spellings({*control, *self.placeholders, *self._split_up})
+
+    def request(self, request: GenerationRequest) -> GenerationRequest:
+        """The request with its texts broken where need be; the very same one where there is none."""
+        spellings = self._of_chats if request.raw is None else self._of_raw
+        messages = tuple(self._message(message, spellings) for message in request.messages)
+        if any(new is not old for new, old in zip(messages, request.messages, strict=True)):
+            request = replace(request, messages=messages)
+        if request.template_args and (args := self._json(request.template_args, spellings)) != request.template_args:
+            request = replace(request, template_args=args)
+        return request
+
+    def value(self, value: Any) -> Any:
+        """A tool's definition, or any other value of JSON, for a chat template."""
+        return self._value(value, self._of_chats)
+
+    def _message(self, message: Message, spellings: "_Spellings") -> Message:
+        texts = [part.text for part in message.parts if isinstance(part, Text)]
+        broken = self._broken("".join(texts), texts, spellings)
+        calls = tuple(self._call(call, spellings) for call in message.tool_calls)
+        answered = message.tool_call_id and self._value(message.tool_call_id, spellings)
+        if broken == texts and calls == message.tool_calls and answered == message.tool_call_id:
+            return message
+        left = iter(broken)
+        parts = tuple(Text(next(left)) if isinstance(part, Text) else part for part in message.parts)
+        return replace(message, parts=parts, tool_calls=calls, tool_call_id=answered)
+
+    def _call(self, call: ToolCall, spellings: "_Spellings") -> ToolCall:
+        arguments = self._json(call.arguments, spellings)
+        return ToolCall(self._value(call.id, spellings), self._value(call.name, spellings), arguments)
+
+    def _json(self, document: str, spellings: "_Spellings") -> str:
+        """Broken as it is read: an escape may hide a spelling. What is no JSON stays, for others to refuse."""
+        try:
+            value = json.loads(document)
+        except ValueError:
+            return document
+        broken = self._value(value, spellings)
+        return document if broken == value else json.dumps(broken, ensure_ascii=False)
+
+    def _value(self, value: Any, spellings: "_Spellings") -> Any:
+        if isinstance(value, str):
+            return self._broken(value, [value], spellings)[0]
+        if isinstance(value, dict):
+            return {self._value(key, spellings): self._value(entry, spellings) for key, entry in value.items()}
+        return [self._value(entry, spellings) for entry in value] if isinstance(value, list) else value
+
+    def _broken(self, whole: str, texts: list[str], spellings: "_Spellings") -> list[str]:
+        """`texts` with breaks. They are looked through as one: a template may put them side by side."""
+        if not spellings.occur_in(whole):
+            return texts
+        places = sorted({*spellings.seconds(whole), *self._insides(whole)})
+        broken, begin = [], 0
+        for text in texts:
+            end = begin + len(text)
+            own = [begin, *(place for place in places if begin < place < end), end]
+            pieces = [whole[start:stop] for start, stop in pairwise(own)]
+            # a break at its very end stands before the next text's first character
+            broken.append((BREAK if begin in places else "") + BREAK.join(pieces))
+            begin = end
+        return broken
+
+    def _insides(self, text: str) -> Iterator[int]:
+        for word in self._split_up:
+            for found in re.finditer(re.escape(word), text):
+                yield from range(found.start() + 1, found.end())
+
+
+def text_guard(tokenizer: Any, placeholders: Iterable[str], *, has_turns: bool) -> TextGuard:
+    """The guard of a model with this tokenizer. `has_turns`: its prompts have turns, which could be forged.
+
+    Prompts without turns are bare texts, in which some models' control tokens say something: Florence-2's places,
+    Kosmos-2's `<grounding>`.
+    """
+    special = special_tokens(tokenizer)
+    words = {word for word in placeholders if len(word) > 1}
+    known = words & (special | set(tokenizer.get_added_vocab()))
+    return TextGuard(special if has_turns else (), known, words - known)
+
+
+def special_tokens(tokenizer: Any) -> set[str]:
+    """How the tokens are spelled that a tokenizer marks as special.
+
+    `<tool_call>` and its like aren't among them; line ends and single characters control nothing.
+    """
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    words = {token.content for token in added.values() if token.special} | set(tokenizer.all_special_tokens)
+    return {word for word in words if len(word) > 1 and word.strip()}
+
+
+def without_breaks(text: str) -> str:
+    return text.replace(BREAK, "")
+
+
+class _Spellings:
+    """Words, and where they begin."""
+
+    def __init__(self, words: Collection[str]) -> None:
+        self._any = _alternatives(words)
+        self._find = re.compile(self._any).search
+        self._starts = re.compile(f"(?={self._any})")
+
+    def occur_in(self, text: str) -> bool:
+        return bool(self._any) and self._find(text) is not None
+
+    def seconds(self, text: str) -> Iterator[int]:
+        """The places of the second characters of all that occur, overlapping ones too."""
+        return (found.start() + 1 for found in self._starts.finditer(text))
+
+
+def _alternatives(words: Collection[str]) -> str:
+    """An expression that finds one of the words in one look at each character, however many they are."""
+    by_head: dict[str, set[str]] = {}
+    for word in words:
+        by_head.setdefault(word[0], set()).add(word)
+    found = []
+    for group in by_head.values():
+        start = _common_start(min(group), max(group))
+        tails = {word[len(start) :] for word in group}
+        found.append(re.escape(start) + ("" if "" in tails else f"(?:{_alternatives(tails)})"))
+    return "|".join(found)
+
+
+def _common_start(one: str, other: str) -> str:
+    length = next(
+        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+    )
+    return one[:length]
