@@ -16,7 +16,7 @@ from PIL import Image
 from serve_app.engines.checkpoint import Checkpoint
 from serve_app.engines.client_text import without_breaks
 from serve_app.engines.prompt_batch import Prompt, batch_key, is_along_prompt
-from serve_app.engines.prompt_tokens import cut_start, refuse_pictures, text_tokens, with_one_bos
+from serve_app.engines.prompt_tokens import check_ids, cut_start, refuse_pictures, text_tokens, with_one_bos
 from serve_app.engines.remote_model import RemoteModel, Turn
 from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, Message, Picture, Text, TokenizedPrompt
@@ -28,7 +28,7 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     request = checkpoint.texts.request(request)
     if isinstance(checkpoint.model, RemoteModel):
         return _own_prompt(checkpoint.model, request)
-    _check_tokens(checkpoint, request)
+    check_ids(request, checkpoint.model.get_input_embeddings().num_embeddings, checkpoint.texts, checkpoint.tokenizer)
     try:
         inputs = _model_inputs(checkpoint, request)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
@@ -66,17 +66,6 @@ def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
             f"the conversation has {num_pictures} pictures and model '{request.model}' takes {limit}: send fewer",
             request.prompt_field,
         )
-
-
-def _check_tokens(checkpoint: Checkpoint, request: GenerationRequest) -> None:
-    if not (request.raw and request.raw.tokens):
-        return
-    size, tokens = checkpoint.model.get_input_embeddings().num_embeddings, set(request.raw.tokens)
-    if any(not 0 <= token < size for token in tokens):
-        raise InvalidRequest(f"model '{request.model}' has {size} tokens: send ids from 0 to {size - 1}", "prompt")
-    for reserved in checkpoint.texts.placeholders:
-        if checkpoint.tokenizer.convert_tokens_to_ids(reserved) in tokens:
-            raise InvalidRequest(f"the prompt has the token of {reserved}, which stands for a picture", "prompt")
 
 
 def _cut(tensors: dict[str, torch.Tensor], last_tokens: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:

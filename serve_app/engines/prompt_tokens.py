@@ -4,7 +4,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from serve_app.engines.break_reader import Place, unbroken
-from serve_app.errors import UnsupportedTask
+from serve_app.engines.client_text import TextGuard
+from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, PromptToken, TokenizedPrompt
 
 
@@ -25,6 +26,20 @@ def cut_start(tokens: list[int], last_tokens: int | None, tokenizer: Any) -> lis
     if tokens[0] == tokenizer.bos_token_id and last_tokens > 1:
         return [0, *places[len(tokens) - last_tokens + 1 :]]
     return places[len(tokens) - last_tokens :]
+
+
+def check_ids(request: GenerationRequest, num_tokens: int, texts: TextGuard, tokenizer: Any) -> None:
+    """Raise `InvalidRequest` for a prompt of ids with one that a model of so many tokens lacks, or an image's."""
+    if not (request.raw and request.raw.tokens):
+        return
+    ids = set(request.raw.tokens)
+    if any(not 0 <= one < num_tokens for one in ids):
+        raise InvalidRequest(
+            f"model '{request.model}' has {num_tokens} tokens: send ids from 0 to {num_tokens - 1}", "prompt"
+        )
+    for placeholder in texts.placeholders:
+        if tokenizer.convert_tokens_to_ids(placeholder) in ids:
+            raise InvalidRequest(f"the prompt has the token of {placeholder}, which stands for a picture", "prompt")
 
 
 def refuse_pictures(request: GenerationRequest) -> None:

@@ -214,7 +214,8 @@ def _our_errors(request: GenerationRequest) -> Iterator[None]:
     except ServeAppError:
         raise
     except (VLLMClientError, ValueError) as exc:
-        raise InvalidRequest(f"model '{request.model}' can't take this request: {first_line(exc)}") from exc
+        field = "response_format" if request.sampling.output_format else None  # what vLLM looks at this late
+        raise InvalidRequest(f"model '{request.model}' can't take this request: {first_line(exc)}", field) from exc
     except GracefulHTTPError as exc:  # `max_num_queued_reqs` and its like, where engine_args set them
         raise Overloaded(f"model '{request.model}' is full ({first_line(exc)}): retry later", None, 2.0) from exc
     except Exception as exc:  # an engine boundary: a dead core, a parser's bug

@@ -12,7 +12,7 @@ from vllm.inputs import tokens_input
 
 from serve_app.engines.client_text import without_breaks
 from serve_app.engines.context import prompt_too_long
-from serve_app.engines.prompt_tokens import refuse_pictures, tokens_of, with_one_bos
+from serve_app.engines.prompt_tokens import check_ids, refuse_pictures, tokens_of, with_one_bos
 from serve_app.engines.vllm_args import first_line
 from serve_app.engines.vllm_loading import LoadedModel
 from serve_app.engines.vllm_request import chat_request
@@ -86,6 +86,8 @@ async def _render_raw(
     request: GenerationRequest, raw: RawPrompt, model: LoadedModel, more: dict[str, Any]
 ) -> Rendered:
     if raw.tokens:
+        size, tokenizer = model.llm.model_config.get_vocab_size(), model.renderer.renderer.get_tokenizer()
+        check_ids(request, size, model.texts, tokenizer)
         return chat_request(request, **more), tokens_input(list(raw.tokens))
     first, *others = request.messages[0].parts
     if isinstance(first, Text):
