@@ -220,3 +220,10 @@ def test_an_added_token_that_is_not_special_stays_one() -> None:
     tokens.add_tokens([AddedToken("<tool_call>", special=False, normalized=False)])
     asked = a_request("write <tool_call>")
     assert text_guard(tokens, [], has_turns=True).request(asked) is asked
+
+
+def test_a_text_full_of_spellings_is_read_as_any(tokens: Any) -> None:
+    word = tokens.eos_token or tokens.sep_token
+    few, many = (len(tokens(guarded(tokens, word * n), add_special_tokens=False)["input_ids"]) for n in (3, 3003))
+    each = len(tokens(guarded(tokens, word * 4), add_special_tokens=False)["input_ids"]) - few
+    assert many == few + 3000 * each

@@ -4,8 +4,10 @@ Its answers are those for the text without its breaks, but that no token spans o
 text that it got, breaks included; `unbroken` takes them out.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from transformers import BatchEncoding
@@ -13,9 +15,12 @@ from transformers import BatchEncoding
 from serve_app.engines.client_text import BREAK, without_breaks
 
 Place = tuple[int, int]  # of a token in a text: the first character, and the one after the last
+_Encoded = tuple[list[int], Callable[[], list[Place]]]  # tokens, and a way to their places
 
 # Goes before what follows a break, and is taken off again: sentencepiece puts a space in front of a text's beginning.
 _GUARD = "\n"
+_COLUMNS = frozenset({"input_ids", "attention_mask", "token_type_ids", "offset_mapping"})
+_ONE_ROW = {"return_tensors": None, "truncation": None, "max_length": None, "padding": False}
 
 
 def read_breaks(tokenizer: Any) -> None:
@@ -41,14 +46,47 @@ def unbroken(text: str, places: Iterable[Place]) -> tuple[str, list[Place]]:
     return without_breaks(text), moved
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """What stands between two breaks: its tokens, and a way to their places, where its text begins in the whole."""
+
+    ids: list[int]
+    begin: int
+    offsets: Callable[[], list[Place]]
+
+    def places(self) -> list[Place]:
+        return [(max(0, start) + self.begin, stop + self.begin) for start, stop in self.offsets()]
+
+
+class _Row:
+    """One text's row of a tokenizer's answer."""
+
+    def __init__(self, pieces: list[_Piece], ends: tuple[list[int], list[int]], most: int | None) -> None:
+        self._pieces = pieces
+        self._ends = ends
+        self._most = most
+        before, after = ends
+        self.ids = [*before, *chain.from_iterable(piece.ids for piece in pieces), *after][:most]
+
+    def places(self) -> list[Place]:
+        before, after = ([(0, 0)] * len(ids) for ids in self._ends)
+        return [*before, *chain.from_iterable(piece.places() for piece in self._pieces), *after][: self._most]
+
+    def column(self, name: str) -> list[Any]:
+        if name == "offset_mapping":
+            return self.places()
+        constants = {"attention_mask": 1, "token_type_ids": 0}
+        return [constants[name]] * len(self.ids) if name in constants else self.ids
+
+
 class _Encoding(BatchEncoding):
     """The answer to texts with breaks. Idefics3's processor asks it for the tokens of its images."""
 
-    places: list[list[Place]]
+    rows: list[_Row]
 
     def char_to_token(self, row_or_char: int, char: int | None = None, sequence_index: int = 0) -> int | None:
         row, at = (0, row_or_char) if char is None else (row_or_char, char)
-        return next((n for n, (start, stop) in enumerate(self.places[row]) if start <= at < stop), None)
+        return next((n for n, (start, stop) in enumerate(self.rows[row].places()) if start <= at < stop), None)
 
 
 class _ReadsBreaks:
@@ -59,14 +97,15 @@ class _ReadsBreaks:
         texts = [text] if isinstance(text, str) else text if isinstance(text, list | tuple) else []
         if not any(isinstance(one, str) and BREAK in one for one in texts):
             return encode(text, *args, **options)
-        has_places = bool(getattr(self, "is_fast", False))
-        rows, places = zip(*(_row(one, encode, has_places, **options) for one in texts), strict=True)
-        tensors = options.get("return_tensors")
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        tensors, names = options.get("return_tensors"), encode("", **options | _ONE_ROW)
+        rows = [_row(one, self, encode, **options) for one in texts]
+        columns: dict[str, list[Any]] = {
+            name: [row.column(name) for row in rows] for name in names if name in _COLUMNS
+        }
         if isinstance(text, str) and not tensors:
-            columns = rows[0]
+            columns = {name: column[0] for name, column in columns.items()}
         answer = _Encoding(columns, tensor_type=tensors)
-        answer.places = list(places)
+        answer.rows = rows
         return answer
 
     def encode(self, text: Any, *args: Any, **options: Any) -> Any:
@@ -77,56 +116,52 @@ class _ReadsBreaks:
 
 def _row(
     text: str,
+    tokenizer: Any,
     encode: Callable[..., Any],
-    has_places: bool,
     *,
     add_special_tokens: bool = True,
     truncation: Any = None,
     max_length: int | None = None,
-    return_tensors: Any = None,
-    padding: Any = False,
-    **options: Any,
-) -> tuple[dict[str, list[Any]], list[Place]]:
-    """One text's row of the tokenizer's answer, its pieces encoded apart, and the places of its tokens."""
+    **_: Any,
+) -> _Row:
     first, *others = text.split(BREAK)
-    row = encode(first, add_special_tokens=False, **options)
-    plain = partial(encode, add_special_tokens=False, return_offsets_mapping=has_places)
-    ids, places = list(row["input_ids"]), list(plain(first)["offset_mapping"]) if has_places else []
-    at = len(first)
-    for piece, tokens, within in _inner(others, plain, has_places):
-        at += len(BREAK)
-        ids += tokens
-        places += [(start + at, stop + at) for start, stop in within]
-        at += len(piece)
-    if add_special_tokens:
-        before, after = _ends(first, row["input_ids"], encode)
-        ids = [*before, *ids, *after]
-        places = [*[(0, 0)] * len(before), *places, *[(0, 0)] * len(after)]
-    if truncation and max_length is not None:
-        ids, places = ids[:max_length], places[:max_length]
-    columns: dict[str, list[Any]] = {
-        "input_ids": ids,
-        "attention_mask": [1] * len(ids),
-        "token_type_ids": [0] * len(ids),
-        "offset_mapping": places,
-    }
-    return {name: column for name, column in columns.items() if name in row}, places
+    pieces = [_Piece(ids, 0, offsets) for ids, offsets in _encoded([first], tokenizer, encode)]
+    ends = _ends(first, pieces[0].ids, encode) if add_special_tokens else ([], [])
+    begin = len(first)
+    for piece, (ids, offsets) in zip(others, _within(others, tokenizer, encode), strict=True):
+        begin += len(BREAK)
+        pieces.append(_Piece(ids, begin, offsets))
+        begin += len(piece)
+    return _Row(pieces, ends, max_length if truncation else None)
 
 
-def _inner(
-    pieces: list[str], encode: Callable[..., Any], has_places: bool
-) -> Iterator[tuple[str, list[int], list[Place]]]:
-    """Each piece's tokens and their places in it, as they are within a text."""
-    guard = list(encode(_GUARD)["input_ids"])
-    rows = encode([_GUARD + piece for piece in pieces])
-    for number, piece in enumerate(pieces):
-        row, moved = {name: rows[name][number] for name in rows}, len(_GUARD)
-        if row["input_ids"][: len(guard)] == guard:
-            row = {name: values[len(guard) :] for name, values in row.items()}
+def _within(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> list[_Encoded]:
+    """Each text's tokens as they are where it doesn't begin the whole. Many may be equal: those are encoded once."""
+    ((guard, _),) = _encoded([_GUARD], tokenizer, encode)
+    found: dict[str, _Encoded] = {}
+    unequal = list(dict.fromkeys(texts))
+    guarded = _encoded([_GUARD + text for text in unequal], tokenizer, encode)
+    for text, (ids, offsets) in zip(unequal, guarded, strict=True):
+        if ids[: len(guard)] == guard:
+            found[text] = ids[len(guard) :], partial(_without_guard, offsets, len(guard))
         else:  # the guard is no token of its own there
-            row, moved = encode(piece), 0
-        places = row["offset_mapping"] if has_places else ()
-        yield piece, row["input_ids"], [(max(0, start - moved), stop - moved) for start, stop in places]
+            (found[text],) = _encoded([text], tokenizer, encode)
+    return [found[text] for text in texts]
+
+
+def _without_guard(offsets: Callable[[], list[Place]], num_tokens: int) -> list[Place]:
+    return [(start - len(_GUARD), stop - len(_GUARD)) for start, stop in offsets()[num_tokens:]]
+
+
+def _encoded(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> list[_Encoded]:
+    """By the tokenizer's backend where it has one: a hostile text has a piece for every seven characters."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return [(ids, list) for ids in encode(texts, add_special_tokens=False)["input_ids"]]
+    backend.no_truncation()
+    backend.no_padding()
+    found = backend.encode_batch(texts, add_special_tokens=False)
+    return [(one.ids, partial(getattr, one, "offsets")) for one in found]
 
 
 def _ends(text: str, inside: list[int], encode: Callable[..., Any]) -> tuple[list[int], list[int]]:

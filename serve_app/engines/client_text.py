@@ -9,6 +9,7 @@ the two sides apart, so that no token spans it. Texts without such a spelling st
 import json
 import re
 import secrets
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -88,10 +89,11 @@ class TextGuard:
         broken, begin = [], 0
         for text in texts:
             end = begin + len(text)
-            own = [begin, *(place for place in places if begin < place < end), end]
-            pieces = [whole[start:stop] for start, stop in pairwise(own)]
+            inside = places[bisect_right(places, begin) : bisect_left(places, end)]
+            pieces = [whole[start:stop] for start, stop in pairwise([begin, *inside, end])]
             # a break at its very end stands before the next text's first character
-            broken.append((BREAK if begin in places else "") + BREAK.join(pieces))
+            is_after_break = bisect_right(places, begin) > bisect_left(places, begin)
+            broken.append((BREAK if is_after_break else "") + BREAK.join(pieces))
             begin = end
         return broken
 

@@ -163,7 +163,7 @@ def _guarded(llm: AsyncLLM, *, has_turns: bool) -> TextGuard:
         within = {token for token in special if token in mark}  # Qwen-VL's has the begin and the end as well
         placeholders |= within or {mark}
     ids = [getattr(config, f"{kind}_token_{name}", None) for kind in ("image", "video") for name in ("id", "index")]
-    placeholders |= {str(tokenizer.convert_ids_to_tokens(one)) for one in ids if isinstance(one, int) and one >= 0}
+    placeholders |= {token for token, number in tokenizer.get_added_vocab().items() if number in ids}
     return text_guard(tokenizer, placeholders, has_turns=has_turns)
 
 
