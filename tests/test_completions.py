@@ -15,6 +15,7 @@ from tests.test_malformed import check_error, check_serves_on
 from tests.tgi_page import mistakes
 
 WHO = "<|im_start|>User:\nWho are you?<end_of_utterance>\nAssistant:\n"
+IMAGE_TOKEN = 4  # the demo's `<image>`
 
 
 @pytest.fixture
@@ -114,8 +115,11 @@ def test_a_token_that_is_none_or_a_picture_is_refused(client: openai.OpenAI) -> 
         client.completions.create(model=MODEL, prompt=[5, 100_000])
     assert told.value.param == "prompt"
     with pytest.raises(openai.BadRequestError, match="stands for a picture") as told:
-        client.completions.create(model=MODEL, prompt="a <image> here")
+        client.completions.create(model=MODEL, prompt=[5, IMAGE_TOKEN])
     assert told.value.param == "prompt"
+    written = client.completions.create(model=MODEL, prompt="a <image> here", max_tokens=1).usage
+    assert written is not None
+    assert written.prompt_tokens > 5, "its letters are read"
 
 
 def test_a_picture_in_the_prompt_is_seen_as_by_tgi(client: openai.OpenAI) -> None:
