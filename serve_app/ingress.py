@@ -27,6 +27,7 @@ from serve_app.api.other_routes import hint
 from serve_app.api.requests import cancel_request
 from serve_app.api.tgi import TGI_ROUTES
 from serve_app.errors import (
+    Forbidden,
     InternalError,
     InvalidKey,
     InvalidRequest,
@@ -35,6 +36,7 @@ from serve_app.errors import (
     ServeAppError,
 )
 from serve_app.keys import Key
+from serve_app.own_site import require_own_site
 from serve_app.plain_path import PlainPath
 
 
@@ -56,7 +58,8 @@ async def ready(exchange: Exchange, lane: Lane) -> None:
         is_ready = bool(able) and all(entry in able for entry in entries if catalog.has_served(entry))
     is_ready = is_ready and not lane.running.is_closing
     told: dict[str, Any] = {"ready": is_ready}
-    if lane.tells_all(_key_if_any(exchange, lane)):
+    key = _key_if_any(exchange, lane)
+    if lane.tells_all(key) and (key is not None or _is_of_own_site(exchange, lane)):
         told["models"] = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
         if catalog.refused_config:
             told["refused_config"] = catalog.refused_config
@@ -76,6 +79,14 @@ def _key_if_any(exchange: Exchange, lane: Lane) -> Key | None:
     with suppress(InvalidKey):
         return lane.keys.key_of(exchange.request.headers.get("authorization"))
     return None
+
+
+def _is_of_own_site(exchange: Exchange, lane: Lane) -> bool:
+    try:
+        require_own_site(exchange.request.scope["headers"], lane.config.allowed_hosts, lane.config.cors_origins)
+    except Forbidden:
+        return False
+    return True
 
 
 async def openapi(exchange: Exchange, lane: Lane) -> None:

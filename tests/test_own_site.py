@@ -111,7 +111,8 @@ def test_a_keyless_lane_refuses_what_another_page_sends(lane: httpx.Client, head
         assert answer.status_code == 403, path
         assert "allowed_hosts" in answer.text or "cors_origins" in answer.text
     assert lane.get("/health", headers=headers).status_code == 200  # for whoever checks it, by any name
-    assert lane.get("/ready", headers=headers).status_code == 200
+    assert lane.get("/ready", headers=headers).json() == {"ready": True}
+    assert "models" in lane.get("/ready").json()
 
 
 @pytest.mark.parametrize("headers", [{}, {"host": "localhost"}, {"host": "10.9.8.7:80"}, {"host": "gpu.house"}])
@@ -142,10 +143,10 @@ async def test_the_playground_is_as_closed(tmp_path: Path, headers: dict[str, st
     keys = Keyring(KeysConfig(environment="NO_SUCH_KEYS"))
     door = Door(PlainTextResponse("the page"), keys, tmp_path, 1, ("page.example",))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(door), base_url="http://localhost") as client:
-        for method in ("GET", "POST"):
-            assert (await client.request(method, "/", headers=headers)).status_code == 403
-            assert (await client.request(method, "/", headers={"host": "page.example"})).text == "the page"
-            assert (await client.request(method, "/")).text == "the page"
+        for method, path in (("GET", "/"), ("POST", "/gradio_api/upload")):
+            assert (await client.request(method, path, headers=headers)).status_code == 403
+            assert (await client.request(method, path, headers={"host": "page.example"})).text == "the page"
+            assert (await client.request(method, path)).text == "the page"
 
 
 def test_a_host_that_is_none_is_refused_in_the_config() -> None:
