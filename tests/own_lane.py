@@ -30,6 +30,7 @@ from serve_app.metrics.registry import Metrics
 from serve_app.replica import Replica, create_engine
 from serve_app.running import Running
 from serve_app.single_model import SingleModelCatalog
+from tests.page_check import PageCheck
 
 MODEL = "script"
 CONTEXT_TOKENS = 1000
@@ -80,13 +81,14 @@ def write_keys(path: Path) -> None:
 def own_lane(folder: Path, model: ModelConfig | None = None, **http: Any) -> Iterator[httpx.URL]:
     """The lane's address while the block runs. It keeps its file of keys in `folder`; `http` are further limits.
 
-    `model` stands in the scripted one's place, under the same name.
+    `model` stands in the scripted one's place, under the same name. Every answer is held against the lane's own page.
     """
+    not_on_page: list[str] = []
     write_keys(folder / "keys.yaml")
     config = uvicorn.Config(_nothing, port=0, http="httptools", log_level="critical", timeout_graceful_shutdown=5)
     server = uvicorn.Server(config)
     thread = threading.Thread(
-        target=lambda: asyncio.run(_serve(server, folder / "keys.yaml", model or SCRIPTED, http))
+        target=lambda: asyncio.run(_serve(server, folder / "keys.yaml", model or SCRIPTED, http, not_on_page))
     )
     thread.start()
     try:
@@ -100,6 +102,7 @@ def own_lane(folder: Path, model: ModelConfig | None = None, **http: Any) -> Ite
     finally:
         server.should_exit = True
         thread.join()
+    assert not not_on_page, "\n".join(dict.fromkeys(not_on_page))
 
 
 @contextmanager
@@ -112,13 +115,15 @@ def lane_client(folder: Path, model: ModelConfig | None = None) -> Iterator[http
         yield client
 
 
-async def _serve(server: uvicorn.Server, keys_file: Path, model: ModelConfig, http: dict[str, Any]) -> None:
+async def _serve(
+    server: uvicorn.Server, keys_file: Path, model: ModelConfig, http: dict[str, Any], not_on_page: list[str]
+) -> None:
     """All on one event loop, as in a replica: an engine belongs to the loop that it was started on."""
     metrics = Metrics(CollectorRegistry(), [MODEL])
     replica = Replica(MODEL, model, create_engine(model), metrics)
     await replica.start()
     try:
-        server.config.app = _lane_app(replica, metrics, keys_file, model, http)
+        server.config.app = PageCheck(_lane_app(replica, metrics, keys_file, model, http), not_on_page)
         await server.serve()
     finally:
         await replica.stop()

@@ -118,8 +118,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a stream of it": ({"question": ASKED, "image": RED, "stream": True}, "unknown field 'stream'"),
     "a streamed caption": ({"inputs": RED, "stream": True}, "unknown field 'stream'"),
     "an unknown field": ({"question": ASKED, "image": RED, "questions": []}, "did you mean 'question'"),
-    "beyond the context": ({"question": "word " * 2000, "image": RED}, "the context is 1000"),
-    "an answer beyond it": ({"inputs": RED, "parameters": {"max_new_tokens": 5000}}, "lower max_new_tokens"),
+    "beyond the context": ({"question": "word " * 2000, "image": RED}, "context length is 1000"),
+    "an answer beyond it": ({"inputs": RED, "parameters": {"max_new_tokens": 5000}}, "ask for max_new_tokens of"),
 }  # fmt: skip
 
 

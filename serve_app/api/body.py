@@ -59,7 +59,10 @@ class Body(Strict):
         told = handler(schema)
         fields = handler.resolve_ref_schema(told).setdefault("properties", {})
         for name, values in cls.neutral.items():
-            fields[name] = {"enum": [None, *values], "description": "accepted, and without effect"}
+            fields[name] = {
+                "enum": [None, *(value for value in values if value is not None)],
+                "description": "accepted, and without effect",
+            }
         return told
 
 

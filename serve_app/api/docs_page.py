@@ -51,8 +51,9 @@ def _route(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str
         yield "</table>"
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<p>Body, <code>{media_type}</code>: {_type(content['schema'])}"
-    answers = " or ".join(f"<code>{one}</code>" for one in operation["responses"]["200"]["content"])
-    yield f"<p>Answer: {answers}</details>"
+    for media_type, content in operation["responses"]["200"]["content"].items():
+        yield f"<p>Answer, <code>{media_type}</code>: {_type(content.get('x-event', content['schema']))}"
+    yield "</details>"
 
 
 def _objects(schemas: Mapping[str, Any]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -18,15 +18,16 @@ from serve_app.api.completions import create_completion
 from serve_app.api.exchange import Handler
 from serve_app.api.hub_pictures import CaptionPictureBody, FlatQuestionBody, QuestionBody
 from serve_app.api.openai import create_chat_completion
+from serve_app.api.openapi_answers import ANSWERS, reference
 from serve_app.api.tgi import TGI_ROUTES, generate, generate_either, generate_stream, invocations
 from serve_app.api.tgi_body import GenerateBody, TokenizeBody
 from serve_app.api.tgi_tokens import chat_tokenize, tokenize
-from serve_app.errors import concrete_errors
 
 Routes = Iterable[tuple[str, str, Handler]]
 
 _HUB = (GenerateBody, CaptionPictureBody, QuestionBody, FlatQuestionBody)
 _JSON, _EVENTS, _FORM = "application/json", "text/event-stream", "multipart/form-data"
+_HTML = "text/html"
 # What each handler reads: one of these, in JSON.
 BODIES: Mapping[Handler, tuple[type[Body], ...]] = {
     create_chat_completion: (ChatBody,),
@@ -40,16 +41,44 @@ BODIES: Mapping[Handler, tuple[type[Body], ...]] = {
     chat_tokenize: (ChatBody,),
 }
 _FORMS: Mapping[Handler, type[Body]] = {create_captions: CaptionForm}
-_STREAMED: frozenset[Handler] = frozenset(
-    {create_chat_completion, create_completion, create_captions, generate_stream, generate_either, invocations}
-)
-_NEVER_WHOLE: frozenset[Handler] = frozenset({generate_stream})
+_ABOUT_EVENTS = {"description": "Server-sent events; what the data of each is, but for a last [DONE], says x-event."}
+_HOSTED = ("Generations", "PictureAnswers")
+# What each route answers, by the names of `ANSWERS`: one of these in JSON, and the events of a stream.
+_WHOLE: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("POST", "/v1/chat/completions"): ("ChatCompletion",),
+    ("POST", "/v1/completions"): ("Completion",),
+    ("POST", "/v1/captions"): ("CaptionList",),
+    ("GET", "/v1/captions/styles"): ("CaptionStyles",),
+    ("GET", "/v1/models"): ("ModelList",),
+    ("GET", "/v1/models/{id:path}"): ("Model",),
+    ("DELETE", "/v1/requests/{id}"): ("CancelledRequest",),
+    ("GET", "/health"): ("Health",),
+    ("GET", "/ping"): ("Health",),
+    ("GET", "/"): ("Health",),
+    ("GET", "/ready"): ("Ready",),
+    ("GET", "/openapi.json"): ("Document",),
+    ("POST", "/"): _HOSTED,
+    ("POST", "/generate"): ("Generation",),
+    ("POST", "/invocations"): (*_HOSTED, "ChatCompletion", "Completion"),
+    ("GET", "/info"): ("Info",),
+    ("POST", "/tokenize"): ("Tokens",),
+    ("POST", "/chat_tokenize"): ("ChatTokens",),
+}
+_STREAMED: Mapping[str, tuple[str, ...]] = {
+    "/v1/chat/completions": ("ChatCompletionChunk",),
+    "/v1/completions": ("CompletionChunk",),
+    "/v1/captions": ("CaptionChunk", "Caption", "CaptionFailure"),
+    "/": ("GenerationEvent",),
+    "/generate_stream": ("GenerationEvent",),
+    "/invocations": ("GenerationEvent", "ChatCompletionChunk", "CompletionChunk"),
+}
 _QUERIES = {
     "/v1/captions/styles": ("model", "the model that is asked about"),
     "/info": ("model", "the model that is asked about"),
     "/ready": ("all", "1 where every model must be ready"),
 }
 _TGI = frozenset((method, path) for method, path, _ in TGI_ROUTES)
+_TGI_PATHS = frozenset({"/ping", *(path for _, path, _ in TGI_ROUTES)})
 
 
 def document(routes: Routes, prefix: str) -> dict[str, Any]:
@@ -71,7 +100,7 @@ def _document(routes: tuple[tuple[str, str, Handler], ...]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": {**_body_schemas(), "Error": _openai_error(), "TgiError": _tgi_error()},
+            "schemas": {**_body_schemas(), **ANSWERS},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
         "security": [{}, {"key": []}],
@@ -82,19 +111,22 @@ def _document(routes: tuple[tuple[str, str, Handler], ...]) -> dict[str, Any]:
 def _operation(method: str, path: str, handler: Handler) -> dict[str, Any]:
     summary = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")[0]
     is_tgi = (method, path) in _TGI
-    error = _content("TgiError" if is_tgi else "Error")
-    operation = {
+    error = {"content": {_JSON: _schema(("TgiError" if path in _TGI_PATHS else "Error",))}}
+    operation: dict[str, Any] = {
         "operationId": f"{handler.__name__}_{method.lower()}_{path.strip('/').replace('/', '_') or 'root'}"
         .replace("{", "").replace("}", "").replace(":path", ""),
         "summary": _sentence(summary),
         "tags": [_tag(path, is_tgi)],
         "parameters": _parameters(path, is_tgi),
         "responses": {
-            "200": {"description": "The answer.", "content": _answers(handler)},
+            "200": {"description": "The answer.", "content": _answers(method, path)},
             "4XX": {"description": "The request is at fault, or has to wait; `message` says what to do.", **error},
             "5XX": {"description": "The service is at fault; the same request may pass later.", **error},
         },
     }  # fmt: skip
+    if path == "/ready":
+        not_ready = {"description": "Not now; the same question may be answered otherwise later."}
+        operation["responses"]["503"] = not_ready | {"content": {_JSON: _schema(("Ready", "Error"))}}
     if bodies := BODIES.get(handler):
         operation["requestBody"] = {"required": True, "content": _contents(handler, bodies)}
     return operation
@@ -128,50 +160,34 @@ def _parameters(path: str, is_tgi: bool) -> list[dict[str, Any]]:
 
 
 def _contents(handler: Handler, bodies: tuple[type[Body], ...]) -> dict[str, Any]:
-    named = [{"$ref": _reference(body.__name__)} for body in bodies]
-    contents: dict[str, Any] = {_JSON: {"schema": named[0] if len(named) == 1 else {"anyOf": named}}}
+    contents: dict[str, Any] = {_JSON: _schema([body.__name__ for body in bodies])}
     if form := _FORMS.get(handler):
         files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
         pictures = {"type": "object", "properties": {"image": files}, "required": ["image"]}
-        contents[_FORM] = {"schema": {"allOf": [{"$ref": _reference(form.__name__)}, pictures]}}
+        contents[_FORM] = {"schema": {"allOf": [{"$ref": reference(form.__name__)}, pictures]}}
     return contents
 
 
-def _answers(handler: Handler) -> dict[str, Any]:
-    answers: dict[str, Any] = {} if handler in _NEVER_WHOLE else {_JSON: {"schema": {}}}
-    if handler in _STREAMED:
-        answers[_EVENTS] = {"schema": {"type": "string"}}
+def _answers(method: str, path: str) -> dict[str, Any]:
+    """By media type. OpenAPI 3.1 has no word for what an event of a stream carries, so that it has one of ours."""
+    answers: dict[str, Any] = {_HTML: {"schema": {"type": "string"}}} if path == "/docs" else {}
+    if whole := _WHOLE.get((method, path)):
+        answers[_JSON] = _schema(whole)
+    if method == "POST" and (events := _STREAMED.get(path)):
+        failure = "TgiError" if path in _TGI_PATHS else "Error"
+        answers[_EVENTS] = {"schema": _ABOUT_EVENTS, "x-event": _schema((*events, failure))["schema"]}
     return answers
 
 
-def _content(schema: str) -> dict[str, Any]:
-    return {"content": {_JSON: {"schema": {"$ref": _reference(schema)}}}}
-
-
-def _reference(name: str) -> str:
-    return f"#/components/schemas/{name}"
+def _schema(names: Sequence[str]) -> dict[str, Any]:
+    """One of these."""
+    named = [{"$ref": reference(name)} for name in names]
+    return {"schema": named[0] if len(named) == 1 else {"anyOf": named}}
 
 
 def _body_schemas() -> dict[str, Any]:
     bodies = dict.fromkeys(body for read in BODIES.values() for body in read) | dict.fromkeys(_FORMS.values())
-    _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=_reference("{model}"))
+    _, schemas = models_json_schema([(body, "validation") for body in bodies], ref_template=reference("{model}"))
     found: dict[str, Any] = schemas["$defs"]
     found[CaptionForm.__name__].pop("additionalProperties")  # the files stand beside the fields
     return found
-
-
-def _openai_error() -> dict[str, Any]:
-    text_or_null = {"type": ["string", "null"]}
-    fields = {
-        "message": {"type": "string"},
-        "type": {"type": "string"},
-        "param": text_or_null,
-        "code": {"type": "string", "enum": sorted({error.code for error in concrete_errors()})},
-    }
-    error = {"type": "object", "properties": fields, "required": list(fields)}
-    return {"type": "object", "properties": {"error": error}, "required": ["error"]}
-
-
-def _tgi_error() -> dict[str, Any]:
-    fields = {"error": {"type": "string"}, "error_type": {"type": "string"}}
-    return {"type": "object", "properties": fields, "required": list(fields)}

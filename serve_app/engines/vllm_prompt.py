@@ -127,5 +127,5 @@ def _refuse_unsupported(request: GenerationRequest, model: LoadedModel) -> None:
 def _refusal(request: GenerationRequest, model: LoadedModel, exc: Exception) -> InvalidRequest | ContextTooLong:
     reason = without_breaks(first_line(exc))
     if "context length" in reason or "max_model_len" in reason or "longer than" in reason:
-        return prompt_too_long(request, f"more ({reason})", model.context_length)
+        return prompt_too_long(request, "more than that", model.context_length)
     return InvalidRequest(f"model '{request.model}' can't take this request: {reason}", request.prompt_field)
