@@ -246,3 +246,13 @@ async def test_a_replica_whose_secret_is_missing_says_so(tmp_path: Path) -> None
     config = ModelConfig.model_validate({"source": "none", "engine": "scripted", "env_from": places})
     with pytest.raises(ConfigError, match="model 'm': env_from: HF_TOKEN: there is no file"):
         await start_replica("m", config, Metrics(CollectorRegistry(), ["m"]), LoadProgress("m"))
+
+
+def test_ranks_on_other_nodes_get_it_from_the_replica(monkeypatch: pytest.MonkeyPatch) -> None:
+    ray_env = pytest.importorskip("vllm.ray.ray_env")
+    from serve_app.engines.vllm_nodes import point_to_ray
+
+    places = {"AWS_SECRET_ACCESS_KEY": {"variable": "TEAM_A"}, "SOME_TOKEN": {"file": "/run/secrets/x"}}
+    monkeypatch.setenv("VLLM_RAY_EXTRA_ENV_VARS_TO_COPY", "ONE_MORE")
+    point_to_ray(ModelConfig.model_validate({"source": "a/model", "tensor_parallel_size": 2, "env_from": places}))
+    assert {"ONE_MORE", *places} <= ray_env.get_env_vars_to_copy()

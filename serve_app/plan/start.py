@@ -1,6 +1,8 @@
 """What a replica's start would refuse, as far as it can be told without the replica: its source, vLLM's arguments."""
 
+import io
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 
 from serve_app.config import ModelConfig
 from serve_app.engines import source, vllm_args, vllm_ranks
@@ -17,10 +19,21 @@ def start_findings(model: ModelConfig, place: str) -> Iterator[Finding]:
     if not model.needs_vllm:
         return
     yield from _refusal(vllm_ranks.check_ranks, model, f"{place}.engine_args")
-    if model.engine_args and vllm_args.is_installed():
-        yield from _refusal(vllm_args.check_engine_args, model, f"{place}.engine_args")
-    elif model.engine_args:
-        yield note(f"{place}.engine_args", "they aren't checked: vLLM isn't installed here", "plan where it is")
+    if model.engine_args:
+        yield from _vllm_arguments(model, f"{place}.engine_args")
+
+
+def _vllm_arguments(model: ModelConfig, place: str) -> Iterator[Finding]:
+    if not vllm_args.is_installed():
+        yield note(place, "they aren't checked: vLLM isn't installed here", "plan where it is")
+        return
+    try:
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # what its import says is no finding
+            findings = list(_refusal(vllm_args.check_engine_args, model, place))
+    except ImportError as exc:
+        yield note(place, f"they aren't checked: vLLM can't be imported here ({exc})", "plan where it runs")
+        return
+    yield from findings
 
 
 def _refusal(check: Callable[[ModelConfig], None], model: ModelConfig, place: str) -> Iterator[Finding]:
