@@ -188,6 +188,8 @@ class Catalog:
         Whoever else may know more is asked at the same time, and nobody's silence keeps what the others tell.
         """
         applications = await asyncio.to_thread(cluster.overviews)
+        if not applications:  # this process's own is one, so Ray Serve's controller doesn't know them yet
+            return
         seen = {name: with_state(entry, applications.get(name)) for name, entry in self._entries.items()}
         is_loading = any(entry.state == "loading" and entry.reason == STARTING for entry in seen.values())
         unplaced, steps, _ = await asyncio.gather(

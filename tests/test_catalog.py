@@ -386,6 +386,19 @@ async def test_a_model_serves_as_long_as_it_has_replicas_also_for_a_new_ingress(
     assert catalog.choose("talk", "chat")
 
 
+async def test_a_controller_that_knows_no_application_leaves_the_states(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ingress's own is always one: a controller that is coming up tells of none."""
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    catalog = Catalog(describe, nothing_loads)
+    await reasons_of(monkeypatch, catalog, talk=ready)
+    await reasons_of(monkeypatch, catalog, talk=None)
+    assert catalog.choose("talk", "chat").is_ready
+    monkeypatch.setattr(cluster, "overviews", lambda: {"ingress": ready})
+    await catalog.refresh()
+    with pytest.raises(ModelNotReady, match="'talk' is pending: no Serve application"):
+        catalog.choose("talk", "chat")
+
+
 async def test_whoever_watches_hears_of_a_model_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = Catalog(describe, nothing_loads)
     told: list[str | None] = []
