@@ -11,6 +11,10 @@ from tests.own_lane import MODEL, bearer, own_lane
 from tests.pictures import b64, png
 
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "!tokens 1"}]}
+CUT_SHORT = {
+    "model": MODEL, "image": b64(png("red", "circle")), "max_tokens": 1,
+    "guard": {"checks": ["truncated"], "retries": 2},
+}  # fmt: skip
 LIMIT = 60  # of the key `steady`
 
 
@@ -29,6 +33,7 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
         ("/v1/completions", {"model": MODEL, "prompt": ["!tokens 1"] * 5, "n": 3, "stream": True}, 15),
         ("/v1/captions", {"model": MODEL, "images": [b64(png("red", "circle"))] * 3}, 3),
         ("/v1/captions", {"model": MODEL, "images": [b64(png("red", "circle"))] * 2, "n": 3, "temperature": 1}, 6),
+        ("/v1/captions", CUT_SHORT, 3),
         ("/generate", {"inputs": "!tokens 1", "parameters": {"best_of": 2, "do_sample": True}}, 2),
         ("/tokenize", {"inputs": "a b"}, 1),
     ],

@@ -13,7 +13,7 @@ from serve_app.api.caption_answer import Asked, Caption, CaptionEvents, Failure,
 from serve_app.api.caption_body import CaptionRequest, read_caption_request
 from serve_app.api.caption_fields import CaptionFields
 from serve_app.api.caption_guard import CaptionGuard
-from serve_app.api.counted import count_answers
+from serve_app.api.counted import count_answers, count_attempt
 from serve_app.api.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.api.field_names import in_clients_words
 from serve_app.api.lane import Lane, ModelEntry
@@ -83,6 +83,8 @@ class CaptionTask:
         image_s = time.monotonic() - begun_s
 
         async def ask(attempt: int, sampling: Sampling) -> Chunk:
+            if attempt:
+                await count_attempt(self._exchange, self._lane)
             return (await self._answer(index, picture, attempt, sampling))[0]
 
         if self._guard is None:

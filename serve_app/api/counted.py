@@ -14,3 +14,9 @@ async def count_answers(exchange: Exchange, lane: Lane, num_answers: int) -> Non
     if exchange.key is not None and num_answers > _ON_ARRIVAL:
         more = num_answers - _ON_ARRIVAL
         exchange.limit_headers = await lane.budget.take(exchange.key, requests=more, counted=_ON_ARRIVAL)
+
+
+async def count_attempt(exchange: Exchange, lane: Lane) -> None:
+    """Count one more answer, that nobody knew of when the request came. Raises as `count_answers` does."""
+    if exchange.key is not None:
+        exchange.limit_headers = await lane.budget.take(exchange.key, requests=1)
