@@ -181,7 +181,9 @@ def test_a_hub_that_refuses_isnt_away(hub: FakeHub, tmp_path: Path) -> None:
     """Its own client would go on with the cache where the key was revoked, as where nobody answers."""
     folder = from_hub(hub, tmp_path, "tiny/whole")["folder"]
     hub.refusals["tiny/whole"] = (503, "")
-    assert from_hub(hub, tmp_path, "tiny/whole")["folder"] == folder
+    away = from_hub(hub, tmp_path, "tiny/whole")
+    assert away["folder"] == folder
+    assert "looking for a copy on this machine: the hub doesn't answer" in away["steps"]
     for status, code in ((401, "RepoNotFound"), (403, ""), (404, "RepoNotFound")):
         hub.refusals["tiny/whole"] = (status, code)
         told = from_hub(hub, tmp_path, "tiny/whole")

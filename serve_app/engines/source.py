@@ -5,6 +5,7 @@ is refused before the seconds that their imports take. The hub's client is impor
 it reads its environment then, which a replica sets (`env_from`).
 """
 
+import logging
 import re
 from collections.abc import Callable
 from fnmatch import fnmatch
@@ -17,6 +18,8 @@ from serve_app.engines.checkpoint_folder import check_adapter, check_checkpoint,
 from serve_app.engines.load_errors import explain_download
 from serve_app.errors import ConfigError
 from serve_app.load_progress import DownloadProgress, Report
+
+logger = logging.getLogger("serve_app")
 
 Kind = Literal["folder", "url", "hub"]
 
@@ -143,12 +146,15 @@ def _is_wanted(name: str, wanted: list[str]) -> bool:
 
 def _snapshot(source: str, revision: str | None, wanted: list[str], report: Report) -> Path:
     """The hub's files in its own cache (`HF_HOME`), which resumes, and shares them between replicas."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
 
     report("asking the hub")
     files = _hub_files(source, revision, wanted)
     if files is not None:
         _require_weights(source, list(files), wanted)
+    elif not constants.HF_HUB_OFFLINE:
+        report("looking for a copy on this machine: the hub doesn't answer")
+        logger.warning("source=%s: the hub doesn't answer: what this machine's cache has may be old", source)
     progress = DownloadProgress(report, sum(files.values()) if files else None)
     bar = _bar(progress.add)
     return Path(
