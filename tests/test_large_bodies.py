@@ -145,6 +145,8 @@ def test_bounds_are_told_by_name() -> None:
     parts = [{"type": "text", "text": "a"}] * 1001
     many = refusal(messages=[{"role": "user", "content": parts}])
     assert many.message == "messages[0].content: List should have at most 1000 items: send fewer"
+    some = {"role": "user", "content": parts[:1000]}
+    assert refusal(messages=[some] * 11).message.startswith("messages: they have 11000 parts")
     assert refusal(metadata={f"k{i}": "" for i in range(17)}).param == "metadata"
     assert refusal(messages=[{"role": "user", "content": "a" * (MAX_TEXT_CHARACTERS + 1)}]).param
     assert f"at most {MAX_FIELDS} fields" in refusal(**{f"f{i}": 1 for i in range(MAX_FIELDS)}).message

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from pydantic import ValidationError
 from starlette.responses import PlainTextResponse
+from starlette.types import Message
 
 from serve_app.cli.up import _allow_own_name
 from serve_app.config import MetricsConfig
@@ -147,6 +148,27 @@ async def test_the_playground_is_as_closed(tmp_path: Path, headers: dict[str, st
             assert (await client.request(method, path, headers=headers)).status_code == 403
             assert (await client.request(method, path, headers={"host": "page.example"})).text == "the page"
             assert (await client.request(method, path)).text == "the page"
+
+
+LENGTHS = [("4000000", 200), ("4000001", 413), ("", 413), ("9" * 5000, 413), ("1e3", 413)]
+
+
+@pytest.mark.parametrize(("length", "status"), LENGTHS)
+async def test_a_call_to_the_playground_is_bounded(tmp_path: Path, length: str, status: int) -> None:
+    """Gradio parses it on its event loop."""
+    door = Door(PlainTextResponse("the page"), Keyring(KeysConfig(environment="NO_SUCH_KEYS")), tmp_path, 1)
+    headers = [(b"host", b"localhost"), *([(b"content-length", length.encode())] if length else [])]
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join", "headers": headers}
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError("nothing is read")
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await door(scope, receive, send)
+    assert sent[0]["status"] == status
 
 
 def test_a_host_that_is_none_is_refused_in_the_config() -> None:

@@ -17,6 +17,7 @@ from serve_app.messages import Role, Sampling, ToolCall, ToolChoiceKind, ToolUse
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 1000  # of one message
+MAX_ALL_PARTS = 10_000  # each goes to another process as an object of its own
 MAX_CALLS = 1000  # of one message
 MAX_METADATA = 16  # as OpenAI
 MAX_TEMPLATE_ARGS = 16
@@ -191,6 +192,13 @@ class ChatBody(GenerationBody):
     metadata: dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]] | None = Field(
         None, max_length=MAX_METADATA
     )
+
+    @model_validator(mode="after")
+    def _not_too_many_parts(self) -> Self:
+        num_parts = sum(len(message.content) for message in self.messages)
+        if num_parts > MAX_ALL_PARTS:
+            raise wrong("messages", f"they have {num_parts} parts, and a request takes {MAX_ALL_PARTS}: send fewer")
+        return self
 
     @model_validator(mode="after")
     def _not_contradictory(self) -> Self:

@@ -30,6 +30,7 @@ _OPEN = re.compile(
     r")|POST /gradio_api/(upload|queue/join|cancel|reset/?|call/(v2/)?[^/]+/?)"
 )
 _UPLOAD = "/gradio_api/upload"
+_MAX_CALL_BYTES = 4_000_000  # of what asks for an answer: texts, and the paths of uploads
 # What lets a browser ask its user: any name will do, the password is the key.
 _CHALLENGE = {"www-authenticate": 'Basic realm="serve_app: any name, your API key as the password", charset="UTF-8"'}
 
@@ -82,11 +83,19 @@ class Door:
             return JSONResponse({"detail": "not served here"}, 404)
         if path.startswith(_UPLOAD) and scope["method"] == "POST" and _num_bytes(self._folder) > self._max_bytes:
             return JSONResponse({"detail": "the playground holds too many pictures for now: try again later"}, 503)
+        is_call = scope["method"] == "POST" and not path.startswith(_UPLOAD)
+        if is_call and not _is_small(headers.get("content-length", "")):
+            return JSONResponse({"detail": f"a call has a Content-Length, and at most {_MAX_CALL_BYTES} bytes"}, 413)
         if scope["path"] == scope.get("root_path", ""):
             # relative, so that it holds behind whatever stands in front
             query = scope["query_string"].decode("latin-1")
             return RedirectResponse(f"{scope['path'].rpartition('/')[2]}/" + (f"?{query}" if query else ""))
         return None
+
+
+def _is_small(content_length: str) -> bool:
+    """Whether the body is known to be; servers end it where it was said to end."""
+    return re.fullmatch("[0-9]{1,9}", content_length) is not None and int(content_length) <= _MAX_CALL_BYTES
 
 
 def _as_bearer(authorization: str | None) -> str | None:
