@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 import torch
 
+from serve_app.api.body import validate
+from serve_app.api.chat_body import ChatBody
 from serve_app.config import ModelConfig
 from serve_app.demo import STYLE_PROMPTS
 from serve_app.demo.drawing import render
@@ -227,10 +229,13 @@ async def test_an_output_format_binds(engine: "VllmEngine", output_format: Outpu
     assert is_right(text_of(chunks)), text_of(chunks)  # type: ignore[operator]  # a lambda among the parameters
 
 
-async def test_a_named_tool_is_called(engine: "VllmEngine") -> None:
-    tools = ToolUse((WEATHER,), "named", "weather")
-    sampling = Sampling(temperature=0, frequency_penalty=2)  # else a model of this size writes blanks for ever
-    chunks = await chunks_of(engine, a_request("tool", "How is the weather?", sampling=sampling, tools=tools))
+@pytest.mark.parametrize("choice", ["weather", "required"])
+async def test_a_forced_tool_is_called_and_its_arguments_end(engine: "VllmEngine", choice: str) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": json.loads(WEATHER.parameters)}}
+    chat = {"messages": [{"role": "user", "content": "a"}], "tools": [tool], "tool_choice": choice}
+    tools = validate(chat, ChatBody, strict=True).tool_use()
+    sampling = Sampling(temperature=0, max_tokens=120)
+    chunks = await chunks_of(engine, a_request(choice, "How is the weather?", sampling=sampling, tools=tools))
     deltas = [delta for chunk in chunks for delta in chunk.tool_calls]
     assert deltas[0].name == "weather"
     assert deltas[0].id
