@@ -112,6 +112,10 @@ def drawn(count: int, seed: int = 0) -> list[Picture]:
     return [Picture(one.width, one.height, one.tobytes()) for one in pictures]
 
 
+async def test_it_tells_how_many_it_runs_at_once(engine: "VllmEngine") -> None:
+    assert engine.num_at_once == ENGINE_ARGS["max_num_seqs"]
+
+
 async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
     """Greedy captions in float32, every picture in flight at once, are the same words on both engines."""
     other = TransformersEngine(ModelConfig(source="demo", engine="transformers", dtype="float32", max_batch_size=32))
