@@ -135,7 +135,7 @@ class VllmEngine:
         params = _sampling_params(request, chat, len(tokens), model)
         bound_blanks(params)
         parsers = [None if request.raw else _parser(model.renderer, chat) for _ in range(params.n)]
-        answers = Answers(chat, parsers, len(tokens), model.special_ids)
+        answers = Answers(chat, parsers, len(tokens), model.special_ids, model.token_bytes.of)
         keeps_back = not request.is_streamed and parsers[0] is None  # a parser wants its text token by token
         if keeps_back:
             params.stream_interval = _AT_THE_END
