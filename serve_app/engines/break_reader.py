@@ -158,8 +158,10 @@ def _encoded(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> li
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [(ids, list) for ids in encode(texts, add_special_tokens=False)["input_ids"]]
-    backend.no_truncation()
-    backend.no_padding()
+    if backend.truncation is not None:  # left by another call; to set it holds the backend's lock
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
     found = backend.encode_batch(texts, add_special_tokens=False)
     return [(one.ids, partial(getattr, one, "offsets")) for one in found]
 
