@@ -21,7 +21,7 @@ DEADLINE_S = 90.0
 NUM_STREAMS = 5
 CONFIG: dict[str, Any] = {
     "proxy_location": "HeadOnly",
-    "http_options": {"request_timeout_s": 6},
+    "http_options": {"request_timeout_s": 20},
     "applications": [
         {
             "name": "script", "import_path": "serve_app.app:build_model", "route_prefix": "/models/script",
@@ -89,7 +89,10 @@ def test_streams_that_die_with_their_ingress_are_counted(service: RunningService
             body = chat("!tokens 500", stream=True)
             response = stack.enter_context(client.stream("POST", CHAT, json=body))
             next(response.iter_lines())
-        time.sleep(1.5)  # its last word is a second old at most
+        deadline = time.monotonic() + DEADLINE_S
+        while client.get("/metrics/summary").json()["models"]["script"]["in_flight"] < NUM_STREAMS:
+            assert time.monotonic() < deadline  # what counts is the ingress's last word
+            time.sleep(0.2)
         found = psutil.Process(service.process.pid).children(recursive=True)
         [ingress] = [one for one in found if "ServeReplica:ingress:" in " ".join(one.cmdline())]
         os.kill(ingress.pid, signal.SIGKILL)

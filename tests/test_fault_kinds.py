@@ -196,6 +196,12 @@ def kill(service: RunningService, role: str) -> set[int]:
     return before
 
 
+def in_flight(service: RunningService, name: str) -> int:
+    with service.client as client:
+        told: dict[str, Any] = client.get("/metrics/summary").json()["models"].get(name, {})
+    return int(told.get("in_flight", 0))
+
+
 async def replaced(service: RunningService, role: str, before: set[int]) -> None:
     await asyncio.to_thread(wait_until_replaced, service, role, before)
 
@@ -291,14 +297,14 @@ async def test_a_process_that_hangs_ends_itself_and_what_it_had_not_begun_is_ans
 async def test_a_killed_ingress_breaks_its_own_connections_alone(
     service: RunningService, client: httpx.AsyncClient
 ) -> None:
-    asked = [ask(client, "pair", "!tokens 200", stream=number % 2 == 0) for number in range(16)]
+    asked = [ask(client, "pair", "!tokens 400", stream=number % 2 == 0) for number in range(16)]
     asking = asyncio.gather(*asked)
-    await asyncio.sleep(2)
+    await until(lambda: in_flight(service, "pair") == len(asked), "they never run all at once")
     before = kill(service, "ingress:Ingress")
     await expect_good(client, "pair")
     ends = Counter(answer.end for answer in await asking)
     # Its proxy says so: in our words where nothing was sent yet, by a body that breaks off where something was.
-    assert ends.keys() == {(200, None), (503, "replica_died"), (0, "RemoteProtocolError")}, ends
+    assert {(200, None)} < ends.keys() <= {(200, None), (503, "replica_died"), (0, "RemoteProtocolError")}, ends
     await replaced(service, "ingress:Ingress", before)
     await expect_good(client, "pair")
 
