@@ -38,6 +38,8 @@ def full(clock: Clock) -> Sidecar:
             tracker.first_token()
             ingress.metrics.caption_checked("demo", ())
             tracker.ignored_fields(1)
+        with ingress.metrics.waiting("demo", 10):
+            pass
         ingress.registry.register(ModelStates(("ready",), Models([ModelEntry("demo", "ready", num_replicas=2)])))
         with replica.metrics.generation("demo") as generation:
             generation.started()
