@@ -85,10 +85,12 @@ def test_ray_serve_s_time_out_is_our_own_deadline(service: RunningService) -> No
 
 def test_streams_that_die_with_their_ingress_are_counted(service: RunningService) -> None:
     with service.client as client, ExitStack() as stack:
+        reading = []  # kept: an iterator that is dropped hangs up
         for _ in range(NUM_STREAMS):
             body = chat("!tokens 500", stream=True)
             response = stack.enter_context(client.stream("POST", CHAT, json=body))
-            next(response.iter_lines())
+            reading.append(response.iter_lines())
+            next(reading[-1])
         deadline = time.monotonic() + DEADLINE_S
         while client.get("/metrics/summary").json()["models"]["script"]["in_flight"] < NUM_STREAMS:
             assert time.monotonic() < deadline  # what counts is the ingress's last word
