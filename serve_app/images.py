@@ -17,7 +17,7 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import pybase64
-from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
 
 from serve_app.errors import ImageTooLarge, InvalidImage, ServeAppError
 from serve_app.http_config import ImageConfig
@@ -77,6 +77,9 @@ _LOOKS_LIKE: Final = (
 )
 
 _URL_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}:")
+_MAX_METADATA_BYTES: Final = (
+    16 << 20
+)  # editors write histories of some MB; what isn't compressed counts as bytes anyway
 _TO_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 
 
@@ -97,6 +100,7 @@ class ImageGate:
         # 43 bytes of GIF otherwise fill 4 GB while they are opened, and a tile of a tiny TIFF can have any size.
         Image.MAX_IMAGE_PIXELS = (config.max_image_pixels + 1) // 2
         ImageFile.LOAD_TRUNCATED_IMAGES = False
+        PngImagePlugin.MAX_TEXT_CHUNK = _MAX_METADATA_BYTES  # of a text or colour profile, inflated
         warnings.filterwarnings("ignore", module=r"PIL\.")
         logging.getLogger("PIL").setLevel(logging.CRITICAL)
         self._config = config

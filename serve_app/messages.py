@@ -98,7 +98,8 @@ class Sampling:
     `generation_config`; greedy where that doesn't sample. `num_answers` asks for several answers to the same
     prompt. `num_logprobs` None means no log-probabilities; n means the chosen token's and those of the n likeliest.
 
-    The same `seed` gives the same answer to the same request on the same engine, whatever else is batched.
+    A `seed` draws the same numbers whatever else is batched; the same answer as far as the logits are, which a batch
+    of another shape rounds otherwise.
     With `keeps_stop` the stop string that ends an answer is its end; without, it is left out.
     """
 
@@ -177,7 +178,8 @@ def finite_logprob(logprob: float) -> float:
 class TokenLogprob:
     """A token's natural log-probability under the model, before temperature and penalties.
 
-    `id` is its number in the vocabulary; a special one, as the end of the answer, is no part of the text.
+    `id` is its number in the vocabulary; a special one, as the end of the answer, is no part of the text. `own_bytes`
+    stands where the text can't say them: a token may hold a part of a character.
     """
 
     token: str
@@ -185,6 +187,11 @@ class TokenLogprob:
     top: tuple["TokenLogprob", ...] = ()
     id: int = 0
     is_special: bool = False
+    own_bytes: bytes | None = None
+
+    @property
+    def utf8(self) -> bytes:
+        return self.token.encode("utf-8", "replace") if self.own_bytes is None else self.own_bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ CHAT_CASES = {
     "model no text": (chat(model=7), 400, "invalid_request", "model"),
     "no messages": ({"model": "demo"}, 400, "invalid_request", "messages is missing"),
     "empty messages": (chat(messages=[]), 400, "invalid_request", "messages"),
-    "empty content": (chat(messages=[{"role": "user", "content": ""}]), 400, "invalid_request", "empty"),
+    "empty content": (chat(messages=[{"role": "user", "content": []}]), 400, "invalid_request", "empty"),
     "null content": (chat(messages=[{"role": "user", "content": None}]), 400, "invalid_request", "content"),
     "unknown role": (chat(messages=[{"role": "robot", "content": "x"}]), 400, "invalid_request", "messages[0].role"),
     "unknown part": (
@@ -34,7 +34,7 @@ CHAT_CASES = {
     "negative max_tokens": (chat(max_tokens=-1), 400, "invalid_request", "max_tokens"),
     "contradiction": (chat(max_tokens=1, max_completion_tokens=2), 400, "invalid_request", "send one of them"),
     "hot": (chat(temperature=2.5), 400, "invalid_request", "temperature"),
-    "top_p zero": (chat(top_p=0), 400, "invalid_request", "top_p"),
+    "top_p above one": (chat(top_p=1.5), 400, "invalid_request", "top_p"),
     "stop empty": (chat(stop=[""]), 400, "invalid_request", "stop"),
     "stream_options alone": (chat(stream_options={"include_usage": True}), 400, "invalid_request", "stream_options"),
     "several answers": (chat(n=300), 400, "invalid_request", "n: Input should be less than or equal to 16"),

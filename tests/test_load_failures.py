@@ -29,7 +29,7 @@ SENTENCES = {
     "unserved": "has an architecture that this engine doesn't know",
     "untrusted": "trust_remote_code: true",
     "unheard-of": "source 'nobody/no-such-model'.*HF_HUB_OFFLINE",
-    "warm-up": "its warm-up request failed .* context is 3: .*, or set warm_up: false",
+    "warm-up": "its warm-up request failed .* context length is 3 tokens.*, or set warm_up: false",
     "typo": "dtype: .*'float32', 'bfloat16' or 'float16'$",
 }
 

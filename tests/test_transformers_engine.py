@@ -105,6 +105,15 @@ async def test_stop_strings_across_tokens_are_never_shown(checkpoints: dict[str,
     assert num_tokens < 40
 
 
+@pytest.mark.parametrize(("joins", "num_at_once"), [(True, 5), (False, 10)])
+async def test_a_batch_that_none_can_join_has_the_next_one_at_hand(
+    checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch, joins: bool, num_at_once: int
+) -> None:
+    monkeypatch.setattr("serve_app.engines.batch_worker.can_join", lambda _: joins)
+    async with started(checkpoints["llama"], max_batch_size=5) as engine:
+        assert engine.num_at_once == num_at_once
+
+
 async def test_context_errors_name_both_numbers(checkpoints: dict[str, Path]) -> None:
     async with started(checkpoints["llama"], max_context_tokens=50) as engine:
         assert engine.context_length == 50

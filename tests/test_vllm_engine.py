@@ -14,6 +14,8 @@ import pytest
 import pytest_asyncio
 import torch
 
+from serve_app.api.body import validate
+from serve_app.api.chat_body import ChatBody
 from serve_app.config import ModelConfig
 from serve_app.demo import STYLE_PROMPTS
 from serve_app.demo.drawing import render
@@ -108,6 +110,10 @@ def drawn(count: int, seed: int = 0) -> list[Picture]:
     rng = random.Random(f"parity/{seed}")
     pictures = [render(random_split_scene(rng, held_out=True), rng).convert("RGB") for _ in range(count)]
     return [Picture(one.width, one.height, one.tobytes()) for one in pictures]
+
+
+async def test_it_tells_how_many_it_runs_at_once(engine: "VllmEngine") -> None:
+    assert engine.num_at_once == ENGINE_ARGS["max_num_seqs"]
 
 
 async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
@@ -227,10 +233,13 @@ async def test_an_output_format_binds(engine: "VllmEngine", output_format: Outpu
     assert is_right(text_of(chunks)), text_of(chunks)  # type: ignore[operator]  # a lambda among the parameters
 
 
-async def test_a_named_tool_is_called(engine: "VllmEngine") -> None:
-    tools = ToolUse((WEATHER,), "named", "weather")
-    sampling = Sampling(temperature=0, frequency_penalty=2)  # else a model of this size writes blanks for ever
-    chunks = await chunks_of(engine, a_request("tool", "How is the weather?", sampling=sampling, tools=tools))
+@pytest.mark.parametrize("choice", ["weather", "required"])
+async def test_a_forced_tool_is_called_and_its_arguments_end(engine: "VllmEngine", choice: str) -> None:
+    tool = {"type": "function", "function": {"name": "weather", "parameters": json.loads(WEATHER.parameters)}}
+    chat = {"messages": [{"role": "user", "content": "a"}], "tools": [tool], "tool_choice": choice}
+    tools = validate(chat, ChatBody, strict=True).tool_use()
+    sampling = Sampling(temperature=0, max_tokens=120)
+    chunks = await chunks_of(engine, a_request(choice, "How is the weather?", sampling=sampling, tools=tools))
     deltas = [delta for chunk in chunks for delta in chunk.tool_calls]
     assert deltas[0].name == "weather"
     assert deltas[0].id

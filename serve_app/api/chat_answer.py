@@ -71,7 +71,7 @@ def _logprobs_json(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 
 def _logprob_json(one: TokenLogprob) -> dict[str, Any]:
-    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.token.encode("utf-8", "replace"))}
+    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.utf8)}
 
 
 class ChatEvents:

@@ -41,15 +41,22 @@ def _logprobs_json(logprobs: Sequence[TokenLogprob], num_characters_before: int)
     offsets, at = [], num_characters_before
     for one in logprobs:
         offsets.append(at)
-        at += 0 if one.is_special else len(one.token)
+        at += 0 if one.is_special else sum(byte & 0xC0 != 0x80 for byte in one.utf8)  # characters that begin in it
     return {
-        "tokens": [one.token for one in logprobs],
+        "tokens": [_spelled(one) for one in logprobs],
         "token_logprobs": [one.logprob for one in logprobs],
         "top_logprobs": [
-            {told.token: told.logprob for told in one.top} | {one.token: one.logprob} for one in logprobs
+            {_spelled(told): told.logprob for told in one.top} | {_spelled(one): one.logprob} for one in logprobs
         ],
         "text_offset": offsets,
     }
+
+
+def _spelled(one: TokenLogprob) -> str:
+    """The token; a part of a character by its bytes, as OpenAI's service writes it."""
+    if one.own_bytes is None or "\ufffd" not in one.token:
+        return one.token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in one.own_bytes)
 
 
 class CompletionEvents:

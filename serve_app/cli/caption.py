@@ -22,7 +22,7 @@ def caption(
     name: Annotated[str | None, typer.Option(help="What a person in the picture is called (JoyCaption).")] = None,
     prompt: Annotated[str | None, typer.Option(help="Your own words instead of a style.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest caption, in tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same captions.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed draws the same numbers.")] = None,
     output: Annotated[
         str | None, typer.Option("--output", "-o", help="FILE.jsonl, FILE.csv, or txt: a.txt beside each a.jpg.")
     ] = None,

@@ -25,6 +25,7 @@ from serve_app.engines.quantization import check_quantization, quantize
 from serve_app.engines.remote_model import RemoteModel
 from serve_app.engines.remote_models import way_of
 from serve_app.engines.source import resolve
+from serve_app.engines.token_bytes import TokenBytes
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
 from serve_app.load_progress import Report, to_nobody
@@ -62,6 +63,7 @@ class Checkpoint:
     is_encoder_decoder: bool
     context_length: int | None
     eos_ids: frozenset[int]
+    token_bytes: TokenBytes
     special_ids: frozenset[int]  # that texts leave out, the ends of answers among them
     pad_id: int
     sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
@@ -167,6 +169,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,
+        token_bytes=TokenBytes(tokenizer),
         special_ids=eos_ids | frozenset(tokenizer.all_special_ids),
         pad_id=pad_id,
         sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,

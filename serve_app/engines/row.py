@@ -69,6 +69,7 @@ class Row:
     token_text: Callable[[int], str]
     received_s: float
     special_ids: frozenset[int] = frozenset()
+    token_bytes: Callable[[int], bytes | None] = lambda token: None
     grammar: Grammar | None = None
     is_cancelled: bool = False
     is_ended: bool = False
@@ -117,7 +118,8 @@ class Row:
 
     def _told(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         is_special = token in self.special_ids
-        return TokenLogprob(self.token_text(token), finite_logprob(logprob), top, token, is_special)
+        own = self.token_bytes(token)
+        return TokenLogprob(self.token_text(token), finite_logprob(logprob), top, token, is_special, own)
 
     def _chunk(self, text: str, finish: FinishReason | None) -> Chunk:
         queue_s = (self.started_s or self.received_s) - self.received_s if self._is_first else None

@@ -1,7 +1,8 @@
 """Chooses each row's next token from the model's logits, by that row's own settings and seed.
 
 One sampler holds for one set of rows; it is made anew when a row joins or leaves. What no row asks for costs
-nothing, and a row's choice never depends on the rows beside it: its randomness is its own, one number a step.
+nothing, and of equal logits a row's choice never depends on the rows beside it: its randomness is its own, one number
+a step.
 """
 
 from collections.abc import Callable, Sequence

@@ -244,6 +244,7 @@ def _row(
         token_text=lambda token: str(decode([token])),
         received_s=received_s,
         special_ids=checkpoint.special_ids,
+        token_bytes=checkpoint.token_bytes.of,
         grammar=grammar,
     )
 

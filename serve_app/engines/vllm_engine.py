@@ -30,6 +30,7 @@ from serve_app.engines.vllm_args import check_engine_args, first_line
 from serve_app.engines.vllm_loading import LoadedModel, load
 from serve_app.engines.vllm_prompt import render, tokenize
 from serve_app.engines.vllm_request import Answers
+from serve_app.engines.vllm_tool_tags import bound_blanks
 from serve_app.errors import (
     ConfigError,
     EngineFailed,
@@ -132,8 +133,9 @@ class VllmEngine:
             raise deadline_error(request) from exc
         tokens = prompt["prompt_token_ids"]
         params = _sampling_params(request, chat, len(tokens), model)
+        bound_blanks(params)
         parsers = [None if request.raw else _parser(model.renderer, chat) for _ in range(params.n)]
-        answers = Answers(chat, parsers, len(tokens), model.special_ids)
+        answers = Answers(chat, parsers, len(tokens), model.special_ids, model.token_bytes.of)
         keeps_back = not request.is_streamed and parsers[0] is None  # a parser wants its text token by token
         if keeps_back:
             params.stream_interval = _AT_THE_END

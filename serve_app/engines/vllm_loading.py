@@ -28,6 +28,7 @@ from serve_app.engines.break_reader import read_breaks
 from serve_app.engines.checkpoint_folder import check_adapter_fits, has_chat_template
 from serve_app.engines.client_text import TextGuard, special_tokens, text_guard
 from serve_app.engines.picture_edges import picture_edge
+from serve_app.engines.token_bytes import TokenBytes
 from serve_app.engines.vllm_args import (
     PromptOptions,
     engine_args,
@@ -87,6 +88,7 @@ class LoadedModel:
     picture_edge: PictureEdge | None
     family: Family
     special_ids: frozenset[int]
+    token_bytes: TokenBytes
     num_at_once: int
     texts: TextGuard
     reads_breaks: bool  # as `texts` makes them; a renderer that encodes texts itself takes none for a token
@@ -140,6 +142,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         picture_edge=None if config.engine_args.get("mm_processor_kwargs") else picture_edge(folder),
         family=family_of_config(whole),
         special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
+        token_bytes=TokenBytes(llm.renderer.get_tokenizer()),
         num_at_once=int(llm.vllm_config.scheduler_config.max_num_seqs),
         texts=_guarded(llm, has_turns=not is_plain) if reads_breaks else TextGuard((), ()),
         reads_breaks=reads_breaks,

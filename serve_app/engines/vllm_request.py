@@ -5,6 +5,7 @@ go in as decoded pixels; vLLM never fetches anything.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,7 @@ from serve_app.messages import (
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{%- endfor -%}"
 )
+ReadBytes = Callable[[int], bytes | None]  # a token's own bytes, where its text can't say them
 _ANY_OBJECT = json.dumps({"type": "object"})
 _NOTHING_ASKED = ChatCompletionRequest.model_validate({"messages": []})  # a copy costs a third of a new one
 
@@ -154,11 +156,13 @@ class Answers:
         parsers: list[Parser | None],
         num_prompt_tokens: int,
         special_ids: frozenset[int],
+        token_bytes: ReadBytes = lambda token: None,
     ) -> None:
         self._request = request
         self._parsers = parsers
         self._num_prompt_tokens = num_prompt_tokens
         self._special_ids = special_ids
+        self._token_bytes = token_bytes
         self._called = [False] * len(parsers)
         self._is_first = True
 
@@ -184,7 +188,7 @@ class Answers:
             index=one.index,
             reasoning=reasoning,
             tool_calls=calls,
-            logprobs=_logprobs(one, self._request.top_logprobs or 0, self._special_ids),
+            logprobs=self._logprobs(one, self._request.top_logprobs or 0),
             num_cached_tokens=output.num_cached_tokens if is_first else None,
             stopped_by=one.stop_reason if isinstance(one.stop_reason, str) else None,
         )
@@ -216,6 +220,26 @@ class Answers:
         self._called[one.index] |= bool(calls)
         return delta.content or "", delta.reasoning or "", calls
 
+    def _logprobs(self, one: CompletionOutput, num_top: int) -> tuple[TokenLogprob, ...]:
+        if not one.logprobs:
+            return ()
+        places = zip(one.token_ids, one.logprobs, strict=True)
+        return tuple(self._token_logprob(token, found, num_top) for token, found in places)
+
+    def _token_logprob(self, token: int, found: dict[int, Logprob], num_top: int) -> TokenLogprob:
+        ranked = sorted(found, key=lambda one: found[one].rank or 0)
+        told = {
+            one: TokenLogprob(
+                value.decoded_token or "",
+                finite_logprob(value.logprob),
+                id=one,
+                is_special=one in self._special_ids,
+                own_bytes=self._token_bytes(one),
+            )
+            for one, value in found.items()
+        }
+        return replace(told[token], top=tuple(told[one] for one in ranked[:num_top]))
+
     def _finish_reason(self, one: CompletionOutput) -> FinishReason | None:
         """OpenAI's: `tool_calls` where the model chose to call, `stop` where it was told to (named)."""
         if one.finish_reason is None:
@@ -234,23 +258,3 @@ def _queue_s(output: RequestOutput) -> float:
     if stats is None or not stats.scheduled_ts:
         return 0.0
     return float(max(0.0, stats.scheduled_ts - stats.queued_ts))
-
-
-def _logprobs(one: CompletionOutput, num_top: int, special_ids: frozenset[int]) -> tuple[TokenLogprob, ...]:
-    if not one.logprobs:
-        return ()
-    return tuple(
-        _token_logprob(token, found, num_top, special_ids)
-        for token, found in zip(one.token_ids, one.logprobs, strict=True)
-    )
-
-
-def _token_logprob(token: int, found: dict[int, Logprob], num_top: int, special_ids: frozenset[int]) -> TokenLogprob:
-    ranked = sorted(found, key=lambda one: found[one].rank or 0)
-    told = {
-        one: TokenLogprob(
-            value.decoded_token or "", finite_logprob(value.logprob), id=one, is_special=one in special_ids
-        )
-        for one, value in found.items()
-    }
-    return replace(told[token], top=tuple(told[one] for one in ranked[:num_top]))

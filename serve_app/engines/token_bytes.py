@@ -1,0 +1,48 @@
+"""The bytes that a token stands for, where a tokenizer's tokens may hold a part of a character."""
+
+import json
+import re
+from typing import Any
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+class TokenBytes:
+    """The tokens of one tokenizer; those that were asked for are kept."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        decoder = getattr(backend, "decoder", None)
+        kinds = json.dumps(json.loads(decoder.__getstate__())) if decoder is not None else ""
+        self._byte_of = _byte_level_alphabet() if '"ByteLevel"' in kinds else {}
+        self._has_byte_tokens = '"ByteFallback"' in kinds
+        self._tokenizer = tokenizer
+        self._known: dict[int, bytes | None] = {}
+
+    def of(self, token: int) -> bytes | None:
+        """None where its text says them."""
+        if token not in self._known:
+            self._known[token] = self._read(token)
+        return self._known[token]
+
+    def _read(self, token: int) -> bytes | None:
+        if not (self._byte_of or self._has_byte_tokens) or token in self._tokenizer.added_tokens_decoder:
+            return None
+        spelled = self._tokenizer.convert_ids_to_tokens(token)
+        if not isinstance(spelled, str):
+            return None
+        if self._byte_of:
+            known = [self._byte_of.get(character) for character in spelled]
+            return None if None in known else bytes(byte for byte in known if byte is not None)
+        single = _BYTE_TOKEN.fullmatch(spelled)
+        return bytes([int(single[1], 16)]) if single else None
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The character for each byte in a byte-level vocabulary: itself where it prints, one from 256 on where not.
+
+    As in GPT-2: https://github.com/openai/gpt-2/blob/master/src/encoder.py
+    """
+    printed = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printed]
+    return {chr(byte): byte for byte in printed} | {chr(256 + place): byte for place, byte in enumerate(others)}
