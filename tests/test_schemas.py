@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from serve_app.engines.grammar_source import LIMITS, schema_source
+from serve_app.engines.grammar_source import LIMITS, grammar_source, is_json, schema_source
 from serve_app.engines.output_grammar import GrammarCompiler
 from serve_app.errors import InvalidRequest
 from serve_app.messages import OutputFormat
@@ -92,6 +92,14 @@ def test_json_is_compact_and_has_the_listed_fields(text: str, fits: bool) -> Non
     listed = {"a": {"type": "integer"}, "b": {"type": "array", "items": {"type": "integer"}}}
     matcher = matcher_of({"type": "object", "properties": listed, "required": ["a"]})
     assert (matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()) is fits
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec", "is_a_schemas"),
+    [("json_schema", "{}", True), ("json_object", "", True), ("regex", "[a-z]+", False), ("choice", '["a"]', False)],
+)
+def test_only_json_is_ended_in_time(kind: Any, spec: str, is_a_schemas: bool) -> None:
+    assert is_json(grammar_source(OutputFormat(kind, spec))) is is_a_schemas
 
 
 def test_fields_that_are_asked_for_stay_open() -> None:

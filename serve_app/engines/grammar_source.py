@@ -52,7 +52,7 @@ def schema_source(schema: dict[str, Any]) -> str:
 
 def is_json(source: str) -> bool:
     """Whether the grammar is a schema's."""
-    return source.startswith("{")
+    return source.startswith("{") and json.loads(source)["grammars"][0].get("json_schema") is not None
 
 
 def _in_llguidance(output_format: OutputFormat) -> str:
