@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import jsonschema
 import pytest
 import pytest_asyncio
 import torch
@@ -35,6 +36,7 @@ from serve_app.messages import (
     Tool,
     ToolUse,
 )
+from tests.schema_cases import KEPT, REFUSED
 from tests.streaming import stream
 from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_int8_demo, needs_vllm
 
@@ -89,7 +91,7 @@ def raw(
     return replace(a_request(name, *parts, sampling=sampling), raw=read or RawPrompt())
 
 
-def in_format(kind: Literal["regex", "json_schema"], spec: str) -> Sampling:
+def in_format(kind: Literal["regex", "json_schema", "json_object", "choice"], spec: str) -> Sampling:
     return Sampling(output_format=OutputFormat(kind, spec))
 
 
@@ -246,14 +248,62 @@ async def test_a_forced_tool_is_called_and_its_arguments_end(engine: "VllmEngine
     assert json.loads("".join(delta.arguments for delta in deltas))["city"] in ("Rome", "Oslo")
 
 
+GUIDES = {  # of TGI's guide to guided generation: a model may write its texts and lists for ever
+    "location": {"type": "string"},
+    "activity": {"type": "string"},
+    "animals_seen": {"type": "integer", "minimum": 1, "maximum": 5},
+    "animals": {"type": "array", "items": {"type": "string"}},
+}
+
+
+async def test_formats_are_kept_end_in_time_and_stand_beside_tools(engine: "VllmEngine") -> None:
+    guide = {"type": "object", "properties": GUIDES, "required": list(GUIDES)}
+    schemas = {name: KEPT[name] for name in ("all of two objects", "enum beside type", "one of objects by a tag")}
+    asked = [
+        a_request(
+            f"kept {name}", "Ride", sampling=replace(in_format("json_schema", json.dumps(schema)), max_tokens=100)
+        )
+        for name, schema in (schemas | {"the guide's": guide}).items()
+    ]
+    asked.insert(
+        1, a_request("call", "Weather?", tools=ToolUse((WEATHER,), "required"))
+    )  # xgrammar's, in their midst
+    asked.append(a_request("any", "Ride", sampling=replace(in_format("json_object", ""), max_tokens=40)))
+    answers = await asyncio.gather(*(chunks_of(engine, one) for one in asked))
+    called = answers.pop(1)
+    arguments = "".join(call.arguments for chunk in called for call in chunk.tool_calls)
+    assert json.loads(arguments)["city"] in ("Rome", "Oslo")
+    for schema, chunks in zip([*schemas.values(), guide, {"type": "object"}], answers, strict=True):
+        jsonschema.validate(json.loads(text_of(chunks)), schema)
+
+
+async def test_what_no_grammar_keeps_is_refused_before_the_core_sees_it(engine: "VllmEngine") -> None:
+    for name in ("itself by name", "look-ahead", "unique items", "not", "one of equals"):
+        schema, named = REFUSED[name]
+        with pytest.raises(InvalidRequest) as refused:
+            await chunks_of(engine, a_request(name, "Hi", sampling=in_format("json_schema", json.dumps(schema))))
+        assert named in refused.value.message
+
+
+async def test_a_token_that_holds_a_part_of_a_character_tells_its_own_bytes(engine: "VllmEngine") -> None:
+    form = replace(in_format("choice", json.dumps(["開心"])), num_logprobs=2, max_tokens=20)
+    told = [
+        one
+        for chunk in await chunks_of(engine, a_request("bytes", "Say it", sampling=form))
+        for one in chunk.logprobs
+    ]
+    assert b"".join(one.utf8 for one in told if not one.is_special).decode() == "開心"
+    assert len(told) > 3
+
+
 @pytest.mark.parametrize(
     ("request_", "error", "sentence"),
     [
         (a_request("b1", "word " * 3000), ContextTooLong, "2048"),
         (a_request("b5", "a " * 2_000_000), ContextTooLong, "4,000,000 characters"),
         (a_request("b2", "Hi", sampling=Sampling(max_tokens=5000)), ContextTooLong, "5000"),
-        (a_request("b3", "Hi", sampling=in_format("regex", "[a")), InvalidRequest, "regex"),
-        (a_request("b4", "Hi", sampling=in_format("json_schema", '{"type": 5}')), InvalidRequest, "schema"),
+        (a_request("b3", "Hi", sampling=in_format("regex", "[a")), InvalidRequest, "regular expression"),
+        (a_request("b4", "Hi", sampling=in_format("json_schema", '{"type": 5}')), InvalidRequest, "type"),
     ],
     ids=["long prompt", "a prompt that isn't read", "long answer", "bad regex", "bad schema"],
 )  # fmt: skip

@@ -9,6 +9,7 @@ import copy
 import logging
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -25,8 +26,10 @@ from vllm.v1.engine.output_processor import RequestOutputCollector
 from serve_app.config import Family, ModelConfig
 from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.delivery import Delivery
+from serve_app.engines.grammar_source import KeptFormats
 from serve_app.engines.text_bound import TextBound
 from serve_app.engines.vllm_args import check_engine_args, first_line
+from serve_app.engines.vllm_formats import end_in_time, format_fields
 from serve_app.engines.vllm_loading import LoadedModel, load
 from serve_app.engines.vllm_prompt import render, tokenize
 from serve_app.engines.vllm_request import Answers
@@ -56,6 +59,8 @@ class VllmEngine:
         self._config = config
         self._model: LoadedModel | None = None
         self._text_bound: TextBound | None = None
+        self._formats = KeptFormats(lambda source: (source,))
+        self._compiling = ThreadPoolExecutor(2, thread_name_prefix="grammars")
         self._waiting_tokens: dict[str, int] = {}  # by request, until its first output
 
     @property
@@ -114,6 +119,7 @@ class VllmEngine:
     async def stop(self) -> None:
         """End the engine core; running requests raise `EngineFailed`. Idempotent."""
         model, self._model = self._model, None
+        self._compiling.shutdown(wait=False, cancel_futures=True)
         if self._text_bound is not None:
             self._text_bound.close()
         if model is not None:
@@ -128,12 +134,13 @@ class VllmEngine:
         try:
             async with asyncio.timeout(request.timeout_s):
                 request = await text_bound.fitted(request)
-                chat, prompt = await render(request, model)
+                chat, prompt = await render(request, model, **await self._format(request, model))
         except TimeoutError as exc:
             raise deadline_error(request) from exc
         tokens = prompt["prompt_token_ids"]
         params = _sampling_params(request, chat, len(tokens), model)
         bound_blanks(params)
+        end_in_time(params)
         parsers = [None if request.raw else _parser(model.renderer, chat) for _ in range(params.n)]
         answers = Answers(chat, parsers, len(tokens), model.special_ids, model.token_bytes.of)
         keeps_back = not request.is_streamed and parsers[0] is None  # a parser wants its text token by token
@@ -173,6 +180,15 @@ class VllmEngine:
             self._waiting_tokens.pop(request.id, None)
             if internal_id is not None:
                 await model.llm.abort(internal_id, internal=True)
+
+    async def _format(self, request: GenerationRequest, model: LoadedModel) -> dict[str, Any]:
+        """The fields of vLLM's request that hold its answer to a format, which was tried before the core sees it."""
+        wanted = request.sampling.output_format
+        if wanted is None:
+            return {}
+        loop = asyncio.get_running_loop()
+        (source,) = await loop.run_in_executor(self._compiling, self._formats.get, wanted)
+        return format_fields(source) if model.formats_by_llguidance else {}
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
         if self._model is None or self._text_bound is None:

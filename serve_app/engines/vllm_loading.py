@@ -37,6 +37,7 @@ from serve_app.engines.vllm_args import (
     prompt_options,
 )
 from serve_app.engines.vllm_executor import RankExecutor
+from serve_app.engines.vllm_formats import is_by_llguidance
 from serve_app.engines.vllm_nodes import fetch_on_other_nodes, point_to_ray
 from serve_app.engines.vllm_plugin import FAILURE_FILE
 from serve_app.engines.vllm_ranks import check_heads
@@ -100,6 +101,11 @@ class LoadedModel:
     @property
     def picture_limit(self) -> int | None:
         return self.num_pictures_allowed if 0 < self.num_pictures_allowed < _UNLIMITED_PICTURES else None
+
+    @property
+    def formats_by_llguidance(self) -> bool:
+        backend = self.llm.vllm_config.structured_outputs_config.backend
+        return is_by_llguidance(backend, self.renderer.renderer.get_tokenizer())
 
     @property
     def calls_tools(self) -> bool:

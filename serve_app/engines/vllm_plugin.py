@@ -2,12 +2,14 @@
 
 It closes two gaps between a replica and the engine core that vLLM spawns. The core doesn't notice its parent's
 death: where a replica is killed, it would live on with all of the model's GPU memory, and the next replica could not
-start. And where the core fails to start, its parent only learns that it did, not why.
+start. And where the core fails to start, its parent only learns that it did, not why. In the core it also changes who
+holds answers to formats (`vllm_formats.py`).
 
 An entry point is loaded by every program with vLLM in this environment. It acts in those processes alone that a
 replica of ours started, which find `FAILURE_FILE` in their environment.
 """
 
+import importlib
 import logging
 import multiprocessing
 import os
@@ -27,6 +29,8 @@ def connect_to_parent() -> None:
         return
     threading.Thread(target=_end_with, args=(parent,), name="parent-watch", daemon=True).start()
     logging.getLogger("vllm").addHandler(_FirstFailure(path))
+    vllm_formats = importlib.import_module("serve_app.engines.vllm_formats")  # not where vLLM only looks who is there
+    vllm_formats.install()
 
 
 def _end_with(parent: BaseProcess) -> None:

@@ -64,7 +64,7 @@ def chat_request(request: GenerationRequest, *, is_plain: bool = False, **more: 
         "add_special_tokens": is_plain,
         **more,
         **_sampling(request.sampling),
-        **_output_format(request.sampling.output_format),
+        **({} if "structured_outputs" in more else _output_format(request.sampling.output_format)),
         **_tools(request.tool_use),
         **({"chat_template_kwargs": json.loads(request.template_args)} if request.template_args else {}),
     }
