@@ -89,9 +89,12 @@ def tried(source: str) -> str:
 
 
 def first_line(error: str) -> str:
-    line = error.strip().split("\n")[0]
-    if line.startswith(("regex parse error", "lookarounds not supported")):
-        return "pattern: no answer can be held to this regular expression: write it in simpler words"
+    line, *others = error.strip().split("\n")
+    if "regex parse error" in line or line.startswith("lookarounds not supported"):
+        why = next((other.removeprefix("error: ") for other in others if other.startswith("error: ")), "")
+        field = "" if "(in regex)" in line else "pattern: "  # a schema's keyword
+        sentence = "no answer can be held to this regular expression"
+        return f"{field}{sentence}{f' ({why[:100]})' if why else ''}: write it in simpler words"
     return _TOO_COMPLEX if line.startswith(("panic", "NoExtension")) else line[:200]
 
 

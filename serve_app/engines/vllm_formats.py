@@ -20,7 +20,7 @@ from vllm.v1.structured_output.backend_types import StructuredOutputOptions
 from vllm.v1.structured_output.backend_xgrammar import XgrammarBackend
 
 from serve_app.engines.grammar_ending import Ending, EndingTokens
-from serve_app.engines.grammar_source import LIMITS, is_json, schema_source
+from serve_app.engines.grammar_source import LIMITS, schema_source
 
 # Each of our grammars begins with it, then the most tokens. The second line keeps vLLM from reading it by xgrammar.
 _MARK = "// serve_app: "
@@ -42,11 +42,18 @@ def is_by_llguidance(backend: str, tokenizer: Any) -> bool:
 
 def format_fields(source: str) -> dict[str, Any]:
     """The fields of vLLM's request that hold an answer to this grammar."""
-    if is_json(source):
-        schema = json.dumps(json.loads(source)["grammars"][0]["json_schema"])
-        source = _JSON_RULE + schema.replace("::=", ":\\u003a=")  # by which vLLM tells another notation
-    grammar = f"{_MARK}0\n{_NOT_FOR_XGRAMMAR}\n{source}"
+    grammar = f"{_MARK}0\n{_NOT_FOR_XGRAMMAR}\n{_as_lark(source)}"
     return {"structured_outputs": StructuredOutputsParams(grammar=grammar)}
+
+
+def _as_lark(source: str) -> str:
+    """llguidance's own document holds a schema, or a grammar in Lark; vLLM takes Lark."""
+    if not source.startswith("{"):
+        return source
+    (grammar,) = json.loads(source)["grammars"]
+    if (schema := grammar.get("json_schema")) is None:
+        return str(grammar["lark_grammar"])
+    return _JSON_RULE + json.dumps(schema).replace("::=", ":\\u003a=")  # by which vLLM tells another notation
 
 
 def end_in_time(params: SamplingParams) -> None:
