@@ -179,6 +179,43 @@ def test_both_engines_stream_alike(lanes: Lanes, name: str) -> None:
     assert {json.dumps(shape(event)) for event in one} == {json.dumps(shape(event)) for event in other}
 
 
+LONG = "word " * 3000
+REFUSED = {
+    "a long message": (chat(turn("user", LONG)), "messages"),
+    "a long answer": (chat(ASK, max_tokens=5000), "max_tokens"),
+    "a long completion": (chat(ASK, max_tokens=None, max_completion_tokens=5000), "max_completion_tokens"),
+    "a broken expression": (chat(ASK, structured_outputs={"regex": "[a"}), "structured_outputs"),
+    "a broken schema": (
+        chat(ASK, response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 5}}}),
+        "response_format",
+    ),
+    "a long prompt": (completion(LONG), "prompt"),
+    "a long second prompt": (completion(["A red", LONG]), "prompt[1]"),
+    "an id below all": (completion([1, -1]), "prompt[1]"),
+    "an id above all": (completion([1, 99_999_999]), "prompt"),
+    "an image's id": (completion([70, 4]), "prompt"),
+    "a caption's long prompt": (("/v1/captions", {"image": RED, "prompt": LONG}), "prompt"),
+    "a caption's broken format": (
+        ("/v1/captions", {"image": RED, "format": {"type": "json", "schema": {"type": 5}}}),
+        "format",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_both_engines_refuse_alike(lanes: Lanes, name: str) -> None:
+    """With the client's own name of the field, and in no library's words."""
+    (path, body), field = REFUSED[name]
+    answers = {engine: client.post(path, json=body) for engine, client in lanes.items()}
+    told = {engine: (answer.status_code, answer.json()["error"]["param"]) for engine, answer in answers.items()}
+    assert told == dict.fromkeys(lanes, (400, field)), [answer.text for answer in answers.values()]
+    one, other = (answer.json()["error"] for answer in answers.values())
+    assert one["code"] == other["code"]
+    assert not any(
+        word in one["message"] + other["message"] for word in ("max_model_len", "pydantic", "vLLM", "VLLM")
+    )
+
+
 def num_prompt_tokens(client: httpx.Client, *parts: dict[str, Any]) -> int:
     path, body = chat(turn("user", *parts), max_tokens=1)
     return int(client.post(path, json=body).json()["usage"]["prompt_tokens"])
