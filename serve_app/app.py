@@ -280,6 +280,12 @@ class IngressDeployment:
         """This ingress's part of what the application's replicas take: proxies give each as much to do."""
         return math.ceil(self._catalog.capacity(application) / self._config.num_replicas)
 
+    async def __del__(self) -> None:
+        if hasattr(self, "_reporter"):  # absent where the start failed
+            for task in self._tasks:
+                task.cancel()
+            await self._reporter.stop()  # what ended well since the last push would count as dead with this process
+
 
 def _lane(
     config: HttpConfig,
@@ -334,9 +340,10 @@ class MetricsDeployment:
     called off.
     """
 
-    def __init__(self, config: MetricsConfig) -> None:
+    async def __init__(self, config: MetricsConfig) -> None:  # type: ignore[misc] # Ray Serve awaits it
         _start_log()
         self._sidecar = Sidecar(config)
+        self._watch = asyncio.create_task(self._sidecar.watch())
         self._keys = Keyring(config.keys)
         self._allowed_hosts = config.allowed_hosts
         self._ledger = Ledger()

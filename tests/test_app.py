@@ -1,13 +1,18 @@
 """The builders: their annotations are classes, and a config's values reach the deployment."""
 
+import asyncio
 import inspect
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from serve_app import app
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
 from serve_app.config_file import BUILDERS
+from serve_app.metrics.reporter import Reporter
+from serve_app.metrics.snapshot import Snapshot, Source
 
 
 def deployment_of(application: Any) -> Any:
@@ -47,3 +52,22 @@ def test_several_ranks_get_a_bundle_each() -> None:
 def test_the_ingress_and_the_sidecar() -> None:
     assert deployment_of(app.build_ingress(IngressConfig(num_replicas=2))).num_replicas == 2
     assert deployment_of(app.build_metrics(MetricsConfig())).num_replicas == 1
+
+
+async def test_an_ingress_that_stops_says_its_last_word() -> None:
+    """What ended well since its last push would count as dead with it."""
+    told: list[Snapshot] = []
+
+    async def send(snapshot: Snapshot) -> None:
+        told.append(snapshot)
+
+    reporter = Reporter(CollectorRegistry(), Source("ingress", "ingress", "a", "a", 0.0), send, period_s=60)
+    reporter.start()
+    work = asyncio.create_task(asyncio.sleep(60))
+    ends = app.IngressDeployment.__del__  # of no instance: the collector would call it once more
+    async with asyncio.timeout(10):
+        await ends(cast(Any, SimpleNamespace(_tasks=[work], _reporter=reporter)))
+    assert told[-1].is_final
+    await asyncio.wait({work})
+    assert work.cancelled()
+    await ends(cast(Any, SimpleNamespace(_tasks=[])))  # its start failed: there is nobody to tell

@@ -1,8 +1,10 @@
 """Requests that others than we end, Ray Serve's own time-out or their process's death, on a real service."""
 
+import copy
 import os
 import re
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -12,7 +14,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.service import RunningService, serving
+from tests.service import RunningService, serve_deploy, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -99,3 +101,48 @@ def test_streams_that_die_with_their_ingress_are_counted(service: RunningService
         [ingress] = [one for one in found if "ServeReplica:ingress:" in " ".join(one.cmdline())]
         os.kill(ingress.pid, signal.SIGKILL)
         wait_for(client, ("replica_died", True), NUM_STREAMS)
+
+
+def test_an_ingress_that_is_deployed_anew_leaves_no_dead_requests(service: RunningService) -> None:
+    """Its last word counts what ended well since its last push."""
+    values = copy.deepcopy(CONFIG)
+    values["http_options"] |= {"host": "127.0.0.1", "port": int(service.url.rpartition(":")[2])}
+    ingress = next(app for app in values["applications"] if app["name"] == "ingress")
+    ingress["args"]["request_timeout_s"] = 100  # another argument is another replica
+    dashboard = re.search(r"dashboard: (http://\S+)", (service.temp_dir / "up.log").read_text())
+    assert dashboard, "`serve-app up` told no dashboard"
+    is_over = threading.Event()
+    answers: list[int] = []
+
+    def ask() -> None:
+        with service.client as client:
+            while not is_over.is_set():
+                answers.append(client.post(CHAT, json=chat("!tokens 2")).status_code)
+
+    with service.client as client:
+        before = tally(client)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        try:
+            serve_deploy(values, dashboard[1], {**os.environ, "RAY_AUTH_MODE": "token"})
+            time.sleep(15)  # the replica before ends meanwhile, and is silent for longer than the sidecar waits
+        finally:
+            is_over.set()
+            asking.join()
+        service.wait_until_ready()
+        time.sleep(15)
+        after = tally(client)
+    assert after["ok"] - before["ok"] == answers.count(200) > 0
+    assert after["replica_died"] == before["replica_died"]
+
+
+def tally(client: httpx.Client) -> dict[str, int]:
+    """Ever, of all processes: those that ended are in the summary alone."""
+    row = (
+        client.get("/metrics/summary")
+        .json()["models"]
+        .get("script", {"requests": 0, "clients_left": 0, "failures": {}})
+    )
+    failures: dict[str, int] = row["failures"]
+    ok = row["requests"] - row["clients_left"] - sum(failures.values())
+    return {"ok": ok, "replica_died": failures.get("replica_died", 0)}

@@ -220,6 +220,25 @@ def test_who_was_silent_and_speaks_again_is_not_counted_twice(clock: Clock, side
         assert died(sidecar)["demo"] == 3
 
 
+async def test_nobody_died_while_the_sidecar_itself_could_not_listen(clock: Clock, sidecar: Sidecar) -> None:
+    watch = asyncio.create_task(sidecar.watch())
+    speaks, dies = (Process(clock, "ingress", name) for name in ("speaks", "dies"))
+    try:
+        with speaks.metrics.request("demo"), dies.metrics.request("demo"):
+            sidecar.record(speaks.snapshot())
+            sidecar.record(dies.snapshot())
+            await asyncio.sleep(0)  # its first look
+            clock.now_s += 11
+            sidecar.record(speaks.snapshot())
+            assert "replica_died" not in demo(sidecar)["failures"]
+            for _ in range(11):  # who doesn't speak now either is dead
+                clock.now_s += 1
+                sidecar.record(speaks.snapshot())
+            assert demo(sidecar)["failures"] == {"replica_died": 1}
+    finally:
+        watch.cancel()
+
+
 def test_a_silent_process_leaves_the_text_and_its_counts_stay(clock: Clock, sidecar: Sidecar) -> None:
     replica, ingress = Process(clock, "model", "re"), Process(clock, "ingress", "in")
     replica.generate(10)

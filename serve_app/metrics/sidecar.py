@@ -38,6 +38,7 @@ MAX_MODELS = 1_000
 # Counts of silent processes are kept so long, about 2 kB each, to know one that comes back.
 MAX_SILENT_SOURCES = 1_000
 _PUSH_PERIOD_S = 1.0
+_DEAF_AFTER_S = 3 * _PUSH_PERIOD_S  # longer between two looks, and this process itself had no processor
 _DEAD = "dead"  # the label `replica` of what died with its process
 
 
@@ -79,6 +80,7 @@ class Sidecar:
         self._recent = Recent()
         self._lost = LostRequests()
         self._refused = dict.fromkeys(("too_many_samples", "too_many_sources", "too_many_models"), 0)
+        self._looked_at: float | None = None  # None: nobody looks regularly, and no gap says anything
 
     def record(self, snapshot: Snapshot) -> bool:
         """Take in what a process tells; False where it is refused, or older than what is known of it."""
@@ -115,6 +117,13 @@ class Sidecar:
         )
         return True
 
+    async def watch(self) -> None:
+        """For ever: look for silence so often that a longer gap tells that this process couldn't listen."""
+        self._looked_at = self._clock()
+        while True:
+            self._retire_silent()
+            await asyncio.sleep(_PUSH_PERIOD_S)
+
     def _count(self, counts: dict[CountKey, Values], known: _Heard | None, snapshot: Snapshot, now: float) -> None:
         """Add what is new to the totals, and to the last minute where it is known to belong there.
 
@@ -141,6 +150,7 @@ class Sidecar:
 
     def _retire_silent(self) -> None:
         """Forget the series of processes that are silent, and in the end the oldest of them altogether."""
+        self._forgive_own_absence()
         oldest = self._clock() - self._config.stale_after_s
         while self._live:
             key, heard = next(iter(self._live.items()))
@@ -153,6 +163,17 @@ class Sidecar:
             self._waiting.pop(key, None)
         while len(self._silent) > MAX_SILENT_SOURCES:
             del self._silent[next(iter(self._silent))]
+
+    def _forgive_own_absence(self) -> None:
+        """While this process had no processor, what the others said waited unread: that is no silence of theirs."""
+        if self._looked_at is None:
+            return
+        now = self._clock()
+        absent_s = now - self._looked_at
+        if absent_s > _DEAF_AFTER_S:
+            for heard in self._live.values():
+                heard.heard_at += absent_s
+        self._looked_at = now
 
     def waiting(self, application: str) -> Waiting:
         """What waits for the model's turns in all ingresses; what waits in its own lanes their replicas know."""
