@@ -18,7 +18,7 @@ from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited, ServeApp
 from serve_app.http_config import AdmissionConfig
 from serve_app.key_file import DEFAULT_PRIORITY
 from serve_app.keys import Key
-from serve_app.messages import GenerationRequest, Text
+from serve_app.messages import GenerationRequest
 from serve_app.turns import Turn, Turns
 
 _LOOK_AGAIN_S = 0.5  # replicas come and go without a word to the queue
@@ -39,9 +39,7 @@ def num_places(num_at_once: int, num_replicas: int) -> int:
 
 def estimated_tokens(request: GenerationRequest) -> int:
     """About how many tokens the prompt has: text by its length, pictures at one price. Never the engine's count."""
-    characters = sum(
-        len(part.text) for message in request.messages for part in message.parts if isinstance(part, Text)
-    )
+    characters = sum(map(len, request.texts))
     num_ids = len(request.raw.tokens) if request.raw else 0
     return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_PICTURE * len(request.pictures) + num_ids
 

@@ -165,6 +165,21 @@ class GenerationRequest:
         """All pictures of the conversation, in order."""
         return tuple(picture for message in self.messages for picture in message.pictures)
 
+    @property
+    def texts(self) -> list[str]:
+        """All that a chat template may put into the prompt, in no particular order, but for the ids of calls."""
+        texts = [part.text for message in self.messages for part in message.parts if isinstance(part, Text)]
+        texts += [text for message in self.messages for c in message.tool_calls for text in (c.name, c.arguments)]
+        tools = self.tool_use.tools if self.tool_use else ()
+        texts += [text for tool in tools for text in (tool.name, tool.description or "", tool.parameters)]
+        return [*texts, self.template_args]
+
+    @property
+    def call_ids(self) -> list[str]:
+        """Of calls, and of the answers to them."""
+        ids = [call.id for message in self.messages for call in message.tool_calls]
+        return ids + [message.tool_call_id for message in self.messages if message.tool_call_id]
+
 
 LEAST_LOGPROB = -9999.0  # OpenAI's, for a token that could not have come: JSON has no infinity
 

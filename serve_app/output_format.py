@@ -38,12 +38,30 @@ def _check_schema(spec: str) -> None:
     schema = _json(spec)
     if not isinstance(schema, dict):
         raise ValueError("a schema is a JSON object")
-    level: list[Any] = [schema]
+    check_depth(schema)
+
+
+def check_depth(value: Any) -> None:
+    """Raise `ValueError` where these values of JSON are nested more than `MAX_DEPTH` deep."""
+    level: list[Any] = [value]
     for _ in range(MAX_DEPTH):
         level = [child for value in level for child in _children(value)]
         if not level:
             return
     raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+
+
+def check_text_depth(document: str) -> None:
+    """The same of JSON's text, or of a text that should be JSON and may not be: that is for others to refuse."""
+    if document.count("[") + document.count("{") <= MAX_DEPTH:
+        return
+    try:
+        value = json.loads(document)
+    except RecursionError as exc:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep") from exc
+    except ValueError:
+        return
+    check_depth(value)
 
 
 def _children(value: Any) -> list[Any]:

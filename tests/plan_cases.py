@@ -24,7 +24,9 @@ class Case:
     unplaced: tuple[str, ...] = ()
     on_ray: bool = False
     user_config: str = ""
-    more: str = ""  # applications as YAML, beside the models, the ingress and the sidecar
+    more: str = ""  # applications as YAML, beside the models and the ingress
+    ingress: str = "{}"  # its args as YAML
+    lanes: bool = False  # each model has a route prefix
 
     def values(self) -> dict[str, Any]:
         """The Serve config file."""
@@ -32,17 +34,20 @@ class Case:
         user_config = yaml.safe_load(self.user_config) or {"models": list(models)}
         return {
             "applications": [
-                *(_model(name, args or {}) for name, args in models.items()),
+                *(_model(name, args or {}) | self._route(name) for name, args in models.items()),
                 *(yaml.safe_load(self.more) or []),
                 {
                     "name": "ingress",
                     "import_path": "serve_app.app:build_ingress",
                     "route_prefix": "/",
-                    "args": {"num_cpus": 0.1, "metrics_application": None},
+                    "args": {"num_cpus": 0.1, "metrics_application": None} | yaml.safe_load(self.ingress),
                     "deployments": [{"name": "Ingress", "user_config": user_config}],
                 },
             ]
         }
+
+    def _route(self, name: str) -> dict[str, Any]:
+        return {"route_prefix": f"/models/{name}"} if self.lanes else {}
 
 
 def _model(name: str, args: dict[str, Any]) -> dict[str, Any]:
@@ -59,6 +64,12 @@ def _model(name: str, args: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+_ABOVE_LIMIT = (  # a target that no replica reaches without what waits
+    "{m: {max_ongoing_requests: 4, max_batch_size: 4, metrics_application: metrics, "
+    "autoscaling: {max_replicas: 2, target_ongoing_requests: 9}}}"
+)
+_NEVER = "a second replica can never start: one holds at most 5 requests and 0 that wait are counted, together 5"
+_SIDECAR = "[{name: metrics, import_path: 'serve_app.app:build_metrics', route_prefix: /metrics}]"
 TWO_NODES = ("2xCPU=4,GPU=2",)
 
 CASES = (
@@ -113,9 +124,22 @@ CASES = (
     ),
     Case(
         "a target above a replica's limit",
-        "{m: {max_ongoing_requests: 4, max_batch_size: 4, metrics_application: metrics, "
-        "autoscaling: {max_replicas: 2, target_ongoing_requests: 9}}}",
+        _ABOVE_LIMIT,
         ("a second replica starts only when requests wait already: one is full at 4", "to 4 at most"),
+        more=_SIDECAR,
+        ingress="{metrics_application: metrics}",
+    ),
+    Case(
+        "a target above a lane's limit",
+        _ABOVE_LIMIT,
+        ("a second replica starts only when requests wait already: one is full at 4", "to 4 at most"),
+        lanes=True,
+    ),
+    Case(
+        "a target within a lane's limit",
+        "{m: {max_batch_size: 16, max_ongoing_requests: 64, autoscaling: {max_replicas: 2, "
+        "target_ongoing_requests: 30}}}",
+        lanes=True,
     ),
     Case(
         "scaling settings without scaling",
@@ -202,9 +226,12 @@ CASES = (
         "a target never reached",
         "{m: {max_ongoing_requests: 4, max_batch_size: 4, metrics_application: null, "
         "autoscaling: {max_replicas: 2, target_ongoing_requests: 9}}}",
-        ("a second replica can never start: one holds at most 5 requests and 0 that wait are counted, together 5",),
+        (_NEVER,),
         1,
     ),
+    Case("an ingress that tells nobody who waits", _ABOVE_LIMIT, (_NEVER,), 1, more=_SIDECAR),
+    Case("a sidecar that isn't there", _ABOVE_LIMIT, (_NEVER,), 1, ingress="{metrics_application: metrics}"),
+    Case("a sidecar that is none", _ABOVE_LIMIT, (_NEVER,), 1, ingress="{metrics_application: m}"),
     Case("no queue at all", "{m: {max_queued_requests: 0}}", ("every request is refused",), 1),
     Case(
         "an ingress that names a missing model",

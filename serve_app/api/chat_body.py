@@ -14,6 +14,7 @@ from serve_app.api.chat_formats import MAX_TOOLS, AllowedToolsChoice, FunctionTo
 from serve_app.api.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, GenerationBody
 from serve_app.api.tolerant import Tolerant
 from serve_app.messages import Role, Sampling, ToolCall, ToolChoiceKind, ToolUse
+from serve_app.output_format import check_text_depth
 
 MAX_MESSAGES = 10_000
 MAX_PARTS = 1000  # of one message
@@ -32,10 +33,13 @@ _NOT_TEMPLATE_ARGS = frozenset(
 TemplateArg = bool | int | float | Annotated[str, Field(max_length=1000)] | None
 
 
-# What parts carry, here and elsewhere: in a part of another type it would be lost.
-_CARRIED = frozenset(
-    {"text", "refusal", "image_url", "image", "input_image", "input_audio", "audio_url", "video_url", "file"}
-)
+# What carries an image, a sound or a file, here and elsewhere: in another place it would be lost.
+_FILES = frozenset(
+    {"image_url", "image_urls", "image", "images", "input_image", "input_images", "picture", "pictures",
+     "input_audio", "audio_url", "audios", "video_url", "video", "videos", "file", "files", "file_ids", "attachment",
+     "attachments", "experimental_attachments"}
+)  # fmt: skip
+_CARRIED = _FILES | {"text", "refusal"}
 
 
 class TextPart(Tolerant):
@@ -84,6 +88,12 @@ class CalledFunction(Tolerant):
     name: Label
     arguments: LongText
 
+    @field_validator("arguments")
+    @classmethod
+    def _not_too_deep(cls, arguments: str) -> str:
+        check_text_depth(arguments)  # chat templates and those who guard them go through its values
+        return arguments
+
 
 class AssistantCall(Tolerant):
     """A call that the assistant made in an earlier turn."""
@@ -103,6 +113,9 @@ def _as_parts(content: Any) -> Any:
 
 class ChatMessage(Tolerant):
     """A turn; `content` is a string or a list of parts. `developer` is OpenAI's newer word for `system`."""
+
+    misplaced: ClassVar[frozenset[str]] = _FILES
+    misplaced_hint: ClassVar[str] = "a message has none beside its content: send it as a part of content"
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
         "audio": (),

@@ -3,6 +3,8 @@
 Which one, the header `X-Model` or `?model=` says; the default chat model otherwise.
 """
 
+import codecs
+
 from serve_app import __version__
 from serve_app.api.body import parse_object
 from serve_app.api.completions import create_completion
@@ -108,7 +110,8 @@ async def info(exchange: Exchange, lane: Lane) -> None:
 def _is_file(exchange: Exchange, data: bytes) -> bool:
     """By its type; where that says neither, as curl's and the hub's clients' often doesn't, by its beginning."""
     content_type = exchange.request.headers.get("content-type", "").lower()
-    return content_type.startswith("image/") or ("json" not in content_type and data.lstrip()[:1] not in (b"{", b""))
+    first = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
+    return content_type.startswith("image/") or ("json" not in content_type and first not in (b"{", b""))
 
 
 async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:

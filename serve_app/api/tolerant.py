@@ -5,6 +5,7 @@ ours misspelt is a mistake, though, and so is what belongs into another part: bo
 """
 
 import difflib
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any, ClassVar
@@ -19,6 +20,9 @@ from serve_app.strict import nearest_hint
 
 MAX_NAMES = 32  # different ones in a request: each is compared with every field that there is
 _NEAR = 0.75  # of difflib's ratio: two letters of a name of four that changed places
+_NEAR_WITH_WORDS = 0.9  # where words stand beside a known name, as in `reasoning_text`: a letter too many or so
+_OTHERS = frozenset({"context"})  # what other services' answers have, and is near to a field of another meaning
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _LONGEST_HEADER = 1000
 
 
@@ -54,10 +58,12 @@ class IgnoredFields:
 class Tolerant(Body):
     """Base of the objects that are read so. `misplaced` are fields of its neighbours, which would ask for something.
 
+    They are told apart whatever their capitals, underscores and hyphens; `misplaced_hint` says where they belong.
     What was read over is added to the validation's context, where that is an `IgnoredFields`.
     """
 
     misplaced: ClassVar[frozenset[str]] = frozenset()
+    misplaced_hint: ClassVar[str] = "a part of this type has none: send it in a part of its own"
 
     @model_validator(mode="before")  # runs before those of the base classes
     @classmethod
@@ -66,8 +72,8 @@ class Tolerant(Body):
             return values
         ignored = info.context if isinstance(info.context, IgnoredFields) else IgnoredFields()
         for name in cls._unknown(values):
-            if name in cls.misplaced:
-                raise wrong(name, "a part of this type has none: send it in a part of its own")
+            if _plain(name) in _misplaced_in(cls):
+                raise wrong(name, cls.misplaced_hint)
             if name not in ignored:
                 _refuse_typo(name, cls._known())
                 ignored.add(name)
@@ -98,13 +104,27 @@ def _fields_of(body: type[Body]) -> frozenset[str]:
     return frozenset({field.alias or name for name, field in body.model_fields.items()} | body.neutral.keys())
 
 
+@cache
+def _misplaced_in(body: type[Tolerant]) -> frozenset[str]:
+    """Without its own fields: another spelling of those is a typo."""
+    return frozenset(map(_plain, body.misplaced)) - frozenset(map(_plain, _fields_of(body)))
+
+
 def _refuse_typo(name: str, known: frozenset[str]) -> None:
-    """Capitals, underscores and hyphens aside."""
+    """Capitals, underscores and hyphens aside. A known name with words of its own beside it is another name."""
+    if name in _OTHERS:
+        return
     plain = {_plain(field): field for field in known}
-    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=_NEAR)
+    words = f"_{_words(name)}_"
+    cutoff = _NEAR_WITH_WORDS if any(f"_{field}_" in words for field in known) else _NEAR
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=cutoff)
     if near:
         hint = nearest_hint(plain[near[0]], [plain[near[0]]])
         raise wrong(name, f"unknown field '{name}'{hint}")
+
+
+def _words(name: str) -> str:
+    return _WORD_START.sub("_", name).replace("-", "_").lower()
 
 
 def _plain(name: str) -> str:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+from serve_app.errors import InvalidRequest
 from serve_app.messages import GenerationRequest, Message, Text, ToolCall
 
 # Of letters and digits, so that no template's filter and no JSON changes it.
@@ -66,13 +67,18 @@ class TextGuard:
         return ToolCall(self._value(call.id, spellings), self._value(call.name, spellings), arguments)
 
     def _json(self, document: str, spellings: "_Spellings") -> str:
-        """Broken as it is read: an escape may hide a spelling. What is no JSON stays, for others to refuse."""
+        """Broken as it is read: an escape may hide a spelling. What is no JSON stays, for others to refuse.
+
+        Raises `InvalidRequest` where it is nested too deeply to be read, lest a template gets it as it stands.
+        """
         try:
             value = json.loads(document)
+            broken = self._value(value, spellings)
+            return document if broken == value else json.dumps(broken, ensure_ascii=False)
+        except RecursionError as exc:
+            raise InvalidRequest("a call's arguments are nested too deeply: send flatter ones", "messages") from exc
         except ValueError:
             return document
-        broken = self._value(value, spellings)
-        return document if broken == value else json.dumps(broken, ensure_ascii=False)
 
     def _value(self, value: Any, spellings: "_Spellings") -> Any:
         if isinstance(value, str):

@@ -6,6 +6,7 @@ Knows no engine.
 """
 
 import asyncio
+import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -20,14 +21,21 @@ _COUNTED_FOR_ONE = 2  # cut text may have more tokens than the whole, which is t
 # Where text is normalized: what NFKC composes of four characters is one.
 _NORMALIZED_FOR_ONE = 4
 _CONTEXT_WITHOUT_ONE = 131_072  # tokens, for models that state no context length
+# How a chat template prints the ids of calls, if it does: some clients keep long signatures in them.
+_PRINTED_IDS = re.compile(r"\bid\b|tool_call_id|\b(tool_calls?|messages?)\s*\|\s*(tojson|string)\b")
 _LEAST_COUNTABLE = 65_536  # tokens of a text that is only tokenized: whoever asks may want to cut it
 
 
 class TextBound:
     """Holds the texts of a model's requests to what its context can take. For one event loop."""
 
-    def __init__(self, tokenizer: Any, context_length: int | None) -> None:
-        """`tokenizer` may be used by other threads at the same time as long as they only read it."""
+    def __init__(self, tokenizer: Any, context_length: int | None, chat_template: str | None = None) -> None:
+        """`tokenizer` may be used by other threads at the same time as long as they only read it.
+
+        `chat_template` stands in for the tokenizer's own.
+        """
+        template = chat_template or getattr(tokenizer, "chat_template", None)
+        self._prints_ids = not isinstance(template, str) or _PRINTED_IDS.search(template) is not None
         self._tokenizer = tokenizer
         self._context_length = context_length or _CONTEXT_WITHOUT_ONE
         self._token_characters = _longest_token(tokenizer)
@@ -51,18 +59,19 @@ class TextBound:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _check(self, request: GenerationRequest, max_tokens: int) -> None:
-        num_characters = sum(map(len, _texts(request)))
+        texts = request.texts + (request.call_ids if self._prints_ids else [])
+        num_characters = sum(map(len, texts))
         if num_characters > max_tokens * self._token_characters:
             raise prompt_too_long(request, f"{num_characters:,} characters", self._context_length)
         if num_characters <= _SHORT_CHARACTERS:
             return
-        whole = "".join(_texts(request))
+        whole = "".join(texts)
         starts = range(0, len(whole), _PIECE_CHARACTERS)
         if await self._enough(whole, starts, _COUNTED_FOR_ONE * max_tokens) is not None:
             raise prompt_too_long(request, f"more than {max_tokens:,} tokens", self._context_length)
 
     async def _cut(self, request: GenerationRequest, last_tokens: int) -> GenerationRequest:
-        whole = "".join(_texts(request))
+        whole = "".join(request.texts)
         if len(whole) <= _SHORT_CHARACTERS:
             return request
         starts = range(len(whole) - _PIECE_CHARACTERS, -_PIECE_CHARACTERS, -_PIECE_CHARACTERS)
@@ -82,13 +91,6 @@ class TextBound:
             if counted > num_tokens:
                 return max(0, start)
         return None
-
-
-def _texts(request: GenerationRequest) -> list[str]:
-    texts = [part.text for message in request.messages for part in message.parts if isinstance(part, Text)]
-    texts += [call.arguments for message in request.messages for call in message.tool_calls]
-    tools = request.tool_use.tools if request.tool_use else ()
-    return texts + [text for tool in tools for text in (tool.description or "", tool.parameters)]
 
 
 def _longest_token(tokenizer: Any) -> int:

@@ -17,6 +17,8 @@ class TokenBytes:
         self._byte_of = _byte_level_alphabet() if '"ByteLevel"' in kinds else {}
         self._has_byte_tokens = '"ByteFallback"' in kinds
         self._tokenizer = tokenizer
+        # A property that builds a table of all added tokens each time it is read.
+        self._added = frozenset(tokenizer.added_tokens_decoder) if kinds else frozenset()
         self._known: dict[int, bytes | None] = {}
 
     def of(self, token: int) -> bytes | None:
@@ -26,7 +28,7 @@ class TokenBytes:
         return self._known[token]
 
     def _read(self, token: int) -> bytes | None:
-        if not (self._byte_of or self._has_byte_tokens) or token in self._tokenizer.added_tokens_decoder:
+        if not (self._byte_of or self._has_byte_tokens) or token in self._added:
             return None
         spelled = self._tokenizer.convert_ids_to_tokens(token)
         if not isinstance(spelled, str):

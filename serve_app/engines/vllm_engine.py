@@ -209,7 +209,8 @@ class VllmEngine:
 
 def _text_bound(model: LoadedModel) -> TextBound:
     """Over a tokenizer of its own: vLLM changes settings of its where it is used."""
-    return TextBound(copy.deepcopy(model.renderer.renderer.get_tokenizer()), model.context_length)
+    tokenizer = copy.deepcopy(model.renderer.renderer.get_tokenizer())
+    return TextBound(tokenizer, model.context_length, model.renderer.chat_template)
 
 
 def _pass_on(collector: RequestOutputCollector, deliver: Callable[[Any], None]) -> None:
