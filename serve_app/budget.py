@@ -87,6 +87,7 @@ class _Account:
     requests: int = 0
     good_until_s: float = 0.0
     tokens: int = 0
+    is_leasing: bool = False  # an ask for more requests than are needed is under way
 
 
 class Budget:
@@ -116,7 +117,7 @@ class Budget:
             return account.headers
         used = leased if counted else 0  # of one that is many, what is here already pays a part
         account.requests -= used
-        more = _seconds_worth(key) if requests else 0
+        more = _seconds_worth(key) if requests > leased else 0
         ask = Ask(key, requests - used, images, 0, more, counted + used if counted else 0)
         grant = await asyncio.shield(self._in_own_task(self._asked(ask, account)))
         if grant is None:
@@ -153,7 +154,10 @@ class Budget:
         """The ledger's word, told of all tokens until now; None where it has none to give."""
         if self._lease is None or self._clock() < self._alone_until_s:
             return None
-        ask = replace(ask, tokens=account.tokens)
+        # One lease at a time: each of a burst would lease a second's worth, and together they'd empty the bucket.
+        more = 0 if account.is_leasing else ask.more_requests
+        account.is_leasing = account.is_leasing or more > 0
+        ask = replace(ask, tokens=account.tokens, more_requests=more)
         account.tokens = 0
         try:
             async with asyncio.timeout(_LEASE_TIMEOUT_S):
@@ -163,9 +167,14 @@ class Budget:
             account.tokens += ask.tokens
             self._alone_until_s = self._clock() + _ALONE_S
             return None
+        finally:
+            if more:
+                account.is_leasing = False
         account.headers = grant.headers
         if grant.more_requests:
-            account.requests, account.good_until_s = grant.more_requests, self._clock() + _LEASE_LASTS_S
+            now_s = self._clock()
+            left = account.requests if now_s < account.good_until_s else 0
+            account.requests, account.good_until_s = left + grant.more_requests, now_s + _LEASE_LASTS_S
         return grant
 
 

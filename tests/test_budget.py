@@ -229,3 +229,40 @@ async def test_many_at_once_never_get_more_than_there_is() -> None:
     results = await asyncio.gather(*(budget.take(key, requests=1) for _ in range(400)), return_exceptions=True)
     assert sum(isinstance(result, dict) for result in results) <= 120
     assert {type(result) for result in results} == {dict, RateLimited}
+
+
+async def test_a_burst_leases_once_and_leaves_the_key_its_minute() -> None:
+    clock = Clock(0.0)
+    link = Link(clock)
+    link.is_slow = True
+    budget = Budget(link.lease, clock)
+    key = a_key(requests_per_minute=6000)
+    burst = [asyncio.create_task(budget.take(key, requests=1)) for _ in range(100)]
+    await asyncio.sleep(0.01)
+    link.may_answer.set()
+    await asyncio.gather(*burst)
+    assert [ask.more_requests for ask in link.asks if ask.more_requests] == [100]
+    assert await passed([budget], key, 6000) == 5900
+
+
+async def test_what_is_left_of_a_lease_is_there_beside_the_next() -> None:
+    clock = Clock(0.0)
+    budget = Budget(Link(clock).lease, clock)
+    key = a_key(requests_per_minute=600)
+    await passed([budget], key, 1)
+    for _ in range(2):
+        await budget.take(key, requests=8)  # 2 of the lease of 10 are left when it asks for 8 more
+    assert await passed([budget], key, 600) == 583
+
+
+async def test_a_lease_that_failed_is_asked_for_again() -> None:
+    clock = Clock(0.0)
+    link = Link(clock)
+    link.is_broken = True
+    budget = Budget(link.lease, clock)
+    key = a_key(requests_per_minute=600)
+    await passed([budget], key, 1)
+    link.is_broken = False
+    clock.now_s += 6.0
+    await passed([budget], key, 5)
+    assert [ask.more_requests for ask in link.asks] == [10]
