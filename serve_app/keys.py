@@ -119,7 +119,11 @@ class Keyring:
         if path is not None and not self._is_looking and (now_s := self._clock()) >= self._next_look_s:
             self._next_look_s = now_s + self._reload_s
             self._is_looking = True
-            self._run(lambda: self._look_beside(path))
+            try:
+                self._run(lambda: self._look_beside(path))
+            except RuntimeError as exc:  # the process can't have another thread now: no reason to refuse anybody
+                self._is_looking = False
+                logger.error("keys: %s can't be looked at (%s): the keys from before stay good", path, exc)
 
     def _look_beside(self, path: Path) -> None:
         try:

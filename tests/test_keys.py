@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -453,3 +454,23 @@ def test_neither_ray_nor_http_is_imported(module: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_where_no_thread_can_be_started_the_keys_stay_and_are_looked_at_later(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    has_threads = False
+
+    def run(work: Callable[[], None]) -> None:
+        if not has_threads:
+            raise RuntimeError("can't start new thread")
+        work()
+
+    keys = Keyring(KeysConfig(file=str(path), environment=VARIABLE), clock, run)
+    write(path, {"carol": THIRD})
+    clock.now_s += 60.0
+    assert name_of(keys, KEY) == "alice"
+    assert "can't start new thread" in caplog.text
+    has_threads = True
+    clock.now_s += 60.0
+    assert name_of(keys, THIRD) == "carol"
