@@ -91,7 +91,7 @@ def build_model(config: ModelConfig) -> Application:
         autoscaling_config=config.autoscaling_options,
         request_router_config=_request_router(config),
         max_ongoing_requests=config.ongoing_limit,
-        max_queued_requests=config.max_queued_requests,
+        max_queued_requests=config.queued_limit,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=HEALTH_CHECK_TIMEOUT_S,

@@ -20,6 +20,7 @@ Family = Literal[
     "paligemma", "minicpm", "qwen-vl", "internvl", "llava",
 ]  # fmt: skip
 _VLLM_MAX_NUM_SEQS = 256  # `vllm serve`'s default on most GPUs; the engine alone takes 128
+_FEWEST_QUEUED_REQUESTS = 256  # before a small model: at its own address nothing else waits for it in turns
 _LEAST_LOOK_BACK_S = 15.0  # Ray's processes report every 10 s, and it wants to look back further than that
 VLLM_MEMORY_SHARE = 0.92  # of each GPU's memory: vLLM's own default
 
@@ -93,7 +94,7 @@ class ModelConfig(Strict):
     autoscaling: AutoscalingConfig = AutoscalingConfig()
     balancing: Literal["affinity", "power_of_two"] = "affinity"  # by what replicas have in cache, or by lot and load
     max_ongoing_requests: int | None = Field(None, ge=1)
-    max_queued_requests: int = Field(256, ge=-1)
+    max_queued_requests: int | None = Field(None, ge=-1)
     start_attempts: int = Field(3, ge=1, le=20)  # replicas' starts that may fail before the deploy has failed
     drain_timeout_s: float = Field(30.0, ge=0)
     metrics_application: str | None = "metrics"
@@ -186,6 +187,17 @@ class ModelConfig(Strict):
     def ongoing_limit(self) -> int:
         """Requests one replica accepts at once: those that run, and as many that wait behind them."""
         return self.max_ongoing_requests or 2 * self.num_running_at_once
+
+    @property
+    def queued_limit(self) -> int:
+        """Requests that Ray Serve holds for the model in one process, at most.
+
+        What an ingress lets in at once has had its turn and must fit, as when a replica appears, or dies and all that
+        it had is asked of the others: what a replica accepts and an eighth more, times the replicas, at most.
+        """
+        if self.max_queued_requests is not None:
+            return self.max_queued_requests
+        return max(_FEWEST_QUEUED_REQUESTS, 2 * self.ongoing_limit * self.autoscaling.max_replicas)
 
     @property
     def actor_options(self) -> dict[str, Any]:

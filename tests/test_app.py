@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app import app
+from serve_app.admission import num_places
 from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
 from serve_app.config_file import BUILDERS
 from serve_app.metrics.reporter import Reporter
@@ -39,6 +40,20 @@ def test_a_models_values_reach_its_deployment() -> None:
     assert deployment.max_queued_requests == 7
     scaling = deployment._deployment_config.autoscaling_config
     assert (scaling.min_replicas, scaling.max_replicas, scaling.target_ongoing_requests) == (0, 3, 4)
+
+
+@pytest.mark.parametrize("num_replicas", [1, 2, 40])
+@pytest.mark.parametrize(
+    "args",
+    [{"engine": "vllm"}, {"engine": "vllm", "engine_args": {"max_num_seqs": 1024}}, {"max_batch_size": 400}, {}],
+)
+def test_whatever_admission_lets_in_at_once_fits_before_a_models_replicas(
+    args: dict[str, Any], num_replicas: int
+) -> None:
+    """Also while one replica is there and has it all."""
+    config = ModelConfig.model_validate({"source": "x", **args, "autoscaling": {"max_replicas": num_replicas}})
+    assert config.queued_limit >= num_places(config.ongoing_limit, num_replicas)
+    assert config.queued_limit == deployment_of(app.build_model(config)).max_queued_requests
 
 
 def test_several_ranks_get_a_bundle_each() -> None:
