@@ -155,7 +155,7 @@ class _Queue:
 
     async def enter(self, request: GenerationRequest, key: Key | None, num_places: int) -> None:
         if not self.turns.num_waiting and self._num_taken < self._capacity():
-            self._num_taken += num_places
+            self._take(num_places)
             self._watcher.had_its_turn(self._name)
             return
         priority = key.priority if key else DEFAULT_PRIORITY
@@ -188,9 +188,16 @@ class _Queue:
             self._drain.ended(now, now - answered_since, self._num_taken)
         self._give_back(num_places)
 
+    def _take(self, num_places: int) -> None:
+        self._num_taken += num_places
+        if self._drain.has_room and self._num_taken >= self._capacity():
+            self._drain.is_full_from(self._clock())
+
     def _give_back(self, num_places: int) -> None:
         self._num_taken -= num_places
         self._let_in()
+        if not self._drain.has_room and self._num_taken < self._capacity():
+            self._drain.has_room_from(self._clock())
 
     def _refuse_if_hopeless(self, request: GenerationRequest, turn: Turn) -> None:
         wait_s = self._seconds_until_free(self.turns.num_places_before(turn) + turn.num_places)
@@ -199,6 +206,8 @@ class _Queue:
 
     def _make_room(self, turn: Turn) -> None:
         """In a full queue those who go last give way to this one, or it is refused."""
+        if self.turns.num_waiting and turn.num_tokens > self._config.max_waiting_tokens:
+            raise self._too_long_to_wait(turn)
         going = self.turns.giving_way(turn, self._config.max_waiting_requests, self._config.max_waiting_tokens)
         if going is None:
             raise self._over_share() if self.turns.shares_with(turn) else self._overloaded(self._fullness())
@@ -214,9 +223,18 @@ class _Queue:
         most_tokens = self._config.max_waiting_tokens
         return f"has about {self.turns.num_tokens} tokens of prompts waiting, and takes {most_tokens}"
 
+    def _too_long_to_wait(self, turn: Turn) -> Overloaded:
+        return Overloaded(
+            f"model '{self._name}' has requests waiting, and this prompt alone has about {turn.num_tokens} tokens of "
+            f"the {self._config.max_waiting_tokens} that may wait (max_waiting_tokens): send a shorter one, or retry "
+            "when nothing waits",
+            None,
+            self._retry_after_s(),
+        )
+
     def _over_share(self) -> RateLimited:
         return RateLimited(
-            f"model '{self._name}' is full, and this key has the most requests waiting: send fewer at once",
+            f"model '{self._name}' is full, and this key has the most requests or tokens waiting: send fewer at once",
             None,
             self._retry_after_s(),
         )
@@ -241,7 +259,7 @@ class _Queue:
         while self.turns.num_waiting and self._num_taken < self._capacity():
             turn = self.turns.pop()
             if not turn.may_run.cancelled():
-                self._num_taken += turn.num_places
+                self._take(turn.num_places)
                 turn.is_let_in = True
                 turn.may_run.set_result(None)
 

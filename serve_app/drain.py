@@ -1,7 +1,8 @@
 """How soon a model's queue moves on, by the requests that ended while the model was full.
 
 What ended while there was room says nothing of a full model, and the time in which nothing was asked says nothing at
-all: neither counts. Knows nothing of queues.
+all: neither counts. After a while with room nothing is known: other requests may come than before. Knows nothing of
+queues.
 """
 
 from collections import deque
@@ -25,6 +26,22 @@ class Drain:
 
     def __init__(self) -> None:
         self._ends: deque[_End] = deque(maxlen=_REMEMBERED_ENDS)
+        self._room_since_s: float | None = None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the model had room when it was last told."""
+        return self._room_since_s is not None
+
+    def has_room_from(self, now_s: float) -> None:
+        """The model isn't full any more."""
+        self._room_since_s = now_s
+
+    def is_full_from(self, now_s: float) -> None:
+        """The model is full again. What ended before a long time with room tells nothing of these requests."""
+        if self._room_since_s is not None and now_s - self._room_since_s > _REMEMBER_S:
+            self._ends.clear()
+        self._room_since_s = None
 
     def ended(self, now_s: float, seconds: float, num_places: int) -> None:
         """A request was answered after so many seconds on a model of which so many places, all, were taken."""

@@ -188,6 +188,21 @@ async def test_idle_time_is_no_slow_work() -> None:
     await asyncio.gather(*tasks)
 
 
+async def test_long_answers_tell_nothing_of_a_burst_after_a_long_pause() -> None:
+    world = World(capacity=5)
+    async with world.busy(4):
+        for _ in range(4):
+            await world.ask("long", seconds=100.0, timeout_s=300.0)  # the fifth place, each time
+        async with world.busy():
+            assert "for some" in (await refusal_of(world.ask("hasty", timeout_s=30.0))).message
+    world.now_s += 250.0
+    async with world.busy(5):
+        burst = [world.ask(str(number), timeout_s=300.0) for number in range(60)]
+        await settle()
+        assert world.admission.num_waiting("m") == 60
+    await asyncio.gather(*burst)
+
+
 async def test_what_ran_while_there_was_room_tells_nothing_of_a_full_model() -> None:
     world = World(capacity=64)
     for _ in range(8):
@@ -258,6 +273,21 @@ async def test_long_prompts_of_one_key_leave_room_for_anothers() -> None:
         with pytest.raises(RateLimited, match="this key has the most"):
             await many.pop()
     await asyncio.gather(*many, other)
+
+
+async def test_a_prompt_too_long_to_wait_is_told_so() -> None:
+    world = World(max_waiting_tokens=100)
+    async with world.busy():
+        waits = asyncio.create_task(_through(world.admission, a_request(), a_key("a")))
+        other = world.ask("other", a_key("b"))
+        await settle()
+        with pytest.raises(
+            Overloaded, match=r"this prompt alone has about 101 tokens of the 100 .*max_waiting_tokens"
+        ):
+            await _through(world.admission, a_request(text="x" * 401), a_key("a"))
+        assert world.admission.num_waiting("m") == 2
+    await asyncio.gather(waits, other)
+    await _through(world.admission, a_request(text="x" * 401), a_key("a"))  # nothing waits
 
 
 @pytest.mark.parametrize(

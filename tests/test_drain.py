@@ -36,3 +36,19 @@ def test_new_replicas_count_at_once_and_lost_ones_by_and_by() -> None:
 def test_the_usual_time_is_the_median() -> None:
     assert drain(1.0, 2.0, 90.0).usual_seconds(0.0) == 2.0
     assert drain().usual_seconds(0.0) == 0.0
+
+
+@pytest.mark.parametrize(("room_s", "is_known"), [(1.0, True), (31.0, False)])
+def test_what_was_before_a_long_time_with_room_is_forgotten(room_s: float, is_known: bool) -> None:
+    told = drain(*[100.0] * 3)
+    told.has_room_from(0.0)
+    told.is_full_from(room_s)
+    assert (told.seconds_until_free(room_s, 10, 4) is not None) == is_known
+
+
+def test_a_full_model_whose_answers_take_long_is_known_for_long() -> None:
+    told = drain(*[100.0] * 3)
+    told.has_room_from(0.0)
+    told.is_full_from(0.0)
+    told.is_full_from(200.0)
+    assert told.seconds_until_free(200.0, 10, 4) == pytest.approx(250.0)
