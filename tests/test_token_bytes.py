@@ -30,6 +30,25 @@ def test_a_texts_tokens_add_up_to_its_bytes(make: Any) -> None:
     assert own.of(tokenizer.eos_token_id) is None
 
 
+def test_the_table_of_added_tokens_is_not_built_for_each_token() -> None:
+    tokenizer = tiny_models.tokenizer()
+    num_reads = 0
+
+    class Counting(type(tokenizer)):  # type: ignore[misc]
+        @property
+        def added_tokens_decoder(self) -> dict[int, Any]:
+            nonlocal num_reads
+            num_reads += 1
+            return dict(super().added_tokens_decoder)
+
+    tokenizer.__class__ = Counting
+    own = TokenBytes(tokenizer)
+    num_reads = 0
+    assert own.of(tokenizer.eos_token_id) is None
+    assert all(own.of(token) for token in tokenizer(TEXT, add_special_tokens=False).input_ids)
+    assert num_reads == 0
+
+
 def test_completions_spell_a_part_of_a_character_as_openai_does() -> None:
     parts = [TokenLogprob("\ufffd", -1.0, own_bytes=bytes([byte])) for byte in "開".encode()]
     told = (*parts, TokenLogprob("x", -2.0))

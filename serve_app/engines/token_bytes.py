@@ -17,8 +17,8 @@ class TokenBytes:
         self._byte_of = _byte_level_alphabet() if '"ByteLevel"' in kinds else {}
         self._has_byte_tokens = '"ByteFallback"' in kinds
         self._tokenizer = tokenizer
-        # A property that builds a table of all added tokens each time it is read.
-        self._added = frozenset(tokenizer.added_tokens_decoder) if kinds else frozenset()
+        # Read once: it is a property, which builds the table anew.
+        self._added = frozenset(tokenizer.added_tokens_decoder if kinds else ())
         self._known: dict[int, bytes | None] = {}
 
     def of(self, token: int) -> bytes | None:
