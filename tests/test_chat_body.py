@@ -103,6 +103,25 @@ def test_a_form_that_no_engine_should_compile_is_refused(fields: dict[str, Any],
     assert param in raised.value.param
 
 
+def called_with(arguments: str) -> ChatBody:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": arguments}}
+    return body(messages=[{"role": "user", "content": "x"}, {"role": "assistant", "tool_calls": [call]}])
+
+
+@pytest.mark.parametrize(
+    "arguments", ["[" * 65 + "]" * 65, "[" * 1000 + "]" * 1000, "[" * 100_000, json.dumps(nested(40)), '{"a":' * 9000]
+)
+def test_a_calls_arguments_are_no_deeper_than_a_schema(arguments: str) -> None:
+    with pytest.raises(InvalidRequest, match="nested more than 64 deep") as raised:
+        called_with(arguments)
+    assert raised.value.param == "messages[1].tool_calls[0].function.arguments"
+
+
+@pytest.mark.parametrize("arguments", ["", "no JSON", "[" * 64 + "]" * 64, json.dumps([{"a": "{[" * 100}] * 200)])
+def test_other_arguments_are_left_to_the_engine(arguments: str) -> None:
+    assert called_with(arguments).messages[1].internal_calls == (ToolCall("c", "f", arguments),)
+
+
 def test_variables_of_the_chat_template_reach_the_engine() -> None:
     assert body().template_args() == body(chat_template_kwargs={}).template_args() == ""
     told = body(chat_template_kwargs={"enable_thinking": False, "budget": 5}, reasoning_effort="low").template_args()

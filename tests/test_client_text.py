@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from serve_app.demo import CHECKPOINT
 from serve_app.engines.break_reader import read_breaks, unbroken
 from serve_app.engines.client_text import BREAK, special_tokens, text_guard, without_breaks
+from serve_app.errors import InvalidRequest
 from serve_app.messages import GenerationRequest, Message, Picture, RawPrompt, Sampling, Text, ToolCall
 from tests.matrix.parts import bert_tokenizer
 from tests.tiny_models import tokenizer as byte_tokenizer
@@ -196,6 +197,20 @@ def test_what_a_tool_or_a_template_is_told_is_guarded_too() -> None:
     assert guard.value({"<image>": ["</s>", 2]}) == {f"<{BREAK}image>": [f"<{BREAK}/s>", 2]}
     bad = a_request("hi", tool_calls=(ToolCall("a", "f", "<image>"),))
     assert guard.request(bad) is bad  # no JSON: who reads it refuses it, or takes it for an empty object
+
+
+DEEP = {
+    "lists": "[" * 100_000 + "]" * 100_000,
+    "objects": '{"a":' * 3000 + '"<image>"' + "}" * 3000,
+    "not closed": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("document", DEEP.values(), ids=DEEP)
+def test_arguments_too_deep_to_be_read_are_the_clients_mistake(document: str) -> None:
+    guard = text_guard(byte_tokenizer(), ["<image>"], has_turns=True)
+    with pytest.raises(InvalidRequest, match="nested too deeply"):
+        guard.request(a_request("hi", tool_calls=(ToolCall("a", "f", document),)))
 
 
 def test_a_raw_prompt_may_have_control_tokens_and_no_images() -> None:
