@@ -12,7 +12,7 @@ from serve_app.admission import Admission, estimated_tokens, num_places
 from serve_app.errors import DeadlineExceeded, EngineFailed, ModelNotReady, Overloaded, RateLimited, ServeAppError
 from serve_app.http_config import AdmissionConfig
 from serve_app.keys import Key
-from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text
+from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text, Tool, ToolCall, ToolUse
 
 
 class World:
@@ -160,6 +160,13 @@ def test_pictures_count_as_tokens() -> None:
     picture = Picture(1, 1, b"123")
     request = GenerationRequest("id", "m", (Message("user", (picture, Text("Hi!"))),), Sampling(), 1.0)
     assert estimated_tokens(request) == 577
+
+
+def test_tools_and_calls_count_as_text() -> None:
+    turn = Message("assistant", (Text("12345678"),), (ToolCall("an id", "name", "{'a': 1}"),))
+    tools = ToolUse((Tool("name", "{'a': 1}", "four"),))
+    request = GenerationRequest("id", "m", (turn,), Sampling(), 1.0, tool_use=tools)
+    assert estimated_tokens(request) == 2 + 1 + 2 + 1 + 2 + 1
 
 
 async def test_what_can_not_be_done_in_time_is_refused_at_once() -> None:

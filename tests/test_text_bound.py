@@ -16,7 +16,7 @@ from serve_app.engines import text_bound
 from serve_app.engines.text_bound import TextBound
 from serve_app.errors import ContextTooLong
 from serve_app.http_config import HttpConfig
-from serve_app.messages import GenerationRequest, Message, RawPrompt, Text, Tool, ToolUse
+from serve_app.messages import GenerationRequest, Message, RawPrompt, Text, Tool, ToolCall, ToolUse
 from tests import own_lane, tiny_models
 from tests.own_lane import bearer
 from tests.tiny_engine import answer, request, started
@@ -48,6 +48,11 @@ def raw(text: str, **more: Any) -> GenerationRequest:
     return replace(request(text), raw=RawPrompt(**more))
 
 
+def a_call(call: ToolCall, answers: str | None = None) -> GenerationRequest:
+    turns = (Message("assistant", (), (call,) * 100), Message("tool", (Text("x"),), tool_call_id=answers))
+    return replace(request("x"), messages=(*request("x").messages, *turns))
+
+
 def a_tool(text: str) -> GenerationRequest:
     return replace(request("x"), tool_use=ToolUse((Tool("f", "{}", description=text),)))
 
@@ -61,8 +66,27 @@ def a_tool(text: str) -> GenerationRequest:
         raw("a" * 30_000_000),
         raw("", tokens=(5,) * 1_000_000),
         a_tool("b" * 4_000_000),
+        a_call(ToolCall("a" * 60_000, "f", "{}")),
+        a_call(ToolCall("a", "f" * 60_000, "{}")),
+        a_call(ToolCall("a", "f", "b" * 60_000)),
+        a_call(ToolCall("a", "f", "{}"), answers="a" * 4_000_000),
+        replace(request("x"), tool_use=ToolUse((Tool("f" * 4_000_000, "{}"),))),
+        replace(request("x"), template_args=f'{{"a": "{"a" * 4_000_000}"}}'),
     ],
-    ids=["regular", "parts", "another turn", "raw", "ids", "tools"],
+    ids=[
+        "regular",
+        "parts",
+        "another turn",
+        "raw",
+        "ids",
+        "tools",
+        "calls' ids",
+        "calls' names",
+        "calls' arguments",
+        "answers' ids",
+        "tools' names",
+        "variables",
+    ],
 )
 async def test_what_cannot_fit_is_refused_unread(asked: GenerationRequest) -> None:
     tokens = Reader(tiny_models.tokenizer())
@@ -70,6 +94,28 @@ async def test_what_cannot_fit_is_refused_unread(asked: GenerationRequest) -> No
     with pytest.raises(ContextTooLong, match="maximum context length is 1000"):
         await bound.fitted(asked)
     assert tokens.num_characters == 0
+
+
+@pytest.mark.parametrize(
+    ("template", "is_printed"),
+    [
+        ("{{ tool_call.name }}", False),
+        ("{{ '<|im_start|>' + tool_call.function | tojson }}", False),
+        ("{{ call['id'] }}", True),
+        ("{{ call.id }}", True),
+        ("{{ message.tool_call_id }}", True),
+        ("{{ message.tool_calls | tojson }}", True),
+        (None, True),
+    ],
+)
+async def test_ids_count_where_the_template_prints_them(template: str | None, is_printed: bool) -> None:
+    bound = TextBound(Reader(tiny_models.tokenizer()), CONTEXT, template)
+    asked = a_call(ToolCall("a" * 60_000, "f", "{}"))
+    if not is_printed:
+        assert await bound.fitted(asked) == asked
+        return
+    with pytest.raises(ContextTooLong):
+        await bound.fitted(asked)
 
 
 async def test_a_text_below_the_bound_is_counted_only_until_it_is_too_long() -> None:
