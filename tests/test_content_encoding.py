@@ -154,6 +154,14 @@ def test_what_may_be_json_is_read_as_json(lane: httpx.Client, declared: str) -> 
     assert lane.post(CHAT, content=BODY).status_code == 200
 
 
+@pytest.mark.parametrize("declared", ["application/json", "application/octet-stream", ""])
+@pytest.mark.parametrize("path", ["/", "/invocations", "/generate"])
+def test_a_byte_order_mark_does_not_hide_json(lane: httpx.Client, declared: str, path: str) -> None:
+    answer = post(lane, b'\xef\xbb\xbf {"inputs": "!echo hi"}', path, content_type=declared)
+    assert answer.status_code == 200, answer.text
+    assert "hi" in answer.text
+
+
 @pytest.mark.parametrize("path", ROUTES)
 @pytest.mark.parametrize("declared", OTHER_TYPES)
 def test_what_says_that_it_is_something_else_is_refused(lane: httpx.Client, path: str, declared: str) -> None:
