@@ -51,6 +51,12 @@ def _with_turn(**turn: Any) -> list[dict[str, Any]]:
          "provider_specific_fields, reasoning_details"),
         ([*_with_turn(tool_calls=[CALL | {"index": 0}]), {"role": "tool", "tool_call_id": "c", "content": "1"}, USER],
          "index"),
+        (_with_turn(reasoning_text="a", reasoning_items=[1], reasoning_opaque="b", reasoning_tokens=5,
+                    reasoning_effort="low", reasoningText="c"),
+         "reasoning_text, reasoning_items, reasoning_opaque, reasoning_tokens, reasoning_effort, reasoningText"),
+        (_with_turn(content_type="text", context={"citations": []}, message_role="x", tool_name="f"),
+         "content_type, context, message_role, tool_name"),
+        (_with_turn(images=[], attachments=None, files=[]), None),
         (_with_part(**{"größe\r\nx-evil: 1": 1}), "gr%C3%B6%C3%9Fe%0D%0Ax-evil%3A%201"),
         ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": IMAGE, "max_px": 9}, "id": "p"},
                                        {"type": "text", "text": "!echo hi"}]}], "id, max_px"),
@@ -78,6 +84,19 @@ def test_tools_have_foreign_fields_too() -> None:
     ("messages", "param", "says"),
     [
         ([USER | {"nmae": "a"}], "messages[0].nmae", "'name'"),
+        ([USER | {"nam": "a"}], "messages[0].nam", "'name'"),
+        ([USER | {"contents": "a"}], "messages[0].contents", "'content'"),
+        ([USER | {"cintent": "a"}], "messages[0].cintent", "'content'"),
+        ([USER | {"content_": "a"}], "messages[0].content_", "'content'"),
+        ([USER | {"roles": "a"}], "messages[0].roles", "'role'"),
+        (_with_turn(reasoning_contents="a"), "messages[1].reasoning_contents", "'reasoning_content'"),
+        ([{"role": "user", "context": "a"}], "messages[0].content", "empty"),
+        *(([USER | {name: ["a"]}], f"messages[0].{name}", "send it as a part of content")
+          for name in ("images", "image", "image_url", "imageUrl", "files", "file", "attachments", "input_image")),
+        (_with_part(imageUrl="a"), "messages[0].content[0].imageUrl", "part of its own"),
+        (_with_part(images=["a"]), "messages[0].content[0].images", "part of its own"),
+        ([{"role": "user", "content": [{"type": "image_url", "imageUrl": {"url": IMAGE}}]}],
+         "messages[0].content[0].imageUrl", "'image_url'"),
         ([USER | {"toolCallId": "a"}], "messages[0].toolCallId", "'tool_call_id'"),
         ([USER | {"Role": "a"}], "messages[0].Role", "'role'"),
         (_with_part(txt="a"), "messages[0].content[0].txt", "'text'"),
@@ -87,7 +106,7 @@ def test_tools_have_foreign_fields_too() -> None:
         (_with_turn(function_call={"name": "f"}), "messages[1].function_call", "isn't supported"),
         (_with_part(**{"k" * 101: 1}), "messages[0].content[0]." + "k" * 100 + "…", "long"),
     ],
-)
+)  # fmt: skip
 def test_what_looks_like_ours_is_refused(client: httpx.Client, messages: Any, param: str, says: str) -> None:
     error = check_error(client.post(CHAT, json={"messages": messages}), 400, "invalid_request")
     assert error["param"] == param
