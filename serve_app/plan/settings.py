@@ -1,10 +1,11 @@
 """What a file's settings say without any node: those that can never take effect, and names that lead nowhere."""
 
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from serve_app.admission import num_places
-from serve_app.config import IngressConfig, ModelConfig
+from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
 from serve_app.plan.addresses import address_findings
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
@@ -30,7 +31,6 @@ _INSTEAD = {
 
 def settings_findings(values: dict[str, Any], applications: list[Application]) -> Iterator[Finding]:
     """Every finding about settings, in the file's order."""
-    num_waiting = sum(a.num_at_start * _num_waiting(a.config) for a in applications if a.name in _ingresses(values))
     for app, application in zip(values["applications"], applications, strict=True):
         if application.config is None:
             yield note(
@@ -42,16 +42,13 @@ def settings_findings(values: dict[str, Any], applications: list[Application]) -
         yield from _deployments(app, application)
         if application.model:
             place = f"{application.place} '{application.name}': args"
-            yield from _scaling(application.model, f"{place}.autoscaling", num_waiting)
+            seen = _seen_at_once(application.model, app.get("route_prefix", "/") is not None, applications)
+            yield from _scaling(application.model, f"{place}.autoscaling", *seen)
             yield from _load(application.model, place)
             yield from _without_effect(application.model, place)
             yield from start_findings(application.model, place)
     yield from _routing(values, applications)
     yield from address_findings(values, applications)
-
-
-def _ingresses(values: dict[str, Any]) -> set[str]:
-    return {a["name"] for a in values["applications"] if a["import_path"] == "serve_app.app:build_ingress"}
 
 
 def _deployments(app: dict[str, Any], application: Application) -> Iterator[Finding]:
@@ -75,16 +72,29 @@ def _deployments(app: dict[str, Any], application: Application) -> Iterator[Find
                 )
 
 
-def _num_waiting(config: object) -> int:
-    """How many requests for one model an ingress of this config lets wait."""
-    return config.admission.max_waiting_requests if isinstance(config, IngressConfig) else 0
+def _seen_at_once(model: ModelConfig, has_lane: bool, applications: list[Application]) -> tuple[int, float]:
+    """The most requests that autoscaling sees of one replica: those that it holds, and those that wait for it.
+
+    An ingress lets a few more go to the replica than run, and its sidecar tells of those that wait. What comes by the
+    model's own lane is with the replica or in Ray Serve's queue, both of which Ray Serve counts.
+    """
+    sidecars = {a.name for a in applications if isinstance(a.config, MetricsConfig)}
+    waiting: float = sum(
+        a.num_at_start * a.config.admission.max_waiting_requests
+        for a in applications
+        if isinstance(a.config, IngressConfig)
+        and a.config.metrics_application == model.metrics_application in sidecars
+    )
+    if has_lane:
+        queued = inf if model.queued_limit < 0 else model.queued_limit
+        return model.ongoing_limit, waiting + queued
+    return num_places(min(model.num_running_at_once, model.ongoing_limit), num_replicas=1), waiting
 
 
-def _scaling(model: ModelConfig, place: str, num_waiting: int) -> Iterator[Finding]:
-    """`num_waiting` requests may wait for the model in all ingresses; the sidecar tells of them."""
+def _scaling(model: ModelConfig, place: str, held: int, counted: float) -> Iterator[Finding]:
+    """One replica holds at most `held` requests, and `counted` that wait for it are seen too."""
     scaling = model.autoscaling
     full = min(model.num_running_at_once, model.ongoing_limit)
-    held = num_places(full, num_replicas=1)
     target = float(model.autoscaling_options["target_ongoing_requests"])
     given = scaling.model_fields_set - {"min_replicas", "max_replicas"}
     if scaling.min_replicas == scaling.max_replicas:
@@ -98,7 +108,6 @@ def _scaling(model: ModelConfig, place: str, num_waiting: int) -> Iterator[Findi
         return
     if scaling.pressure_targets:  # the greatest need decides, and another than requests may be reached
         return
-    counted = num_waiting if model.metrics_application else 0
     if target >= held + counted:
         yield error(
             f"{place}.max_replicas",
