@@ -34,6 +34,7 @@ LEAST_PERIOD_S = 0.2  # however much is in doubt
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
 FIRST_LOOK_S = 5.0  # a new ingress waits no longer for what it should know of its models
+_UNSEEN = "not looked up yet"
 DETAILS_TIMEOUT_S = 5.0  # for whoever tells more than the states do; they are asked at once
 _UNTOLD_AT_ONCE = 16  # what a replica that hasn't described itself yet is taken to run at once
 
@@ -78,7 +79,7 @@ class Catalog:
         self._aliases = dict(routing.aliases)
         self._descriptions.keep_only(models)
         waiting: State = "pending"
-        self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, "not looked up yet") for m in models}
+        self._entries = {m: self._entries.get(m) or ModelEntry(m, waiting, _UNSEEN) for m in models}
 
     def models(self) -> list[ModelEntry]:
         """Without the aliases."""
@@ -191,6 +192,8 @@ class Catalog:
         if not applications:  # this process's own is one, so Ray Serve's controller doesn't know them yet
             return
         seen = {name: with_state(entry, applications.get(name)) for name, entry in self._entries.items()}
+        # What was never looked at is known from here on, however long the details take: a new ingress serves with it.
+        self._settle({name: entry for name, entry in seen.items() if self._is_unseen(name)}, applications)
         is_loading = any(entry.state == "loading" and entry.reason == STARTING for entry in seen.values())
         unplaced, steps, _ = await asyncio.gather(
             self._waiting_for_room(applications),
@@ -203,6 +206,9 @@ class Catalog:
         self._settle(self._entries, applications)
         for refreshed in self._watchers:
             refreshed()
+
+    def _is_unseen(self, name: str) -> bool:
+        return self._entries[name].reason == _UNSEEN
 
     def _detailed(self, entry: ModelEntry, no_room: str | None, step: str | None) -> ModelEntry:
         if declared := self._declarations.get(entry.name):

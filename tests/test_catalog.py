@@ -352,6 +352,28 @@ async def test_a_new_ingress_starts_without_those_who_do_not_tell(monkeypatch: p
         is_over.set()  # else the thread that asks would hold up the end
 
 
+async def test_a_new_ingress_serves_with_the_states_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Why others wait for room is a detail: its silence keeps no model that is ready from requests."""
+    is_over = threading.Event()
+    ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
+    starts = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING)
+    starts.deployments["Model"].replica_states[ReplicaState.STARTING] = 1
+    monkeypatch.setattr("serve_app.catalog.FIRST_LOOK_S", 0.2)
+
+    def silent() -> dict[str, str]:
+        is_over.wait(60)
+        return {}
+
+    monkeypatch.setattr(cluster, "overviews", lambda: {"talk": ready, "late": starts})
+    catalog = Catalog(describe, nothing_loads, silent)
+    catalog.configure(RoutingConfig(models=("talk", "late")))
+    try:
+        await catalog.first_look()
+        assert catalog.choose("talk", "chat").is_ready
+    finally:
+        is_over.set()
+
+
 async def test_an_adapter_never_goes_while_its_base_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
     catalog: Catalog
