@@ -157,6 +157,12 @@ CASES = (
     Case("nobody names it", "{a: {}, b: {}}", ("no ingress names model 'b'",), user_config="{models: [a]}"),
     Case("an update with one replica", "{m: {num_gpus: 2}}", ("away while it loads", "2 GPU", "there is no room")),
     Case(
+        "a target that a model whose batch none can join reaches",
+        "{m: {engine: transformers, max_batch_size: 4, metrics_application: null, "
+        "autoscaling: {max_replicas: 2, target_ongoing_requests: 8}}}",
+        ("a second replica starts only when requests wait already: one is full at 4", "to 4 at most"),
+    ),
+    Case(
         "an application of somebody else",
         "{m: {}}",
         ("application 'other' isn't one of this package's",),

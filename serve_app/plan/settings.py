@@ -88,7 +88,11 @@ def _seen_at_once(model: ModelConfig, has_lane: bool, applications: list[Applica
     if has_lane:
         queued = inf if model.queued_limit < 0 else model.queued_limit
         return model.ongoing_limit, waiting + queued
-    return num_places(min(model.num_running_at_once, model.ongoing_limit), num_replicas=1), waiting
+    held = num_places(min(model.num_running_at_once, model.ongoing_limit), num_replicas=1)
+    if model.engine != "scripted" and not model.needs_vllm:
+        # Where none can join a running batch, which is known once the model is loaded, the next one waits at hand.
+        waiting += num_places(min(2 * model.num_running_at_once, model.ongoing_limit), num_replicas=1) - held
+    return held, waiting
 
 
 def _scaling(model: ModelConfig, place: str, held: int, counted: float) -> Iterator[Finding]:
