@@ -21,16 +21,32 @@ from serve_app.strict import Strict, looks_like_secret
 VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]*$"
 MOST_BYTES = 65_536  # the system allows 128 kB for one variable
 
-# A name's last word says what it holds: MAX_TOKENS is a number, HF_TOKEN_PATH a path, HF_TOKEN a secret.
+# A name's last word says what it holds: HF_TOKEN_PATH is a path, HF_TOKEN a secret.
 _SECRET_WORDS = frozenset({
-    "token", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "pass", "key", "keys", "apikey",
-    "apikeys", "credential", "credentials", "pat", "jwt", "dsn",
+    "token", "tokens", "secret", "secrets", "password", "passwords", "passwd", "passphrase", "pass", "key", "keys",
+    "apikey", "apikeys", "credential", "credentials", "pat", "jwt", "dsn",
 })  # fmt: skip
 _SECRET_ENDS = ("password", "passwd", "secret", "apikey", "token")  # PGPASSWORD, hfToken
-_SECRET_PAIRS = frozenset(
-    {("access", "tokens"), ("api", "tokens"), ("auth", "tokens"), ("connection", "string"), ("mysql", "pwd")}
+_SECRET_PAIRS = frozenset({("connection", "string"), ("mysql", "pwd")})
+# A tokenizer's tokens, by the word before: STOP_TOKENS, PAD_TOKEN.
+_VOCABULARY = frozenset({
+    "stop", "special", "added", "extra", "bad", "pad", "bos", "eos", "unk", "sep", "cls", "mask", "max", "min", "num",
+})  # fmt: skip
+# A key that opens something, by the word before; any other may be a word as well: SORT_KEY.
+_OPENING = frozenset({
+    "api", "secret", "access", "private", "auth", "account", "storage", "master", "license", "encryption", "signing",
+    "service", "admin", "ssh", "ssl", "tls",
+})  # fmt: skip
+_WORD = re.compile(r"(?=.{1,16}$)[a-z]+[0-9]{0,3}([_.-][a-z]+[0-9]{0,3})*")
+_PLAIN_VALUE = re.compile(
+    r"|[0-9.,]{1,12}|true|false|yes|no|on|off"
+    r"|empty|none|null|dummy|unused|placeholder|no[_-]?key|not[_-]?(needed|used|set|required)"
+    r"|<\S{1,40}>|\[[a-z]{1,10}\]"  # <pad>, </s>, <your-token>, [CLS]
+    r"|(/|~/|\./)\S*\.[a-z0-9]{1,5}|(~|\.)/\S+"
+    r"|/(etc|run|var|home|root|mnt|opt|usr|srv|tmp|data|secrets|app|models)/\S+"
+    r"|(?-i:(/[a-z0-9_.-]+){2,})",  # base64 may begin with a slash, and has capitals
+    re.IGNORECASE,
 )
-_PLAIN_VALUE = re.compile(r"|[0-9.,]{1,12}|true|false|yes|no|on|off|none|(/|~/|\./)\S*\.[a-z0-9]{1,5}", re.IGNORECASE)
 
 
 class EnvironmentSource(Strict):
@@ -117,7 +133,7 @@ def _of_variable(name: str) -> str:
 def secret_in(values: Mapping[str, Any]) -> str | None:
     """Why one of these variables must not stand in a config, in a sentence without its value; None where all may."""
     for name, value in values.items():
-        if looks_like_secret(str(value)) or (_names_secret(name) and not _PLAIN_VALUE.fullmatch(str(value).strip())):
+        if looks_like_secret(str(value)) or _holds_secret(name, str(value).strip()):
             return (
                 f"{name} looks like a secret, and Ray writes these values into its logs: leave it out here, and name "
                 f"where it is kept in the model's env_from: {{{name}: {{file: /run/secrets/{name.lower()}}}}}, or "
@@ -126,8 +142,12 @@ def secret_in(values: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _names_secret(name: str) -> bool:
-    words = [word.lower() for word in re.split(r"[^A-Za-z0-9]+", name) if word]
-    return bool(words) and (
-        words[-1] in _SECRET_WORDS or words[-1].endswith(_SECRET_ENDS) or tuple(words[-2:]) in _SECRET_PAIRS
-    )
+def _holds_secret(name: str, value: str) -> bool:
+    """Whether a variable of this name holds a secret, unless its value plainly is none."""
+    before, last = ["", "", *(word.lower() for word in re.split(r"[^A-Za-z0-9]+", name) if word)][-2:]
+    names_secret = last in _SECRET_WORDS or last.endswith(_SECRET_ENDS) or (before, last) in _SECRET_PAIRS
+    if not names_secret or _PLAIN_VALUE.fullmatch(value):
+        return False
+    if last in ("token", "tokens"):
+        return before not in _VOCABULARY
+    return not (last in ("key", "keys") and before not in {"", *_OPENING} and _WORD.fullmatch(value))

@@ -20,6 +20,7 @@ _SECRET = re.compile(
     r"|\b(Bearer|Basic) +[A-Za-z0-9+/_.=-]{16,}"
 )
 _RANDOM = re.compile(r"[A-Za-z0-9+_=-]{32,}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")  # names things, as in MIG-GPU-…
 _MIN_CHANGES = 8  # between letters and digits: names have fewer, random text of 32 characters has about nine
 _MIN_LETTERS = 4  # of each case: `GPU-` before hexadecimal digits makes a name
 _NEVER_SHOWN = frozenset({"env", "env_from", "environment"})  # fields where somebody may have put a secret
@@ -66,6 +67,7 @@ def looks_like_secret(text: str) -> bool:
     """Whether there is a token, key or password in it, as far as its look tells: hashes and paths are none."""
     if _SECRET.search(text):
         return True
+    text = _UUID.sub("", text)
     num_changes = len(re.findall(r"(?<=[A-Za-z])(?=[0-9])|(?<=[0-9])(?=[A-Za-z])", text))
     num_letters = min(sum(map(str.isupper, text)), sum(map(str.islower, text)))
     return num_letters >= _MIN_LETTERS and num_changes >= _MIN_CHANGES and _RANDOM.fullmatch(text) is not None
