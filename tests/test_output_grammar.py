@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from serve_app.engines import batch_worker
+from serve_app.engines import batch_worker, grammar_ending, grammar_source, grammar_trial
+from serve_app.engines.grammar_ending import EndingTokens
 from serve_app.engines.output_grammar import GrammarCompiler
-from serve_app.errors import InvalidRequest
+from serve_app.errors import InvalidRequest, Overloaded
 from serve_app.messages import OutputFormat
 from tests import tiny_models
 from tests.streaming import stream
@@ -136,7 +138,8 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_formats_are_refused(name: str) -> None:
+def test_hostile_formats_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar_source, "_TRIAL_TIMEOUT_S", 120.0)  # a busy machine says nothing of a format
     with pytest.raises(InvalidRequest) as refused:
         GrammarCompiler(byte_level(), frozenset([2])).compile(HOSTILE[name])
     assert refused.value.param == "response_format"
@@ -229,6 +232,78 @@ def test_choices_stay_the_models_own_where_the_end_is_near() -> None:
         for at, token in enumerate(told):
             assert grammar.allowed(263, len(told) - at)[token], tokens.decode(told[:at])
             grammar.take(token)
+
+
+@pytest.mark.parametrize(("max_tokens", "fits"), [(1400, True), (900, True), (100, False)])
+def test_json_of_a_long_ending_ends_in_time(max_tokens: int, fits: bool) -> None:
+    """A model that writes its first text for ever; at first even the shortest ending has hundreds of tokens."""
+    names = [f"field {number}" for number in range(40)]
+    schema = {"type": "object", "properties": {name: {"type": "string"} for name in names}, "required": names}
+    tokens = byte_level()
+    grammar = GrammarCompiler(tokens, frozenset([2])).compile(spec("json_schema", schema))
+    written: list[int] = []
+    letter = tokens("x").input_ids[0]
+    while not grammar.is_complete and len(written) < max_tokens:
+        allowed = grammar.allowed(263, max_tokens - len(written))
+        written.append(letter if allowed[letter] else int(allowed.nonzero()[0]))
+        grammar.take(written[-1])
+    assert grammar.is_complete is fits
+    if fits:
+        jsonschema.validate(json.loads(tokens.decode([one for one in written if one != 2])), schema)
+
+
+def test_looks_for_an_ending_are_few_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = byte_level()
+    num_masks = 0
+    schema = {"type": "array", "items": {"type": "string", "minLength": 5}, "minItems": 500}
+    compiler = GrammarCompiler(tokens, frozenset([2]))
+    shortest = EndingTokens.shortest
+
+    def counted(ending_tokens: EndingTokens, mask: bytes) -> int | None:
+        nonlocal num_masks
+        num_masks += 1
+        return shortest(ending_tokens, mask)
+
+    monkeypatch.setattr(EndingTokens, "shortest", counted)
+    grammar = compiler.compile(spec("json_schema", schema))
+    grammar.allowed(263, 100_000)
+    assert num_masks == 0  # far from the end nobody looks
+    monkeypatch.setattr(grammar_ending, "_MAX_LOOK_S", 0.0)
+    for num_left in range(2000, 0, -1):
+        grammar.allowed(263, num_left)
+    assert num_masks <= 11  # a look that may take no time is left at once, and taken up at half the tokens
+
+
+@pytest.mark.parametrize("ends_by", [signal.SIGKILL, signal.SIGTERM, None])
+def test_a_trial_that_got_no_time_says_nothing_of_its_format(
+    ends_by: signal.Signals | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiler, form = GrammarCompiler(byte_level(), frozenset([2])), spec("choice", ["a", "b"])
+    with monkeypatch.context() as starved:
+        if ends_by is None:
+            starved.setattr(grammar_source, "_TRIAL_TIMEOUT_S", 0.001)
+        else:
+            starved.setattr(grammar_trial, "__file__", trial_that_dies(tmp_path, ends_by))
+        with pytest.raises(Overloaded) as refused:
+            compiler.compile(form)
+    assert refused.value.retry_after_s
+    assert compiler.compile(form).allowed(263).any()
+
+
+@pytest.mark.parametrize("ends_by", [signal.SIGXCPU, signal.SIGABRT, signal.SIGSEGV])
+def test_a_trial_that_met_its_own_limits_is_a_refusal(
+    ends_by: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar_trial, "__file__", trial_that_dies(tmp_path, ends_by))
+    with pytest.raises(InvalidRequest, match="too complex"):
+        GrammarCompiler(byte_level(), frozenset([2])).compile(spec("choice", ["a", "b"]))
+
+
+def trial_that_dies(folder: Path, ends_by: signal.Signals) -> str:
+    script = folder / "trial.py"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_CORE, (0, 0))"
+    script.write_text(f"{limit}\nimport os, sys\nsys.stdin.read()\nos.kill(os.getpid(), {int(ends_by)})\n")
+    return str(script)
 
 
 async def test_several_answers_share_a_format(checkpoints: dict[str, Path]) -> None:

@@ -1,8 +1,10 @@
 """Every feature of JSON schema is kept by whatever comes out, or refused by its name."""
 
+import contextlib
 import copy
 import json
 import random
+import sys
 from typing import Any
 
 import jsonschema
@@ -114,3 +116,95 @@ def test_a_chain_of_references_takes_no_time_to_refuse_or_to_keep() -> None:
     loop: dict[str, Any] = {"$ref": "#/$defs/d0", "$defs": chain | {"d1500": {"$ref": "#/$defs/d0"}}}
     with pytest.raises(ValueError, match="leads back to itself"):
         kept_schema(loop)
+
+
+def layers(num_wide: int, last: dict[str, Any]) -> dict[str, Any]:
+    """Definitions of which each leads to the next in so many ways: far too many to walk them all."""
+    wide = {str(number): {"anyOf": [{"$ref": f"#/$defs/{number + 1}"}] * num_wide} for number in range(3)}
+    return wide | {"3": last}
+
+
+def fields_of(schema: dict[str, Any]) -> dict[str, Any]:
+    names = [f"p{number}" for number in range(100)]
+    return {"type": "object", "properties": dict.fromkeys(names, schema), "required": names}
+
+
+LABORIOUS = {
+    "references": {"oneOf": [{"$ref": "#/$defs/0"}, {"type": "null"}], "$defs": layers(400, {"type": "string"})},
+    "fields": {
+        "oneOf": [{"$ref": "#/$defs/a0"}, {"$ref": "#/$defs/b0"}],
+        "$defs": {f"{side}{n}": fields_of({"$ref": f"#/$defs/{side}{n + 1}"}) for side in "ab" for n in range(4)}
+        | {"a4": {"type": "string"}, "b4": {"type": "string"}},
+    },
+    "pairs": {"properties": {str(number): {"oneOf": [{"const": n} for n in range(128)]} for number in range(30)}},
+    "one large object many times": {
+        "oneOf": [{"allOf": [{"$ref": "#/$defs/0"}] * 2500}, {"type": "null"}],
+        "$defs": {"0": {"type": "object", "required": [f"p{number}" for number in range(2000)]}},
+    },
+}
+
+
+@pytest.mark.parametrize("name", LABORIOUS)
+def test_no_schema_takes_much_work(name: str) -> None:
+    """Counted in calls of Python's functions, so that a busy machine doesn't matter."""
+    schema, num_calls = json.loads(json.dumps(LABORIOUS[name])), 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal num_calls
+        num_calls += event == "call"
+        if num_calls > 500_000:
+            raise TimeoutError
+
+    sys.setprofile(count)
+    try:
+        with contextlib.suppress(ValueError):  # it may be kept or refused
+            kept_schema(schema)
+    finally:
+        sys.setprofile(None)
+    assert num_calls > 10
+
+
+def test_a_name_that_all_others_are_joined_to_is_short() -> None:
+    with pytest.raises(ValueError, match=r"\$id: .* leave it out"):
+        kept_schema({"$id": "a/" * 10_000, "$defs": [{"$id": "a"}] * 2000})
+
+
+@pytest.mark.parametrize("by_reference", [True, False])
+def test_one_of_in_a_web_of_references_is_still_told_apart(by_reference: bool) -> None:
+    wide = {"0": {"anyOf": [{"$ref": "#/$defs/1"}] * 400}, "1": {"type": "string"}}
+    other: dict[str, Any] = {"$ref": "#/$defs/2"} if by_reference else {"type": "null"}
+    kept_schema({"oneOf": [{"$ref": "#/$defs/0"}, other], "$defs": wide | {"2": {"type": "null"}}})
+
+
+def test_only_composed_objects_are_left_open() -> None:
+    single = {"allOf": [{"$ref": "#/$defs/e"}], "description": "as pydantic 1 writes a field with a default"}
+    closed_ = {"type": "object", "properties": {"a": {"type": "string"}, "b": single, "c": {"$ref": "#/$defs/o"}}}
+    part = {"properties": {"x": {"properties": {"y": {"type": "string"}}}, "z": {"properties": {"v": {}}}}}
+    other = {"properties": {"x": {"properties": {"w": {"type": "string"}}}}}
+    document = {
+        **closed_,
+        "required": ["a", "b"],
+        "$defs": {"e": {"enum": ["p", "q"]}, "o": {"allOf": [{"$ref": "#/$defs/m"}, other]}, "m": part},
+    }
+    kept = kept_schema(copy.deepcopy(document))
+    composed_ = kept["$defs"]["m"]
+    assert kept["additionalProperties"] is False
+    assert "additionalProperties" not in composed_
+    assert "additionalProperties" not in composed_["properties"]["x"]  # both speak of it
+    assert composed_["properties"]["z"]["additionalProperties"] is False
+
+
+@pytest.mark.parametrize("keyword", ["enum", "const", "maxLength", "minItems", "minimum", "multipleOf"])
+@pytest.mark.parametrize("number", [10**400, -(10**400), "1e400"], ids=["large", "small", "float"])
+def test_numbers_beyond_every_float_are_refused_by_their_keyword(keyword: str, number: int | str) -> None:
+    value = f"[{number}]" if keyword == "enum" else number
+    with pytest.raises(InvalidRequest, match=keyword):
+        grammar_source(OutputFormat("json_schema", f'{{"{keyword}": {value}}}'))
+
+
+def test_references_lead_into_one_of() -> None:
+    one_of = {"oneOf": [{"type": "string", "maxLength": 1}, {"type": "null"}]}
+    fields = {"a": {"$ref": "#/properties/b/oneOf/0"}, "b": one_of}
+    matcher = matcher_of({"type": "object", "properties": fields, "required": ["a", "b"]})
+    assert matcher.consume_tokens(list(b'{"a": "x", "b": null}'))
+    assert matcher.is_accepting()

@@ -8,6 +8,7 @@ Masks later cost at most some 20 ms each, by its limits.
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from llguidance import LLMatcher, LLParserLimits
 from llguidance.gbnf_to_lark import any_to_lark
 
 from serve_app.engines import grammar_trial
-from serve_app.errors import InvalidRequest
+from serve_app.errors import InvalidRequest, Overloaded
 from serve_app.messages import OutputFormat
 from serve_app.output_format import check_output_format
 from serve_app.schemas.kept import kept_schema
@@ -31,9 +32,13 @@ _Made = TypeVar("_Made")
 _NUM_KEPT = 64
 _TOO_COMPLEX = "it is too complex or contradicts itself"  # where llguidance has no sentence that helps
 _EMPTY_LINES = re.compile(r"\n\s*\n")
+_ENDED_BY_OTHERS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)  # its own limits send others
 _TRIAL_TIMEOUT_S = 10.0  # its own limit is on CPU seconds; this one is for a machine that gives it none
 # As `json.dumps` writes it, or without blanks: a small model can write more of them for ever.
-_JSON_OPTIONS: Any = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False}
+_JSON_OPTIONS: Any = {
+    "whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?", "lenient": False,
+    "coerce_one_of": True,  # only those come to it that exclude each other
+}  # fmt: skip
 
 
 def grammar_source(output_format: OutputFormat) -> str:
@@ -76,16 +81,26 @@ def _as_lark(grammar: str) -> str:
 
 
 def tried(source: str) -> str:
-    """Compile it in a process that may die of it; why it can't be used, or nothing."""
+    """Compile it in a process that may die of it; why it can't be used, or nothing.
+
+    Raises `Overloaded` where the machine had no time or room for that, which says nothing about the grammar.
+    """
     command = [sys.executable, "-P", grammar_trial.__file__]
     try:
         trial = subprocess.run(command, input=source.encode(), capture_output=True, timeout=_TRIAL_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return _TOO_COMPLEX
+    except (subprocess.TimeoutExpired, OSError) as exc:
+        logger.warning("a grammar's trial got no time or no process: %s", type(exc).__name__)
+        raise _not_tried() from exc
     if trial.returncode == 0:
         return first_line(trial.stdout.decode(errors="replace"))
     logger.warning("a grammar's trial ended with %d", trial.returncode)  # its words could quote the client's
+    if -trial.returncode in _ENDED_BY_OTHERS:
+        raise _not_tried()
     return _TOO_COMPLEX
+
+
+def _not_tried() -> Overloaded:
+    return Overloaded("this response_format couldn't be looked at in time: retry later", None, 2.0)
 
 
 def first_line(error: str) -> str:
@@ -112,7 +127,7 @@ class KeptFormats(Generic[_Made]):
         self._lock = threading.Lock()
 
     def get(self, output_format: OutputFormat) -> _Made:
-        """Takes up to seconds: call it in a thread. Raises `InvalidRequest`."""
+        """Takes up to seconds: call it in a thread. Raises `InvalidRequest`, and `Overloaded` as `tried`."""
         with self._lock:
             known = self._kept.get(output_format)
         if known is None:

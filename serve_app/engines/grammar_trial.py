@@ -16,7 +16,8 @@ _MAX_CPU_S = 2
 def main() -> None:
     """Limit this process, then compile."""
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S))
+    # The hard limit comes later, so that this one shows as a signal of its own.
+    resource.setrlimit(resource.RLIMIT_CPU, (_MAX_CPU_S, _MAX_CPU_S + 1))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 

@@ -10,6 +10,7 @@ Schema = dict[str, Any]
 _MAPS = ("properties", "patternProperties")
 _LISTS = ("allOf", "anyOf", "oneOf", "prefixItems", "items")
 _SINGLE = ("items", "additionalItems", "additionalProperties")
+_LONGEST_BASE = 256  # each part's `$id` is joined to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +30,12 @@ class Document:
 
     root: Schema
     _named: dict[str, Any] = field(default_factory=dict)
+    _targets: dict[str, Any] = field(default_factory=dict)  # by pointers that were followed, which can be long
 
     def __post_init__(self) -> None:
         base = str(self.root.get("$id", ""))
+        if len(base) > _LONGEST_BASE:
+            raise ValueError(f"$id: it has over {_LONGEST_BASE} characters: leave it out")
         for part in _objects(self.root):
             name, anchor = part.get("$id"), part.get("$anchor")
             if isinstance(name, str):
@@ -61,6 +65,11 @@ class Document:
             raise node.refusal("$ref", "it is a text, as '#/$defs/name'")
         if reference in self._named:
             return self._named[reference]
+        if reference not in self._targets:
+            self._targets[reference] = self._found(reference, node)
+        return self._targets[reference]
+
+    def _found(self, reference: str, node: Node) -> Any:
         document, _, pointer = reference.partition("#")
         part: Any = self._named.get(document) if document else self.root
         if pointer and not pointer.startswith("/"):

@@ -6,7 +6,7 @@ from typing import Any
 from serve_app.schemas.document import Document, Node, Schema
 from serve_app.schemas.values import types_of
 
-_MAX_ROUNDS = 64
+_MAX_ROUNDS = 16  # each looks through the schemas from the other side
 
 
 def check_ends(nodes: list[Node], document: Document) -> None:
@@ -15,11 +15,15 @@ def check_ends(nodes: list[Node], document: Document) -> None:
         return
     _refuse_loops(nodes, document)
     ending: set[int] = set()
+    others = nodes
     for _ in range(_MAX_ROUNDS):
-        num_before = len(ending)
-        for node in reversed(nodes):
-            if id(node.schema) not in ending and _can_end(node, document, ending):
+        num_before, waiting = len(ending), []
+        for node in reversed(others):
+            if _can_end(node, document, ending):
                 ending.add(id(node.schema))
+            else:
+                waiting.append(node)
+        others = waiting
         if len(ending) == num_before:
             break
     if id(document.root) not in ending:

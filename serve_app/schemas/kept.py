@@ -9,9 +9,10 @@ import math
 from typing import Any
 from urllib.parse import quote
 
+from serve_app.schemas.composed import composed
 from serve_app.schemas.document import Document, Node, Schema
 from serve_app.schemas.ends import check_ends
-from serve_app.schemas.unions import are_apart
+from serve_app.schemas.unions import Unions
 from serve_app.schemas.values import (
     ALL_TYPES,
     DATE_TIME,
@@ -42,11 +43,11 @@ def kept_schema(schema: Schema) -> Schema:
     nodes = list(document.nodes())
     for node in nodes:
         _simplify(node)
-    for node in nodes:
-        _make_any_of_one(node, document)
+    _check_one_of(nodes, document)
     check_ends(nodes, document)
-    if not any(_composes(node.schema) for node in nodes):
-        for node in nodes:
+    open_ = composed(nodes, document)
+    for node in nodes:
+        if id(node.schema) not in open_:
             _close(node.schema)
     return schema
 
@@ -197,26 +198,19 @@ def _check_texts(node: Node) -> None:
             schema["pattern"] = _FORMAT_PATTERNS[known]
 
 
-def _make_any_of_one(node: Node, document: Document) -> None:
-    """One of several that can't hold at once is any of them; for others grammars have no words."""
-    branches = node.schema.get("oneOf")
-    if branches is None:
-        return
+def _check_one_of(nodes: list[Node], document: Document) -> None:
+    """One of several that can't hold at once is any of them, as grammars take it; for others they have no words."""
 
     def followed(schema: Any) -> Any:
-        return document.target(Node(schema, node.place))
+        return document.target(Node(schema, ""))
 
-    if "anyOf" in node.schema or not are_apart(branches, followed):
-        raise node.refusal(
-            "oneOf", "several of its schemas could hold at once: use anyOf, or a field that tells them"
-        )
-    node.schema["anyOf"] = node.schema.pop("oneOf")
-
-
-def _composes(schema: Schema) -> bool:
-    """Whether two schemas speak of one object, so that neither knows all of its fields."""
-    is_object = "properties" in schema or "required" in schema
-    return "allOf" in schema or (is_object and any(keyword in schema for keyword in _APPLIED_IN_PLACE))
+    unions = Unions(followed)
+    for node in nodes:
+        branches = node.schema.get("oneOf")
+        if branches is not None and ("anyOf" in node.schema or not unions.are_apart(branches)):
+            raise node.refusal(
+                "oneOf", "several of its schemas could hold at once: use anyOf, or a field that tells them"
+            )
 
 
 def _close(schema: Schema) -> None:

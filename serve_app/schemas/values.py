@@ -42,9 +42,9 @@ def type_of(value: Any) -> str:
 
 def whole(value: Any) -> int | None:
     """A whole number as one, also where it is written 2.0."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not float(value).is_integer():
-        return None
-    return int(value)
+    if isinstance(value, int):  # however large: not all have a float
+        return None if isinstance(value, bool) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else None
 
 
 def canonical(value: Any) -> str:
