@@ -5,7 +5,7 @@ the file holds: each names the line and the field. Who a request comes from is `
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -22,6 +22,16 @@ _LONGEST_SHOWN_FIELD = 24  # characters: less than a key, which somebody may hav
 _DEEPEST = 8  # a list of models stands on the fourth level
 # PyYAML lets these through: a date with a 99th month, `!!bool x`, `!!timestamp x`
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+
+
+class _Constructor(yaml.constructor.SafeConstructor):
+    """PyYAML's own dates: lm-format-enforcer, which vLLM imports, takes them out for the whole process."""
+
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        **yaml.constructor.SafeConstructor.yaml_constructors,
+        "tag:yaml.org,2002:timestamp": yaml.constructor.SafeConstructor.construct_yaml_timestamp,
+    }
+
 
 Limit = Annotated[int | None, Field(ge=1)]
 
@@ -100,7 +110,7 @@ def parse_keys(data: bytes) -> tuple[KeyEntry, ...]:
         _refuse_nesting(text)
         root = yaml.compose(text, _Loader)
         _refuse_repeated_fields(root)
-        values = None if root is None else yaml.constructor.SafeConstructor().construct_document(root)
+        values = None if root is None else _Constructor().construct_document(root)
     except _YAML_ERRORS as exc:
         mark = getattr(exc, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -255,7 +255,9 @@ async def test_a_request_that_crashes_every_process_it_meets_is_tried_twice(
     service: RunningService, client: httpx.AsyncClient, stream: bool
 ) -> None:
     before = pids(service, "pair:Model")
-    assert (await ask(client, "pair", "!crash", stream)).end == (503, "replica_died")
+    answer = await ask(client, "pair", "!crash", stream)
+    # Where two deaths take longer than `keep_alive_s`, a comment has begun the stream.
+    assert answer.end == (200 if answer.num_keep_alives else 503, "replica_died")
     await expect_good(client, "pair")
     await until(lambda: len(pids(service, "pair:Model") - before) == 2, "there are never two new replicas")
 
