@@ -13,7 +13,7 @@ from serve_app.strict import Strict
 LONGEST_FIELD = 100  # characters of a client's own names that are looked at, and shown
 _LONGEST_SENTENCE = 1000
 MAX_FIELDS = 256  # of one object: more than any dialect has, neutral ones among them
-MAX_TEXT_CHARACTERS = 4_000_000
+MAX_TEXT_CHARACTERS = 16_000_000  # contexts of millions of tokens take as much
 MAX_LABEL_CHARACTERS = 65_536
 # Of unions that are told apart by `type`.
 _TAGS = frozenset({"text", "image_url", "refusal", "json_object", "json_schema", "json", "regex"})
