@@ -294,7 +294,7 @@ def test_a_tool_is_called_and_answered(openai_client: openai.OpenAI, is_streamed
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [
-        ({"structured_outputs": {"regex": "[a"}}, "regex"),
+        ({"structured_outputs": {"regex": "[a"}}, "regular expression"),
         ({"max_tokens": 100000}, "2048"),
         ({"messages": [{"role": "user", "content": "word " * 3000}]}, "2048"),
     ],
