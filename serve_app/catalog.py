@@ -192,8 +192,9 @@ class Catalog:
         if not applications:  # this process's own is one, so Ray Serve's controller doesn't know them yet
             return
         seen = {name: with_state(entry, applications.get(name)) for name, entry in self._entries.items()}
-        # What was never looked at is known from here on, however long the details take: a new ingress serves with it.
-        self._settle({name: entry for name, entry in seen.items() if self._is_unseen(name)}, applications)
+        # What is ready, or was never looked at, is known from here on, however long the details of others take.
+        known = {name: entry for name, entry in seen.items() if entry.is_ready or self._is_unseen(name)}
+        self._settle(known, applications)
         is_loading = any(entry.state == "loading" and entry.reason == STARTING for entry in seen.values())
         unplaced, steps, _ = await asyncio.gather(
             self._waiting_for_room(applications),

@@ -370,6 +370,13 @@ async def test_a_new_ingress_serves_with_the_states_alone(monkeypatch: pytest.Mo
     try:
         await catalog.first_look()
         assert catalog.choose("talk", "chat").is_ready
+        monkeypatch.setattr(cluster, "overviews", lambda: {"talk": ready, "late": starts, "third": ready})
+        catalog.configure(RoutingConfig(models=("talk", "late", "third")))
+        await catalog.first_look()
+        assert catalog.choose("third", "chat").is_ready
+        monkeypatch.setattr(cluster, "overviews", lambda: {"talk": ready, "late": ready, "third": starts})
+        await catalog.first_look()
+        assert catalog.choose("late", "chat").is_ready
     finally:
         is_over.set()
 
