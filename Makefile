@@ -100,7 +100,7 @@ build/clients/.installed: tests/clients/requirements.txt
 
 demo-model: $(VENV)/.installed ## Train the demo model again, detached and resumable (stops after an hour)
 	@mkdir -p build/demo-model
-	@nohup $(BIN)/python -m serve_app.demo.train >> build/demo-model/train.log 2>&1 & \
+	@nohup $(BIN)/python -m demo_model.train >> build/demo-model/train.log 2>&1 & \
 		echo "training as process $$!; follow it with: tail -f build/demo-model/train.log"
 
 clean: ## Remove the environment and everything built

@@ -18,8 +18,8 @@ from typing import Any
 
 import httpx
 
+from tests.deployments.test_autoscaling import ENV, chat, entry, ingress, model
 from tests.service import serving
-from tests.test_autoscaling import ENV, chat, entry, ingress, model
 
 MAX_REPLICAS = 4
 # (clients, seconds): idle, a crowd, few, nobody until the model sleeps, a thousand at once

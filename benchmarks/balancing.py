@@ -20,9 +20,9 @@ from typing import Any, Protocol
 import httpx
 from PIL import Image
 
-from tests.pictures import data_uri
+from tests.deployments.test_autoscaling import ingress, model
+from tests.drawings import data_uri
 from tests.service import serving
-from tests.test_autoscaling import ingress, model
 
 NUM_REPLICAS = 4
 NUM_CLIENTS = 16

@@ -15,11 +15,11 @@ import json
 import time
 from typing import Any
 
-from serve_app.config import ModelConfig
-from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.config.applications import ModelConfig
+from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.families import caption_prompt
 from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
-from tests import pictures
+from tests import drawings as pictures
 
 NUM_AT_ONCE = (1, 8, 16)
 PROMPTS = (caption_prompt("generic", "short"), caption_prompt("generic", "detailed"))

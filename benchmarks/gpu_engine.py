@@ -25,12 +25,12 @@ from typing import Any
 import torch
 import transformers
 
-from serve_app.config import ModelConfig
-from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.config.applications import ModelConfig
+from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.errors import ConfigError, EngineFailed
 from serve_app.families import caption_prompt
 from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
-from tests import pictures
+from tests import drawings as pictures
 from tests.matrix.near_ties import num_same, tokens_of
 from tests.matrix.rows import ROWS
 

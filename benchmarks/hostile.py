@@ -51,7 +51,7 @@ from benchmarks.hostile_site import enter_own_network, listening, seal
 from benchmarks.serving.processes import CpuMeter, living
 from benchmarks.serving.service import Service
 from benchmarks.serving.systems import PEERS
-from tests.test_image_fetch import PICTURE
+from tests.images.test_fetch import PICTURE
 
 HTTP_PORT = 80  # of the URLs that can't be given a port of their own
 GOOD_EVERY_S = 0.5

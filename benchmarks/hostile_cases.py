@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve_app.errors import ImageTooLarge
-from serve_app.images import FORMATS
-from tests.hostile_pictures import PNG_MAGIC, jpeg_of_scans, noise, png_chunk, save, squeezed
-from tests.test_hostile_pictures import BOMBS, BROKEN_FILES, ODD, PARTS
-from tests.test_hostile_urls import (
+from serve_app.images.gate import FORMATS
+from tests.hostile_images import PNG_MAGIC, jpeg_of_scans, noise, png_chunk, save, squeezed
+from tests.images.test_fetch import Answers
+from tests.images.test_hostile_images import BOMBS, BROKEN_FILES, ODD, PARTS
+from tests.images.test_hostile_urls import (
     ADDRESSES,
     IN_A_HEADER,
     NAMES,
@@ -24,7 +25,6 @@ from tests.test_hostile_urls import (
     Behaviour,
     redirect,
 )
-from tests.test_image_fetch import Answers
 
 GOOD, BAD = "198.41.0.4", "199.9.14.201"  # public ones, which must lead nowhere but here: see hostile_site.py
 GOOD_HOST, BAD_HOST = "good.example", "bad.example"

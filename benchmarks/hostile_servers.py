@@ -17,7 +17,7 @@ from benchmarks.serving.service import Command, Service
 from benchmarks.serving.systems import REFERENCE, SYSTEMS, Place, port_of
 from benchmarks.serving.workloads import CAPTIONER
 from serve_app.demo import CHECKPOINT, STYLE_PROMPTS
-from tests.test_image_fetch import PICTURE
+from tests.images.test_fetch import PICTURE
 
 DEADLINE_S = 20.0
 START_TIMEOUT_S = 300.0

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.hostile_cases import BAD, GOOD
-from tests.test_hostile_urls import Behaviour
-from tests.test_image_fetch import PICTURE
+from tests.images.test_fetch import PICTURE
+from tests.images.test_hostile_urls import Behaviour
 
 _INSIDE = "HOSTILE_BENCH_INSIDE"  # in the environment once the process runs in its own network
 _UNSHARE = ("unshare", "--map-root-user", "--fork", "--kill-child", "--pid", "--mount-proc", "--net", "--mount")

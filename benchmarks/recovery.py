@@ -18,9 +18,9 @@ from itertools import count, pairwise
 import httpx
 
 from tests.conftest import CONFIG
+from tests.deployments.test_faults import NUM_CLIENTS, replica_pid
 from tests.mixed_load import mixed_request
 from tests.service import RunningService, serving
-from tests.test_faults import NUM_CLIENTS, replica_pid
 
 SECONDS_BEFORE, SECONDS_AFTER = 4.0, 20.0
 KILLED = (("Model", "demo"), ("Ingress", "ingress"), ("Metrics", "metrics"))

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from tests.pictures import COLORS, SHAPES, b64, png, says
+from tests.drawings import COLORS, SHAPES, b64, png, says
 
 CHAT, CAPTIONS = "/v1/chat/completions", "/v1/captions"
 LANES = ("", "/models/script")  # the ingress, and the one model that has a lane of its own

@@ -28,10 +28,10 @@ from typing import Any
 
 import httpx
 
+from tests.deployments.test_tensor_parallel import ON_VLLM
 from tests.mixed_load import mixed_request
 from tests.ray_nodes import RayNodes, ray_nodes
 from tests.service import free_port, serve_deploy
-from tests.test_tensor_parallel import ON_VLLM
 
 NODES = [{"num_cpus": 2, "num_gpus": 2}] * 3  # two of them hold everything, however fractions lie
 KILL_AT, CHANGE_AT = 0.25, 0.65  # of the run

@@ -5,14 +5,19 @@ refused before. Knows no engine.
 """
 
 import json
+import re
 from typing import Any
 
 from serve_app.messages import OutputFormat
-from serve_app.schemas.values import check_pattern
 
 MAX_SPEC_BYTES = 65_536
 MAX_GRAMMAR_BYTES = 16_384  # it is translated by Python code before a library compiles it
 MAX_DEPTH = 64
+_NOT_REGULAR = {
+    "(?=": "a look-ahead", "(?!": "a look-ahead", "(?<=": "a look-behind", "(?<!": "a look-behind",
+    "\\b": "a word's edge", "\\B": "a word's edge", "\\c": "a control character's letter", "\\k": "a back-reference",
+} | {f"\\{number}": "a back-reference" for number in range(1, 10)}  # fmt: skip
+_PATTERN_TOKEN = re.compile(r"\\.|\[|\]|\(\?<?[=!]", re.DOTALL)
 
 
 def check_output_format(output_format: OutputFormat) -> None:
@@ -80,3 +85,13 @@ def _json(spec: str) -> Any:
 def _refuse(constant: str) -> Any:
     """NaN and the infinities, which Python reads and writes and JSON doesn't have."""
     raise ValueError(f"{constant} is no JSON")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise `ValueError` for what no automaton knows."""
+    is_in_class = False
+    for token in _PATTERN_TOKEN.findall(pattern):
+        if token in ("[", "]"):
+            is_in_class = token == "["
+        elif token in _NOT_REGULAR and not is_in_class:
+            raise ValueError(f"no answer can be held to {_NOT_REGULAR[token]}, '{token}': write it without")

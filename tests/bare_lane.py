@@ -1,16 +1,17 @@
 """A lane that nothing serves yet: for an endpoint or an app of its own, in the test's own loop, without Ray."""
 
-from serve_app.admission import Admission
-from serve_app.api.lane import Catalog, Lane
-from serve_app.budget import Budget
-from serve_app.engines.scripted_engine import ScriptedEngine
-from serve_app.http_config import HttpConfig
-from serve_app.images import ImageGate
-from serve_app.keys import Key, Keyring
+from serve_app.access.admission import Admission
+from serve_app.access.budget import Budget
+from serve_app.access.keys import Key, Keyring
+from serve_app.access.running import Running
+from serve_app.config.http import HttpConfig
+from serve_app.engines.scripted.engine import ScriptedEngine
+from serve_app.exchange.lane import Lane
+from serve_app.images.gate import ImageGate
 from serve_app.metrics.registry import Metrics
-from serve_app.replica import Replica
-from serve_app.running import Running
-from serve_app.single_model import SingleModelCatalog
+from serve_app.models.entry import Catalog
+from serve_app.models.single_model import SingleModelCatalog
+from serve_app.replica.replica import Replica
 from tests.own_lane import MODEL, SCRIPTED
 
 

@@ -77,7 +77,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session")
 def demo_lane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of the demo model's own lane, in this process, on transformers; it fetches from loopback."""
-    from serve_app.config import ModelConfig
+    from serve_app.config.applications import ModelConfig
     from tests.own_lane import own_lane
 
     model = ModelConfig(source="demo", engine="transformers")

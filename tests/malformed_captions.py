@@ -4,10 +4,10 @@ import json
 
 from PIL import Image
 
-from serve_app.ingress import ROUTES, TGI_PATHS
+from serve_app.ingress.app import ROUTES, TGI_PATHS
+from tests.drawings import b64, encode
 from tests.malformed_json import CHAT, NO_OBJECTS, USER, Case
 from tests.own_lane import MAX_BODY_BYTES, MAX_HEADER_BYTES, bearer
-from tests.pictures import b64, encode
 
 CAPTIONS = "/v1/captions"
 FILE = encode(Image.new("RGB", (4, 4), "red"))

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import httpx
 
-from tests.pictures import COLORS, SHAPES, b64, data_uri, png, says
+from tests.drawings import COLORS, SHAPES, b64, data_uri, png, says
 
 NUM_KINDS = 5
 

@@ -5,18 +5,18 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from serve_app.api import captions
-from serve_app.api.caption_answer import Asked, Caption
-from serve_app.api.chat_answer import ChatEvents
-from serve_app.api.exchange import Exchange
-from serve_app.api.lane import ModelEntry
-from serve_app.api.usage import RunningUsage, Usage
-from serve_app.config import MetricsConfig
+from serve_app.config.applications import MetricsConfig
+from serve_app.dialects.captions import task as captions
+from serve_app.dialects.captions.answer import Asked, Caption
+from serve_app.dialects.openai.chat_answer import ChatEvents
+from serve_app.dialects.usage import RunningUsage, Usage
 from serve_app.errors import ServeAppError, error_json
+from serve_app.exchange.exchange import Exchange
 from serve_app.messages import Chunk, FinishReason, ModelDescription
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.sidecar import Sidecar
 from serve_app.metrics.snapshot import Source, take_snapshot
+from serve_app.models.entry import ModelEntry
 from tests.scripted_clock import Clock
 
 DEMO = ModelDescription(("chat", "caption"), "transformers", "generic", 4096, takes_pictures=True)

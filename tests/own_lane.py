@@ -18,18 +18,19 @@ import uvicorn
 import yaml
 from prometheus_client import CollectorRegistry
 
-from serve_app.admission import Admission, num_places
-from serve_app.api.lane import Lane
-from serve_app.budget import Budget
-from serve_app.config import ModelConfig
-from serve_app.http_config import HttpConfig, KeysConfig
-from serve_app.images import ImageGate
-from serve_app.ingress import create_app
-from serve_app.keys import Key, Keyring
+from serve_app.access.admission import Admission, num_places
+from serve_app.access.budget import Budget
+from serve_app.access.keys import Key, Keyring
+from serve_app.access.running import Running
+from serve_app.config.applications import ModelConfig
+from serve_app.config.http import HttpConfig, KeysConfig
+from serve_app.engines.choice import create_engine
+from serve_app.exchange.lane import Lane
+from serve_app.images.gate import ImageGate
+from serve_app.ingress.app import create_app
 from serve_app.metrics.registry import Metrics
-from serve_app.replica import Replica, create_engine
-from serve_app.running import Running
-from serve_app.single_model import SingleModelCatalog
+from serve_app.models.single_model import SingleModelCatalog
+from serve_app.replica.replica import Replica
 from tests.page_check import PageCheck
 
 MODEL = "script"

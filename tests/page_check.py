@@ -13,10 +13,10 @@ from jsonschema.exceptions import best_match
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app import sse
-from serve_app.api.openapi import document
-from serve_app.api.openapi_answers import ANSWERS
-from serve_app.ingress import ROUTES
+from serve_app.client import sse
+from serve_app.ingress.app import ROUTES
+from serve_app.ingress.openapi import document
+from serve_app.ingress.openapi_answers import ANSWERS
 
 PAGE = document(ROUTES, "")
 _PATHS = [(compile_path(path)[0], path.replace(":path", "")) for _, path, _ in ROUTES]

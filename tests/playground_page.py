@@ -15,8 +15,8 @@ from typing import Any
 
 import uvicorn
 
-from serve_app.config import PlaygroundConfig
-from serve_app.http_config import KeysConfig
+from serve_app.config.applications import PlaygroundConfig
+from serve_app.config.http import KeysConfig
 from tests.own_lane import write_keys
 
 PREFIX = "/playground"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.ingress import ROUTES
+from serve_app.ingress.app import ROUTES
 from serve_app.metrics.registry import metrics_table
 from tests.service import RunningService
 

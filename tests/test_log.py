@@ -12,11 +12,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from ray.serve._private.logging_utils import redirected_print
 
+from serve_app.engines.choice import create_engine
 from serve_app.errors import EngineFailed
 from serve_app.log import NUM_OLD_FILES, log_to_file
 from serve_app.messages import GenerationRequest, Message, Sampling, Text
 from serve_app.metrics.registry import Metrics
-from serve_app.replica import Replica, create_engine
+from serve_app.replica.replica import Replica
 from tests.own_lane import MODEL, SCRIPTED
 
 MAX_BYTES = 10_000

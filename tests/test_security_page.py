@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.http_config import ImageConfig
-from serve_app.images import FORMATS
-from tests.test_hostile_pictures import ALL_BOMBS_MIB, NUM_HOSTILE_PICTURES
-from tests.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS
+from serve_app.config.http import ImageConfig
+from serve_app.images.gate import FORMATS
+from tests.images.test_hostile_images import ALL_BOMBS_MIB, NUM_HOSTILE_PICTURES
+from tests.images.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()

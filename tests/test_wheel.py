@@ -32,7 +32,7 @@ def test_a_wheel_installed_elsewhere_starts(tmp_path: Path) -> None:
     )  # fmt: skip
     # Run as a script of its own, far from the checkout, with the installed copy first on the path.
     check = (
-        "import serve_app, tests.service as s, tests.conftest as c, tests.pictures as p\n"
+        "import serve_app, tests.service as s, tests.conftest as c, tests.drawings as p\n"
         f"assert serve_app.__file__.startswith({str(site)!r}), serve_app.__file__\n"
         "from serve_app.cli.up import DEMO_CONFIG; import yaml\n"
         "with s.serving(yaml.safe_load(DEMO_CONFIG.read_text())) as service, service.client as client:\n"

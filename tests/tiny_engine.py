@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from serve_app.config import ModelConfig
-from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.config.applications import ModelConfig
+from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.messages import Chunk, GenerationRequest, Generator, Message, Picture, Sampling, Text, ToolUse
 from tests.streaming import stream
 

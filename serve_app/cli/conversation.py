@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx
 
+from serve_app.cli.captioning.images import MEDIA_TYPES, extension_of
 from serve_app.cli.client import error_of, translated
 from serve_app.cli.errors import USAGE, CliError, Dropped
-from serve_app.cli.pictures import MEDIA_TYPES, extension_of
 from serve_app.cli.terminal import printable
-from serve_app.sse import events
+from serve_app.client.sse import events
 
 
 class Conversation:

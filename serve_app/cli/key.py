@@ -15,7 +15,7 @@ from serve_app.cli.errors import USAGE, CliError
 from serve_app.errors import ConfigError
 
 if TYPE_CHECKING:
-    from serve_app.key_file import KeyEntry
+    from serve_app.access.key_file import KeyEntry
 
 NOTE = "# For the list below `keys:`. The key itself, on standard output, is shown this once.\n"
 
@@ -46,7 +46,7 @@ def key(
     The service knows a key by its hash alone, so nobody can show it again.
     It looks at its file every few seconds: nothing needs to be restarted.
     """
-    from serve_app.keys import new_key, sha256_of  # late: `--help` stays instant
+    from serve_app.access.keys import new_key, sha256_of  # late: `--help` stays instant
 
     secret = new_key()
     fields = {
@@ -60,7 +60,7 @@ def key(
         typer.echo(f"'{name}' was added to {file}. Its key is shown this once:", err=True)
     typer.echo(secret)
     if file is None:
-        from serve_app.key_file import entry_text
+        from serve_app.access.key_file import entry_text
 
         typer.echo(NOTE + entry_text(entry), err=True, nl=False)
 
@@ -72,7 +72,7 @@ def _names(models: str | None) -> list[str] | None:
 def _checked(fields: dict[str, object]) -> "KeyEntry":
     from pydantic import ValidationError
 
-    from serve_app.key_file import KeyEntry
+    from serve_app.access.key_file import KeyEntry
     from serve_app.strict import first_sentence
 
     try:
@@ -85,7 +85,7 @@ def _checked(fields: dict[str, object]) -> "KeyEntry":
 
 def _add(path: Path, entry: "KeyEntry") -> None:
     """Put the entry in the file, whole or not at all. Raises `CliError`."""
-    from serve_app.key_file import with_entry
+    from serve_app.access.key_file import with_entry
 
     target = Path(os.path.realpath(path))  # a link stays one
     try:

@@ -59,8 +59,8 @@ def render(path: Path, given: dict[str, Any]) -> str:
     """The manifest as text, below a line that says how it was made. Raises `ConfigError`."""
     from pydantic import ValidationError  # imports late: `--help` stays instant
 
-    from serve_app.config_file import read_config_file
-    from serve_app.manifest import ManifestOptions, dump_yaml, ray_service
+    from serve_app.config.file import read_config_file
+    from serve_app.kubernetes.manifest import ManifestOptions, dump_yaml, ray_service
     from serve_app.strict import first_sentence
 
     if selectors := given.pop("gpu_node_selector", None):

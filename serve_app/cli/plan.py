@@ -16,7 +16,7 @@ MAX_WIDTH = 200
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from serve_app.placement import Node
+    from serve_app.placement.search import Node
     from serve_app.plan.verdict import Plan, Row
 
 
@@ -44,7 +44,7 @@ def plan(
 
     Exit codes: 0 it works, 1 something in it can't, 2 a bad file or no nodes to plan for.
     """
-    from serve_app.config_file import read_config_file
+    from serve_app.config.file import read_config_file
     from serve_app.plan.verdict import make_plan
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM's arguments are checked where it is installed
@@ -71,8 +71,8 @@ def _nodes(
     from serve_app.cli.up import set_ray_defaults
 
     set_ray_defaults()
-    from serve_app import cluster
-    from serve_app.service import connected
+    from serve_app.local.service import connected
+    from serve_app.placement import cluster
 
     try:
         with connected(address or "auto"):
@@ -118,7 +118,7 @@ def screen(plan: "Plan") -> "RenderableType":
 
 def cells(row: "Row") -> tuple[str, ...]:
     """An application's row; a dash where nothing is to say, a question mark where it isn't known."""
-    from serve_app.shortage import wanted
+    from serve_app.placement.shortage import wanted
 
     application, fit = row.application, row.fit
     most = f"–{application.num_at_most}" if application.num_at_most != application.num_at_start else ""

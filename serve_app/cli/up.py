@@ -17,8 +17,8 @@ import typer
 
 from serve_app.cli.errors import FAILED, INTERRUPTED, USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL
+from serve_app.config.serve_settings import SERVE_SETTINGS
 from serve_app.errors import ConfigError
-from serve_app.serve_settings import SERVE_SETTINGS
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "serve_config.yaml"
 PLAYGROUND = "serve_app.app:build_playground"
@@ -105,7 +105,7 @@ def _serve_until_stopped(
     playground: bool,
     drain_seconds: float,
 ) -> None:
-    from serve_app.config_file import model_names, read_config_file  # imports late: `--help` stays instant
+    from serve_app.config.file import model_names, read_config_file  # imports late: `--help` stays instant
 
     values = read_config_file(path)
     if port is not None:
@@ -118,7 +118,7 @@ def _serve_until_stopped(
     wants_key = _wants_key(values)
     _refuse_open_door(values, wants_key, no_auth)
     set_ray_defaults()
-    from serve_app.service import drain, lets_anyone_in, running
+    from serve_app.local.service import drain, lets_anyone_in, running
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also where a shell's `&` left SIGINT ignored
         signal.signal(number, signal.default_int_handler)
@@ -237,7 +237,7 @@ def set_ray_defaults() -> None:
 
 def _wants_key(values: dict[str, Any]) -> bool:
     """Whether the ingress asks for an API key."""
-    from serve_app.config import IngressConfig
+    from serve_app.config.applications import IngressConfig
 
     ingresses = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
     keys = [IngressConfig.model_validate(app.get("args") or {}).keys for app in ingresses]

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from serve_app.config import Family
-from serve_app.load_progress import Report, to_nobody
+from serve_app.checkpoints.load_progress import Report, to_nobody
+from serve_app.config.applications import Family
 from serve_app.messages import GenerationRequest, Generator, PictureEdge, TokenizedPrompt
 
 

@@ -6,7 +6,7 @@ JoyCaption's two versions tells them apart, so Alpha Two says `family: joycaptio
 
 from typing import Any, Literal, get_args
 
-from serve_app.config import Family
+from serve_app.config.applications import Family
 from serve_app.families.blips import BLIP, BLIP2, GIT, INSTRUCTBLIP
 from serve_app.families.chatters import GENERIC, INTERNVL, LLAVA, MINICPM, QWEN_VL
 from serve_app.families.family import CaptionFamily, Style

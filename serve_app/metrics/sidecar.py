@@ -20,15 +20,15 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.config import MetricsConfig
+from serve_app.access.keys import Keyring
+from serve_app.config.applications import MetricsConfig
 from serve_app.errors import Forbidden, ReplicaDied, RequestError, error_json
-from serve_app.keys import Keyring
+from serve_app.images.own_site import require_own_site
 from serve_app.metrics import specs
 from serve_app.metrics.exposition import Exposition
 from serve_app.metrics.lost import LostRequests, in_flight
 from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source, SourceRole, Waiting
 from serve_app.metrics.summary import CountKey, Recent, Tally, Values, counts_of, increments, summarize
-from serve_app.own_site import require_own_site
 from serve_app.plain_path import PlainPath
 
 # A full vLLM registry is about 1,500 samples; what is far beyond has a label that shouldn't be one.

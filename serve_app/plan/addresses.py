@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from serve_app.config import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, warning
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.config import ApplicationConfig, IngressConfig, ModelConfig
-from serve_app.config_file import BUILDERS
-from serve_app.placement import Need, need_of
+from serve_app.config.applications import ApplicationConfig, IngressConfig, ModelConfig
+from serve_app.config.file import BUILDERS
+from serve_app.placement.search import Need, need_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,20 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from serve_app.placement import Need, Node, Placement, Rooms, nodes_after, num_placeable, place_all, rooms_of, spread
+from serve_app.placement.search import (
+    Need,
+    Node,
+    Placement,
+    Rooms,
+    nodes_after,
+    num_placeable,
+    place_all,
+    rooms_of,
+    spread,
+)
+from serve_app.placement.shortage import could_ever_fit, lack, remedy, wanted
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
-from serve_app.shortage import could_ever_fit, lack, remedy, wanted
 
 PACKING = "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY=1"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.config import ModelConfig
+from serve_app.config.applications import ModelConfig
 
 _NUM_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2}  # all else is one byte
 _NUM_DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

@@ -4,8 +4,10 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 
-from serve_app.config import ModelConfig
-from serve_app.engines import source, vllm_args, vllm_ranks
+from serve_app.checkpoints import source
+from serve_app.config.applications import ModelConfig
+from serve_app.engines.vllm import args as vllm_args
+from serve_app.engines.vllm import ranks as vllm_ranks
 from serve_app.errors import ConfigError
 from serve_app.plan.finding import Finding, error, note
 

@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from serve_app.placement import Node
+from serve_app.placement.search import Node
+from serve_app.placement.shortage import could_ever_fit, wanted
 from serve_app.plan.application import Application, applications_of
 from serve_app.plan.finding import Finding, Severity, note
 from serve_app.plan.fit import Fit, fit
 from serve_app.plan.gpu_memory import GpuMemory, cpu_memory_findings, memory_findings, memory_of
 from serve_app.plan.model_size import ModelSize, size_of
 from serve_app.plan.settings import settings_findings
-from serve_app.shortage import could_ever_fit, wanted
 
 _ORDER: dict[Severity, int] = {"error": 0, "warning": 1, "note": 2}
 

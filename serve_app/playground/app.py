@@ -6,8 +6,8 @@ import fastapi
 import gradio as gr
 from starlette.types import ASGIApp
 
-from serve_app.config import PlaygroundConfig
-from serve_app.keys import Keyring
+from serve_app.access.keys import Keyring
+from serve_app.config.applications import PlaygroundConfig
 from serve_app.playground.door import Door
 from serve_app.playground.page import build_page
 from serve_app.playground.service import Service

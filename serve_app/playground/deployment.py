@@ -13,7 +13,7 @@ from ray.serve import Application
 from ray.serve.context import _get_global_client
 from starlette.types import ASGIApp
 
-from serve_app.config import PlaygroundConfig
+from serve_app.config.applications import PlaygroundConfig
 from serve_app.errors import ConfigError
 
 _MAX_STREAMS = 10_000  # a visitor's page keeps one open, and one more for each answer

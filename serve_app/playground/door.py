@@ -14,9 +14,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.access.keys import Keyring
 from serve_app.errors import Forbidden, RequestError, error_json
-from serve_app.keys import Keyring
-from serve_app.own_site import require_own_site
+from serve_app.images.own_site import require_own_site
 
 # Gradio's routes that the page and Gradio's clients need. Others write files, fetch, or tell of other visitors for
 # whoever asks, and a later version may have more of them: what isn't here is closed.

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from serve_app.sse import EventReader
+from serve_app.client.sse import EventReader
 
 # a little above the service's own request_timeout_s (300), so that its 504 arrives before we hang up
 _TIMEOUT = httpx.Timeout(30.0, connect=10.0, read=330.0, pool=None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from serve_app.config import Family
+from serve_app.config.applications import Family
 from serve_app.messages import Task
 from tests import tiny_models
 from tests.matrix import captioners, chatters, patchers, remote_code, texts

@@ -13,14 +13,14 @@ from transformers import AutoConfig, AutoProcessor, LogitsProcessor, LogitsProce
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.utils import is_torchvision_available
 
-from serve_app.config import ModelConfig
-from serve_app.engines.checkpoint import Checkpoint
-from serve_app.engines.client_text import special_tokens
-from serve_app.engines.processors import NoVideoProcessor, without_videos
-from serve_app.engines.prompt import prepare
-from serve_app.engines.prompt_batch import collate
-from serve_app.engines.remote_model import RemoteModel
-from serve_app.engines.transformers_engine import TransformersEngine
+from serve_app.config.applications import ModelConfig
+from serve_app.engines.text.client_text import special_tokens
+from serve_app.engines.transformers.checkpoint import Checkpoint
+from serve_app.engines.transformers.engine import TransformersEngine
+from serve_app.engines.transformers.processors import NoVideoProcessor, without_videos
+from serve_app.engines.transformers.prompt import prepare
+from serve_app.engines.transformers.prompt_batch import collate
+from serve_app.engines.transformers.remote_model import RemoteModel
 from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
 from serve_app.families import caption_prompt
 from serve_app.messages import GenerationRequest, Message, Picture, RawPrompt, Text

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from transformers.utils import is_torchvision_available
 
-from serve_app.config import ModelConfig
-from serve_app.engines.vllm_args import serves
+from serve_app.config.applications import ModelConfig
+from serve_app.engines.vllm.args import serves
 from serve_app.messages import GenerationRequest
 from tests.matrix.conftest import Checkpoints
 from tests.matrix.near_ties import num_same, text_of, tokens_of
@@ -41,7 +41,7 @@ def needed_here(row: Row) -> bool:
 async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> None:
     if not served_here(row):
         pytest.skip("vLLM's module for it imports torchvision: make test-models")
-    from serve_app.engines.vllm_engine import VllmEngine
+    from serve_app.engines.vllm.engine import VllmEngine
 
     os.environ.update(ENVIRONMENT)
     folder = checkpoints.of(row)

@@ -1,0 +1,113 @@
+"""The copies of object stores' files on this machine: a folder for each version of a URL's files.
+
+A replica holds a lock on the copy that it was loaded from for as long as it lives. The copies that were used last
+stay; others that nobody holds are deleted. The empty files beside the folders are locks, and stay: who deletes a
+lock's file lets two in.
+"""
+
+import fcntl
+import hashlib
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from serve_app.checkpoints.load_progress import Report
+
+logger = logging.getLogger("serve_app")
+
+_NUM_KEPT = 2  # of a URL's versions: the one that serves, and the one before it
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A whole copy. `note` says why it may be an old one."""
+
+    folder: Path
+    note: str | None = None
+
+
+_held: dict[str, tuple[Copy, int | None]] = {}  # by URL, with the descriptor of the file that has the lock
+
+
+def held(url: str) -> Copy | None:
+    """What this process used last of that URL."""
+    return _held[url.rstrip("/")][0] if url.rstrip("/") in _held else None
+
+
+def hold(url: str, copy: Copy) -> bool:
+    """Mark the copy as the one used last, and keep it while this process lives; False where it isn't there."""
+    if not copy.folder.is_dir():
+        return False
+    lock: int | None = None
+    with suppress(OSError):  # a cache that can't be written is nobody's to delete from
+        lock = os.open(f"{copy.folder}.used", os.O_WRONLY | os.O_CREAT, 0o644)  # open while this process lives
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        os.utime(copy.folder)
+    if not copy.folder.is_dir():  # it was being deleted
+        return False
+    _, before = _held.get(url.rstrip("/"), (None, None))
+    _held[url.rstrip("/")] = copy, lock
+    if before is not None:
+        os.close(before)
+    return True
+
+
+def delete_old(url: str) -> None:
+    """All but the copies used last, and what is left of downloads that nobody goes on with."""
+    for folder in whole_copies(url)[_NUM_KEPT:]:
+        with suppress(OSError), Path(f"{folder}.used").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a replica was loaded from it
+            logger.info("deleting %s: newer copies of %s are here", folder, url)
+            shutil.rmtree(folder, ignore_errors=True)
+    for partial in _folder_of(url).glob("*.partial"):
+        with suppress(OSError, Timeout), FileLock(partial.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def copy_of(url: str, listing: str) -> Path:
+    """The folder for exactly this listing of the URL's files, which exists where the copy is whole."""
+    return _folder_of(url) / _digest(listing)
+
+
+def whole_copies(url: str) -> list[Path]:
+    """Those that were used last come first. Only whole ones have a name without a suffix."""
+    whole = [folder for folder in _folder_of(url).glob("*") if folder.is_dir() and not folder.suffix]
+    return sorted(whole, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
+
+
+@contextmanager
+def sole(target: Path, report: Report) -> Iterator[None]:
+    """No other process of this machine downloads `target`; the system frees a dead process's lock."""
+    lock = FileLock(f"{target}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        report("waiting for another replica's download")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def cache_folder() -> Path:
+    """`SERVE_APP_CACHE`, or `~/.cache/serve_app`."""
+    return Path(os.environ.get("SERVE_APP_CACHE") or "~/.cache/serve_app").expanduser()
+
+
+def _folder_of(url: str) -> Path:
+    """Where the versions of this URL's files lie."""
+    url = url.rstrip("/")
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", url.rpartition("/")[2])[-64:]
+    return cache_folder() / "checkpoints" / f"{name}-{_digest(url)}"
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

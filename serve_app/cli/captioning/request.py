@@ -1,0 +1,121 @@
+"""One picture's way to the service and back: read, sent as multipart, and every failure sorted by what to do.
+
+`Refused` holds all workers back, `Broken` is worth another try, a `Row` is final, and what concerns the
+whole run rather than this picture ends it as `ApiError`.
+"""
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+import httpx
+
+from serve_app.cli.captioning.images import MEDIA_TYPES, extension_of
+from serve_app.cli.captioning.rows import Asked, Row
+from serve_app.cli.client import error_of, json_of, translated
+from serve_app.cli.errors import ApiError, CliError
+
+# so that `concurrency` pictures always fit in memory; services take far less
+LARGEST_FILE_BYTES = 256 * 1024 * 1024
+# the request's own settings: another picture would be refused alike
+_RUN_PARAMS = {"model", "style", "length", "options", "name", "prompt", "max_tokens", "seed"}
+_RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_not_allowed"}
+
+
+class Refused(Exception):
+    """The service takes nothing more for now (429, 503)."""
+
+    def __init__(self, error: ApiError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Broken(Exception):
+    """The service failed at this picture in a way that may pass; `row` says so if it doesn't."""
+
+    def __init__(self, row: Row) -> None:
+        super().__init__(row.error_message)
+        self.row = row
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRequest:
+    """What is asked about every picture. `max_tokens` and `seed` don't decide whether a row counts as done."""
+
+    asked: Asked
+    max_tokens: int | None = None
+    seed: int | None = None
+
+    @property
+    def fields(self) -> dict[str, str | list[str]]:
+        """The form's fields; what isn't asked is left to the service's defaults."""
+        asked = self.asked
+        fields: dict[str, str | list[str] | None] = {
+            "model": asked.model,
+            "style": asked.style,
+            "length": asked.length,
+            "options": list(asked.options) or None,
+            "name": asked.name,
+            "prompt": asked.prompt,
+        }
+        fields |= {name: str(n) for name in ("max_tokens", "seed") if (n := getattr(self, name)) is not None}
+        return {name: value for name, value in fields.items() if value is not None}
+
+    async def send(self, client: httpx.AsyncClient, file: str) -> Row:
+        """The row of one picture. Raises `Refused`, `Broken`, `Unreachable`, or `ApiError` for the whole run."""
+        try:
+            data = await asyncio.to_thread(_read, file)
+        except OSError as exc:
+            return self.failure(file, "unreadable_file", f"the file can't be read: {exc.strerror}")
+        # no name of ours goes out; the extension is all a service may want to know
+        upload = (f"picture{extension_of(file)}", data, MEDIA_TYPES.get(extension_of(file)))
+        try:
+            with translated(client.base_url):
+                response = await client.post("/v1/captions", data=self.fields, files={"image": upload})
+        except CliError as exc:
+            if exc.exit_code != 1:
+                raise
+            size = f"{len(data):,} bytes"
+            message = f"{exc.message}. The picture has {size}: more than the service takes may look like this"
+            raise Broken(self.failure(file, "connection_broken", message)) from exc
+        return self._row(file, response)
+
+    def failure(self, file: str, code: str, message: str) -> Row:
+        return Row(file, self.asked, error_code=code, error_message=message)
+
+    def _row(self, file: str, response: httpx.Response) -> Row:
+        if not response.is_success:
+            return self._judge(file, error_of(response))
+        answer = json_of(response)
+        try:
+            item = answer["data"][0]
+            if "error" in item:
+                return self.failure(file, str(item["error"]["code"]), str(item["error"]["message"]))
+            text = item["caption"].encode("utf-8", "replace").decode()
+            finish_reason, usage = item["finish_reason"], item["usage"]
+            return Row(file, self.asked, text, str(answer["model"]), finish_reason, usage)
+        except (KeyError, IndexError, TypeError, AttributeError):
+            return self.failure(file, "bad_answer", "the service's answer holds no caption")
+
+    def _judge(self, file: str, error: ApiError) -> Row:
+        row = self.failure(file, error.code or f"http_{error.status}", error.message)
+        if error.status in (429, 503) and error.code != "replica_died":
+            raise Refused(error)
+        if error.status >= 500:
+            raise Broken(row)
+        is_about_run = error.status in (401, 403, 404, 405) or error.status < 400
+        if is_about_run or error.code in _RUN_CODES or _field(error.param) in _RUN_PARAMS:
+            raise error
+        return row
+
+
+def _field(param: str | None) -> str | None:
+    """Of `options[2]` the field."""
+    return param.partition("[")[0] if param else None
+
+
+def _read(file: str) -> bytes:
+    with open(file, "rb") as opened:
+        if (size := os.fstat(opened.fileno()).st_size) > LARGEST_FILE_BYTES:
+            raise OSError(0, f"it has {size:,} bytes, and at most {LARGEST_FILE_BYTES:,} are sent")
+        return opened.read(LARGEST_FILE_BYTES)

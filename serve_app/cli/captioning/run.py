@@ -1,0 +1,193 @@
+"""A run over any number of pictures: bounded concurrency, every result written when it comes.
+
+Knows nothing of file formats or HTTP statuses: `Output` keeps rows, `CaptionRequest` sorts failures, `Pace`
+says when to send. Stopping at any moment, even by SIGKILL, leaves an output that the same command continues.
+"""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from itertools import islice
+
+import httpx
+
+from serve_app.cli.captioning.images import Found, PictureWalk
+from serve_app.cli.captioning.outputs import Output
+from serve_app.cli.captioning.pace import Pace, local_pause_s
+from serve_app.cli.captioning.progress import RunProgress
+from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused
+from serve_app.cli.captioning.rows import Row, file_id
+from serve_app.cli.errors import UNREACHABLE, CliError, Unreachable
+
+MAX_BROKEN = 4  # tries of a picture at which the service itself fails
+MAX_REFUSALS = 100  # of one picture while others are served
+GRACE_S = 10.0  # for the answers on their way when Ctrl-C comes
+SYNC_EVERY_S = 5.0
+BATCH = 256  # names looked up at a time, off the event loop
+
+
+class CaptionRun:
+    """Captions the pictures of one walk. `signal_number` is set if a signal ended it."""
+
+    def __init__(
+        self, client: httpx.AsyncClient, request: CaptionRequest, output: Output, pace: Pace,
+        progress: RunProgress, *, concurrency: int, limit: int | None, is_retrying: bool,
+    ) -> None:  # fmt: skip
+        self._client = client
+        self._request = request
+        self._output = output
+        self._pace = pace
+        self._progress = progress
+        self._concurrency = concurrency
+        self._limit = limit
+        self._is_retrying = is_retrying
+        self._seen: set[bytes] = set()
+        self._queue: asyncio.Queue[Found | None] = asyncio.Queue(maxsize=2 * concurrency)
+        self._workers: list[asyncio.Task[None]] = []
+        self._sending: set[asyncio.Task[None] | None] = set()
+        self._num_broken_in_a_row = 0
+        self._is_over = False
+        self.signal_number: int | None = None
+
+    async def run(self, walk: PictureWalk, counted: PictureWalk) -> None:
+        """Caption until all is done, a signal comes, or `CliError` says why it can't go on.
+
+        `counted` is a second walk of the same pictures, for the time left.
+        """
+        producer = asyncio.create_task(self._produce(walk))
+        syncer = asyncio.create_task(self._sync_regularly())
+        counter = asyncio.create_task(asyncio.to_thread(self._count, counted))
+        self._workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
+        tasks = [producer, *self._workers]
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop, number, producer)
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            self._is_over = True
+            for task in (*tasks, syncer, counter):
+                task.cancel()
+            await asyncio.gather(*tasks, syncer, counter, return_exceptions=True)
+        for task in done:
+            if not task.cancelled() and (error := task.exception()):
+                raise error
+
+    def _stop(self, number: int, producer: "asyncio.Task[None]") -> None:
+        """First signal: no new pictures, and the answers on their way have a moment. Second: now."""
+        if self.signal_number is not None:
+            self._cancel(self._workers)
+            return
+        self.signal_number = number
+        producer.cancel()
+        self._cancel([task for task in self._workers if task not in self._sending])
+        if self._sending:
+            self._progress.say(f"Stopping after the {len(self._sending)} pictures on their way; again stops now")
+        asyncio.get_running_loop().call_later(GRACE_S, self._cancel, self._workers)
+
+    @staticmethod
+    def _cancel(tasks: "list[asyncio.Task[None]]") -> None:
+        for task in tasks:
+            task.cancel()
+
+    async def _produce(self, walk: PictureWalk) -> None:
+        """Put what is still to do in the queue, in the walk's order."""
+        todo = self._todo(iter(walk))
+        if self._limit is not None:
+            todo = islice(todo, self._limit)
+        while batch := await asyncio.to_thread(lambda: list(islice(todo, BATCH))):
+            for found in batch:
+                await self._queue.put(found)
+        for _ in range(self._concurrency):
+            await self._queue.put(None)
+
+    def _todo(self, walk: Iterator[Found]) -> Iterator[Found]:
+        for found in walk:
+            key = file_id(found.path)
+            if key in self._seen:
+                continue
+            self._seen.add(key)
+            state = self._output.state(found.path)
+            if state == "done":
+                self._progress.num_done_before += 1
+            elif state == "failed" and not self._is_retrying:
+                self._progress.num_failed_before += 1
+            else:
+                yield found
+
+    def _count(self, walk: PictureWalk) -> None:
+        num_found = 0
+        for _ in walk:
+            if self._is_over:
+                return
+            num_found += 1
+        self._progress.num_found = num_found
+
+    async def _work(self) -> None:
+        while found := await self._queue.get():
+            if found.folder_reason is not None:
+                reason = f"the folder can't be listed: {found.folder_reason}"
+                self._finish(self._request.failure(found.path, "unreadable_folder", reason))
+                continue
+            row = await self._caption(found.path)
+            self._finish(row)
+            if self.signal_number is not None:
+                return
+
+    async def _caption(self, file: str) -> Row:
+        """The picture's final row, after as many tries as it takes."""
+        num_broken = num_refusals = 0
+        while True:
+            await self._pace.wait()
+            try:
+                row = await self._send(file)
+            except Unreachable as exc:
+                self._pace.unreachable(exc.message)
+            except Refused as exc:
+                num_refusals += 1
+                self._pace.refused(exc.error.message, exc.error.retry_after_s)
+                if num_refusals >= MAX_REFUSALS:
+                    return self._request.failure(file, exc.error.code or "refused", exc.error.message)
+            except Broken as exc:
+                num_broken += 1
+                if num_broken >= MAX_BROKEN:
+                    self._count_broken(exc.row)
+                    return exc.row
+                await asyncio.sleep(local_pause_s(num_broken))
+            else:
+                self._pace.succeeded()
+                self._num_broken_in_a_row = 0
+                return row
+            if self.signal_number is not None:
+                raise asyncio.CancelledError
+
+    async def _send(self, file: str) -> Row:
+        task = asyncio.current_task()
+        self._sending.add(task)
+        try:
+            return await self._request.send(self._client, file)
+        finally:
+            self._sending.discard(task)
+
+    def _count_broken(self, row: Row) -> None:
+        """End the run where the service fails at every picture: that is not the pictures' doing."""
+        self._num_broken_in_a_row += 1
+        if self._num_broken_in_a_row >= max(20, self._concurrency):
+            raise CliError(
+                f"The service failed at {self._num_broken_in_a_row} pictures in a row: {row.error_message}. "
+                "Look at its log; then continue with --retry-failed", UNREACHABLE,
+            )  # fmt: skip
+
+    def _finish(self, row: Row) -> None:
+        self._output.write(row)
+        if row.is_failed:
+            self._progress.num_failed += 1
+        else:
+            self._progress.num_captioned += 1
+        self._progress.advance()
+
+    async def _sync_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_EVERY_S)
+            await asyncio.to_thread(self._output.sync)
+            self._progress.advance()

@@ -1,0 +1,120 @@
+"""From a checked command line to a finished run: opens the output and the client, runs, and sums up."""
+
+import asyncio
+import os
+import sys
+from contextlib import closing
+from dataclasses import dataclass, field
+
+import httpx
+
+from serve_app.cli.captioning import outputs
+from serve_app.cli.captioning.images import PictureWalk, first_folder
+from serve_app.cli.captioning.pace import Pace
+from serve_app.cli.captioning.progress import RunProgress
+from serve_app.cli.captioning.request import CaptionRequest
+from serve_app.cli.captioning.run import CaptionRun
+from serve_app.cli.client import error_of, json_of, settings_for, translated
+from serve_app.cli.errors import FAILED, USAGE, CliError
+
+BUSY_PATIENCE_S = 1800.0  # a large model may take this long to load
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One `serve-app caption`. `kind` is `printed`, `txt` or `rows`; `output` the latter's file."""
+
+    url: str
+    api_key: str | None = field(repr=False)
+    pictures: list[str]
+    is_recursive: bool
+    request: CaptionRequest
+    kind: str
+    output: str | None
+    is_overwriting: bool
+    is_retrying: bool
+    concurrency: int
+    limit: int | None
+    patience_s: float
+
+    def run(self) -> int:
+        """The exit code. Raises `CliError` where the run can't begin or go on."""
+        progress = RunProgress(self.limit)
+        walk, counted = self._walk(), self._walk()
+        with closing(self._open_output(progress)) as output:
+            try:
+                signal_number = asyncio.run(self._caption_all(output, progress, walk, counted))
+            finally:
+                self._sum_up(progress, walk)
+        if signal_number is not None:
+            where = "run the same command again to continue" if self.output else "nothing was kept: use --output"
+            progress.say(f"Stopped: {where}")
+            return 128 + signal_number
+        if progress.sees_nothing:
+            raise CliError(f"No pictures there. {walk.passed_over}".strip(), USAGE)
+        return FAILED if progress.num_failed + progress.num_failed_before else 0
+
+    def _walk(self) -> PictureWalk:
+        return PictureWalk(self.pictures, self.is_recursive)
+
+    def _open_output(self, progress: RunProgress) -> outputs.Output:
+        asked = self.request.asked
+        if self.kind == "txt":
+            return outputs.TextFiles(first_folder(self.pictures), asked, self.is_overwriting)
+        if self.output is None:
+            return outputs.Printed(self._is_single, progress.say)
+        ledger = outputs.Ledger(self.output, asked, self.is_overwriting)
+        if ledger.num_bad_records:
+            progress.say(f"{self.output}: {ledger.num_bad_records} rows can't be read and don't count as done")
+        return ledger
+
+    @property
+    def _is_single(self) -> bool:
+        return len(self.pictures) == 1 and os.path.isfile(self.pictures[0])
+
+    async def _caption_all(
+        self, output: outputs.Output, progress: RunProgress, walk: PictureWalk, counted: PictureWalk
+    ) -> int | None:
+        """Runs, and returns the signal that ended it, if one did."""
+        pace = Pace(self.patience_s, BUSY_PATIENCE_S, progress.say)
+        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
+        async with httpx.AsyncClient(limits=limits, **settings_for(self.url, self.api_key)) as client:
+            await _greet(client)
+            run = CaptionRun(
+                client, self.request, output, pace, progress,
+                concurrency=self.concurrency, limit=self.limit, is_retrying=self.is_retrying,
+            )  # fmt: skip
+            with progress.shown(self.output is not None or not sys.stdout.isatty()):
+                await run.run(walk, counted)
+        return run.signal_number
+
+    def _sum_up(self, progress: RunProgress, walk: PictureWalk) -> None:
+        if progress.sees_nothing:
+            return
+        parts = [f"{progress.num_captioned:,} captioned"]
+        if progress.num_failed:
+            parts.append(f"{progress.num_failed:,} failed{self._where_failures_stand()}")
+        if progress.num_done_before:
+            parts.append(f"{progress.num_done_before:,} done before")
+        if progress.num_failed_before:
+            parts.append(f"{progress.num_failed_before:,} failed before (--retry-failed tries them again)")
+        if walk.passed_over:
+            parts.append(walk.passed_over)
+        if not (self._is_single and self.output is None):
+            progress.say("; ".join(parts))
+
+    def _where_failures_stand(self) -> str:
+        if self.kind == "txt":
+            return f" (reasons in {os.path.join(first_folder(self.pictures), outputs.FAILURES_NAME)})"
+        return f" (reasons in {self.output})" if self.output else ""
+
+
+async def _greet(client: httpx.AsyncClient) -> None:
+    """Find out before the first picture whether the address and the key are right; a busy service will do."""
+    with translated(client.base_url):
+        response = await client.get("/v1/models")
+    if response.status_code == 429 or response.status_code >= 500:
+        return
+    if not response.is_success:
+        raise error_of(response)
+    json_of(response)

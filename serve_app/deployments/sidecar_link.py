@@ -1,0 +1,78 @@
+"""How the other processes talk to the sidecar: over Ray Serve, and never so that serving depends on it."""
+
+import asyncio
+import logging
+from typing import Any
+
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.access.budget import Ask, Grant
+from serve_app.access.cancel_board import LISTEN_S, Wish
+from serve_app.access.keys import Key
+from serve_app.access.running import Running
+from serve_app.metrics.snapshot import Snapshot, Waiting
+from serve_app.routing.own_context import in_own_context
+
+logger = logging.getLogger("serve_app")
+
+_RETRY_S = 2.0
+# A little less than those who ask have patience for, so that a sidecar that hangs is told from somebody who left.
+_RECORD_S = 2.5
+_LOADING_S = _LEASE_S = 0.9
+_CANCEL_S = 2.5
+
+
+class SidecarLink:
+    """Talks to the sidecar's application, and looks it up again after a failure. Every call may fail in any way."""
+
+    def __init__(self, application: str | None) -> None:
+        self.application = application
+        self._handle: DeploymentHandle | None = None
+
+    async def record(self, snapshot: Snapshot) -> Waiting:
+        """Returns what waits in the ingresses for the model that reports."""
+        waiting: Waiting = await self._call(_RECORD_S, "record", snapshot)
+        return waiting
+
+    async def loading(self) -> dict[str, str]:
+        """What each model that loads is doing; empty where there is no sidecar to know."""
+        told: dict[str, str] = await self._call(_LOADING_S, "loading") if self.application else {}
+        return told
+
+    async def lease(self, ask: Ask) -> Grant:
+        grant: Grant = await self._call(_LEASE_S, "lease", ask)
+        return grant
+
+    async def cancel(self, request_id: str, key: Key | None, asker: str) -> bool:
+        is_found: bool = await self._call(_CANCEL_S, "cancel", request_id, key, asker)
+        return is_found
+
+    async def listen(self, process: str, found: dict[int, bool]) -> list[Wish]:
+        wishes: list[Wish] = await self._call(LISTEN_S + _LEASE_S, "listen", process, found)
+        return wishes
+
+    async def _call(self, within_s: float, method: str, *args: Any) -> Any:
+        if self._handle is None:
+            self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
+        handle: Any = self._handle
+        try:
+            async with asyncio.timeout(within_s):
+                return await in_own_context(getattr(handle, method).remote, *args)
+        except Exception:  # its time-out too, and not that whoever asked has left
+            self._handle = None
+            raise
+
+
+async def heed_wishes(link: SidecarLink, process: str, running: Running) -> None:
+    """Call off, for ever, what others want called off and runs here."""
+    found: dict[int, bool] = {}
+    while True:
+        try:
+            async with asyncio.timeout(LISTEN_S + _RETRY_S):
+                wishes = await link.listen(process, found)
+        except Exception:  # noqa: BLE001 -- however the sidecar is gone, it comes back
+            found = {}
+            await asyncio.sleep(_RETRY_S)
+            continue
+        found = {wish.number: running.cancel(wish.request_id, wish.key) for wish in wishes}

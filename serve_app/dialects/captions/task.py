@@ -1,0 +1,201 @@
+"""Our own dialect: `POST /v1/captions`, pictures in and captions out, and which styles a model understands.
+
+One picture or several, as JSON (URL, data URI or base64) or as a multipart upload. Each picture is its own
+generation, all at once; a bad picture has its own error and never shifts another's caption.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app.dialects.all_at_once import all_at_once
+from serve_app.dialects.captions.answer import Asked, Caption, CaptionEvents, Failure, Outcome
+from serve_app.dialects.captions.body import CaptionRequest, read_caption_request
+from serve_app.dialects.captions.fields import CaptionFields
+from serve_app.dialects.captions.guard import CaptionGuard
+from serve_app.dialects.usage import Usage
+from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooManyImages
+from serve_app.exchange.counted import count_answers, count_attempt
+from serve_app.exchange.exchange import DONE_EVENT, Exchange, event_bytes
+from serve_app.exchange.field_names import in_clients_words
+from serve_app.exchange.lane import Lane
+from serve_app.families import CaptionFamily, family_named
+from serve_app.families.wish import Words, worded
+from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text, Write
+from serve_app.models.entry import ModelEntry
+
+
+async def create_captions(exchange: Exchange, lane: Lane) -> None:
+    """`POST /v1/captions`, JSON or multipart, streamed or not."""
+    wanted = await read_caption_request(exchange, lane.config.max_images_per_request)
+    model = lane.choose(wanted.fields.model, "caption", exchange.key)
+    exchange.set_model(model.name)
+    if len(wanted.sources) > lane.config.max_images_per_request:
+        raise TooManyImages(
+            f"images: {len(wanted.sources)} pictures, and a request takes {lane.config.max_images_per_request}: "
+            "send several requests", "images",
+        )  # fmt: skip
+    model.require_pictures(wanted.params[0])
+    task = CaptionTask(exchange, lane, model, wanted)
+    await count_answers(exchange, lane, len(wanted.sources) * wanted.fields.num_answers)
+    await lane.count_images(exchange.key, len(wanted.sources))
+    if wanted.fields.stream:
+        await exchange.send_events(task.stream)
+    else:
+        await exchange.send_json(_answer(exchange, model.name, await task.outcomes()))
+
+
+class CaptionTask:
+    """The pictures of one request, each captioned apart from the others, all at once.
+
+    Raises `InvalidRequest` for wishes that the model's family can't grant.
+    """
+
+    def __init__(self, exchange: Exchange, lane: Lane, model: ModelEntry, wanted: CaptionRequest) -> None:
+        self._exchange = exchange
+        self._lane = lane
+        self._model = model
+        self._wanted = wanted
+        fields = wanted.fields
+        family = family_named(model.family or "generic")
+        words = _words(family, fields)
+        self._sampling = fields.sampling()
+        self._asked = _asked(family, words, fields)
+        self._guard = CaptionGuard(fields.guard, self._asked, words) if fields.guard else None
+
+    async def outcomes(self) -> list[Outcome]:
+        """Every picture's caption or failure, in order. Raises where no picture has a caption."""
+
+        async def outcome(index: int) -> Outcome:
+            try:
+                return await self._caption(index)
+            except ServeAppError as error:
+                return Failure(index, error)
+
+        found = await all_at_once(outcome, len(self._wanted.sources))
+        failures = [one for one in found if isinstance(one, Failure)]
+        if len(failures) == len(found):
+            raise _no_caption(failures)
+        return found
+
+    async def _caption(self, index: int) -> Caption:
+        begun_s = time.monotonic()
+        picture = await self._picture(index)
+        image_s = time.monotonic() - begun_s
+
+        async def ask(attempt: int, sampling: Sampling) -> Chunk:
+            if attempt:
+                await count_attempt(self._exchange, self._lane)
+            return (await self._answer(index, picture, attempt, sampling))[0]
+
+        if self._guard is None:
+            chunks = await self._answer(index, picture, 0, self._sampling)
+            usage, report = Usage.of(chunks), None
+        else:
+            guarded = await self._guard.run(ask, self._sampling, lambda: self._exchange.remaining_s)
+            for attempt in guarded.attempts:
+                self._lane.metrics.caption_checked(self._model.name, attempt.found)
+            chunks = (guarded.chunks[guarded.chosen],)
+            usage, report = Usage.total(Usage.of([chunk]) for chunk in guarded.chunks), guarded.report()
+        return Caption(index, self._asked, chunks, image_s, usage, time.monotonic() - begun_s, report)
+
+    async def _answer(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
+        with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
+            chunks = await self._lane.answer(self._request(index, picture, attempt, sampling), self._exchange.key)
+        self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
+        return chunks
+
+    async def stream(self, write: Write) -> None:
+        """Every picture's events as they come, and `[DONE]`. Raises where no picture has a caption.
+
+        Failures before the first caption has begun wait for it: until then the answer may still be an error.
+        """
+        early: list[Failure] = []
+        has_begun = False
+
+        def begin(data: bytes) -> None:
+            nonlocal has_begun
+            if not has_begun:
+                has_begun = True
+                for failure in early:
+                    write(event_bytes(failure.as_json()))
+            write(data)
+
+        async def caption(index: int) -> None:
+            try:
+                begun_s = time.monotonic()
+                picture = await self._picture(index)
+                encoder = CaptionEvents(index, self._asked, time.monotonic() - begun_s)
+                request = self._request(index, picture, 0, self._sampling)
+                with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
+                    total = await self._lane.stream(request, encoder, begin, self._exchange.key)
+                self._exchange.count_tokens(total.num_tokens)
+            except ClientTooSlow:
+                raise
+            except ServeAppError as error:
+                failure = Failure(index, error)
+                if has_begun:
+                    write(event_bytes(failure.as_json()))
+                else:
+                    early.append(failure)
+
+        await all_at_once(caption, len(self._wanted.sources))
+        if not has_begun:
+            raise _no_caption(sorted(early, key=lambda failure: failure.index))
+        write(DONE_EVENT)
+
+    async def _picture(self, index: int) -> Picture:
+        source, param = self._wanted.sources[index], self._wanted.params[index]
+        return await self._exchange.in_time(self._lane.load_picture(self._model, source, param))
+
+    def _request(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> GenerationRequest:
+        system = self._asked.system
+        user = Message("user", (picture, Text(self._asked.prompt)))
+        return GenerationRequest(
+            id=f"{self._exchange.id}-{index}" + (f"-{attempt}" if attempt else ""),
+            model=self._model.name,
+            messages=(Message("system", (Text(system),)), user) if system is not None else (user,),
+            sampling=sampling,
+            timeout_s=self._exchange.remaining_s,
+        )
+
+
+def _words(family: CaptionFamily, fields: CaptionFields) -> Words:
+    """Raises `InvalidRequest`, also where tags are wanted of a style that lists none."""
+    has_tags = any(style.lists_tags for style in family.styles)
+    if fields.form == "tags" and not has_tags and fields.style is None and fields.prompt is None:
+        raise InvalidRequest(
+            f"format: models of the family '{family.name}' have no style of tags: ask with a prompt", "format"
+        )
+    words = worded(family, fields.wish())
+    if fields.form == "tags" and words.lists_tags is False:
+        raise InvalidRequest(f"format: the style '{fields.style}' lists no tags: leave out one of the two", "format")
+    return words
+
+
+def _asked(family: CaptionFamily, words: Words, fields: CaptionFields) -> Asked:
+    reading = words.task.reading if words.task else "text"
+    if family.grounding is not None and family.grounding in words.prompt:
+        reading = "entities"
+    return Asked(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_answers)
+
+
+def _no_caption(failures: Sequence[Failure]) -> ServeAppError:
+    """The first picture's error; it says so where there were several pictures."""
+    first = failures[0].error
+    if len(failures) == 1:
+        return first
+    message = f"none of the {len(failures)} pictures could be captioned; the first error: {first.message}"
+    return type(first)(message, first.param, first.retry_after_s)
+
+
+def _answer(exchange: Exchange, model: str, outcomes: list[Outcome]) -> dict[str, Any]:
+    usages = [outcome.usage for outcome in outcomes if isinstance(outcome, Caption)]
+    return {
+        "id": f"cap-{exchange.id}",
+        "object": "list",
+        "created": exchange.created_s,
+        "model": model,
+        "data": [outcome.as_json() for outcome in outcomes],
+        "usage": Usage.total(usages).as_json(),
+    }

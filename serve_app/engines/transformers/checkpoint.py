@@ -1,0 +1,214 @@
+"""Loads a model's checkpoint with transformers.
+
+Owns what is specific to Hugging Face folders; knows nothing of requests or batches.
+"""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+from serve_app.checkpoints.architectures import Architecture, architecture_of
+from serve_app.checkpoints.image_edges import picture_edge
+from serve_app.checkpoints.load_errors import explain, require_all_weights
+from serve_app.checkpoints.load_progress import Report, to_nobody
+from serve_app.checkpoints.source import resolve
+from serve_app.config.applications import Family, ModelConfig
+from serve_app.engines.text.break_reader import read_breaks
+from serve_app.engines.text.client_text import TextGuard, text_guard
+from serve_app.engines.text.token_bytes import TokenBytes
+from serve_app.engines.transformers.processors import load_processor, picture_mark, picture_tokens
+from serve_app.engines.transformers.quantization import check_quantization, quantize
+from serve_app.engines.transformers.remote_model import RemoteModel
+from serve_app.engines.transformers.remote_models import way_of
+from serve_app.errors import ConfigError
+from serve_app.families import family_of_config
+from serve_app.messages import PictureEdge
+
+# What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
+# (temperature, beams), look at padding (repetition penalties) or at the batch's longest answer (a forced end), so
+# that companions changed an answer.
+_KEPT_GENERATION_FIELDS = (
+    "eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id",
+    "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens",
+)  # fmt: skip
+
+
+_RENAMED_CLASSES = {"AutoModelForVision2Seq": "AutoModelForImageTextToText"}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model with what prepares its prompts.
+
+    `processor` is the tokenizer for models that read text only and for those that prepare prompts themselves.
+    """
+
+    model: Any
+    processor: Any
+    tokenizer: Any
+    decoding_tokenizer: Any
+    architecture: Architecture
+    family: Family
+    takes_pictures: bool
+    picture_edge: PictureEdge | None
+    picture_mark: str  # what stands for a picture in a raw prompt
+    texts: TextGuard
+    is_encoder_decoder: bool
+    context_length: int | None
+    eos_ids: frozenset[int]
+    token_bytes: TokenBytes
+    special_ids: frozenset[int]  # that texts leave out, the ends of answers among them
+    pad_id: int
+    sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
+    sampling_top_p: float
+    sampling_top_k: int
+    sampling_min_p: float
+    sampling_repetition_penalty: float  # of its own generation config, even where that doesn't sample
+
+
+def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoint:
+    """Fetch, read, check and place the model; takes seconds to minutes. Raises `ConfigError`."""
+    # The hub's conversion robot would fetch weights from an unmerged pull request.
+    os.environ.setdefault("DISABLE_SAFETENSORS_CONVERSION", "1")
+    torch.set_num_threads(max(1, int(config.num_cpus)))
+    check_quantization(config)
+    source = str(resolve(config, report))
+    report("loading weights")
+    try:
+        return _load(source, config)
+    except ConfigError:
+        raise
+    except Exception as exc:  # an engine boundary: a model's loading code raises anything at all
+        raise ConfigError(explain(exc, config)) from exc
+
+
+def _load(source: str, config: ModelConfig) -> Checkpoint:
+    common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+    _hold_to_fraction(config)
+    architecture = _with_new_names(AutoConfig.from_pretrained(source, **common))
+    takes_pictures, auto_model = _auto_model(architecture)
+    model, told = auto_model.from_pretrained(
+        source,
+        config=architecture,
+        **common,
+        output_loading_info=True,
+        dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
+        **({"use_safetensors": True} if config.weights_format == "safetensors" else {}),
+        **config.engine_args,
+    )
+    require_all_weights(told["missing_keys"], config)
+    model = model.eval()
+    if config.quantization:
+        quantize(model, config)
+    if "device_map" not in config.engine_args:
+        model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
+    if way := way_of(architecture):
+        model = way(model, source, common)
+        processor = model.tokenizer
+    elif takes_pictures:
+        processor = load_processor(source, architecture, common)
+    else:
+        processor = AutoTokenizer.from_pretrained(source, **common)
+    return _checkpoint(model, processor, takes_pictures, config, Path(source))
+
+
+def _hold_to_fraction(config: ModelConfig) -> None:
+    """A fraction of a GPU is that fraction of its memory: beyond it torch refuses, and no neighbour starves."""
+    if config.shares_gpu and torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(config.num_gpus)
+
+
+def _auto_model(architecture: Any) -> tuple[bool, Any]:
+    """Whether it takes pictures, and transformers' class that knows which class the model is of."""
+    remote = getattr(architecture, "auto_map", None) or {}
+    if type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in remote:
+        return True, AutoModelForImageTextToText
+    if way_of(architecture):
+        return True, AutoModelForCausalLM if "AutoModelForCausalLM" in remote else AutoModel
+    return False, AutoModelForCausalLM
+
+
+def _with_new_names(architecture: Any) -> Any:
+    """Remote code written for transformers 4 names the classes of that time."""
+    remote = getattr(architecture, "auto_map", None) or {}
+    for old, new in _RENAMED_CLASSES.items():
+        if old in remote:
+            remote.setdefault(new, remote[old])
+    return architecture
+
+
+def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig, folder: Path) -> Checkpoint:
+    tokenizer = getattr(processor, "tokenizer", processor)
+    architecture = model.architecture if isinstance(model, RemoteModel) else architecture_of(model.config.model_type)
+    text_config = model.config.get_text_config(decoder=True)
+    eos_ids = _eos_ids(model, tokenizer, text_config)
+    pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(eos_ids)) if i is not None), 0)
+    own = model.generation_config
+    for part in model.modules():  # BLIP, BLIP-2 and Kosmos-2 generate with their language model's own
+        if isinstance(getattr(part, "generation_config", None), transformers.GenerationConfig):
+            part.generation_config = _generation_config(part.generation_config, eos_ids, pad_id)
+    limits = [getattr(text_config, "max_position_embeddings", None), config.max_context_tokens]
+    return Checkpoint(
+        model=model,
+        processor=processor,
+        tokenizer=tokenizer,
+        decoding_tokenizer=copy.deepcopy(tokenizer),  # two threads can't share one: "Already borrowed"
+        architecture=architecture,
+        family=family_of_config(model.config),
+        takes_pictures=takes_pictures,
+        picture_edge=None if isinstance(model, RemoteModel) else picture_edge(folder),
+        picture_mark=picture_mark(processor) if takes_pictures and not isinstance(model, RemoteModel) else "",
+        texts=_guarded(model, processor, takes_pictures),
+        is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
+        context_length=min((n for n in limits if n), default=None),
+        eos_ids=eos_ids,
+        token_bytes=TokenBytes(tokenizer),
+        special_ids=eos_ids | frozenset(tokenizer.all_special_ids),
+        pad_id=pad_id,
+        sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,
+        sampling_top_p=_or_one(own.top_p) if own.do_sample else 1.0,
+        sampling_top_k=(own.top_k or 0) if own.do_sample else 0,
+        sampling_min_p=(own.min_p or 0.0) if own.do_sample else 0.0,
+        sampling_repetition_penalty=_or_one(own.repetition_penalty),
+    )
+
+
+def _guarded(model: Any, processor: Any, takes_pictures: bool) -> TextGuard:
+    """What keeps clients' texts texts, and every tokenizer of the processor made to heed it."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    for each in (tokenizer, getattr(processor, "qformer_tokenizer", None)):
+        if each is not None:
+            read_breaks(each)
+    if isinstance(model, RemoteModel):
+        return text_guard(tokenizer, [model.placeholder or ""], has_turns=True)
+    placeholders = picture_tokens(processor) if takes_pictures else ()
+    return text_guard(tokenizer, placeholders, has_turns=bool(getattr(processor, "chat_template", None)))
+
+
+def _or_one(value: float | None) -> float:
+    return 1.0 if value is None else float(value)
+
+
+def _eos_ids(model: Any, tokenizer: Any, text_config: Any) -> frozenset[int]:
+    if isinstance(model, RemoteModel):
+        return model.eos_ids
+    if model.config.model_type == "blip":  # its `generate` ends at the separator, whatever the checkpoint says
+        return frozenset([text_config.sep_token_id])
+    for ids in (model.generation_config.eos_token_id, tokenizer.eos_token_id):
+        if ids is not None:
+            return frozenset([ids] if isinstance(ids, int) else ids)
+    return frozenset()
+
+
+def _generation_config(given: Any, eos_ids: frozenset[int], pad_id: int) -> Any:
+    kept = {name: getattr(given, name, None) for name in _KEPT_GENERATION_FIELDS}
+    return transformers.GenerationConfig(
+        **{**kept, "eos_token_id": sorted(eos_ids) or None, "pad_token_id": pad_id}, do_sample=False, num_beams=1
+    )

@@ -1,0 +1,211 @@
+"""From a request's messages, or its raw prompt, to a model's inputs.
+
+Each prompt is prepared alone, so its companions never change its pixels or tokens. Models without a chat template get
+the plain texts, a line each.
+"""
+
+import json
+import re
+from functools import lru_cache
+from typing import Any
+
+import torch
+from jinja2 import Environment, TemplateError, UndefinedError, meta
+from PIL import Image
+
+from serve_app.engines.text.client_text import without_breaks
+from serve_app.engines.text.prompt_tokens import check_ids, cut_start, refuse_pictures, text_tokens, with_one_bos
+from serve_app.engines.transformers.checkpoint import Checkpoint
+from serve_app.engines.transformers.prompt_batch import Prompt, batch_key, is_along_prompt
+from serve_app.engines.transformers.remote_model import RemoteModel, Turn
+from serve_app.errors import InvalidRequest, UnsupportedTask
+from serve_app.messages import GenerationRequest, Message, Picture, Text, TokenizedPrompt
+
+
+def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
+    """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
+    _check_pictures(checkpoint, request)
+    request = checkpoint.texts.request(request)
+    if isinstance(checkpoint.model, RemoteModel):
+        return _own_prompt(checkpoint.model, request)
+    check_ids(request, checkpoint.model.get_input_embeddings().num_embeddings, checkpoint.texts, checkpoint.tokenizer)
+    try:
+        inputs = _model_inputs(checkpoint, request)
+    except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
+        # only a template's own words are told: other messages can quote the conversation
+        words = without_breaks(str(exc))
+        reason = f"its chat template says: {words}" if isinstance(exc, TemplateError) else "its processor refuses it"
+        raise InvalidRequest(
+            f"model '{request.model}' can't take this conversation ({reason[:300]}): change the order of its roles "
+            "or the number and place of its pictures",
+            request.prompt_field,
+        ) from exc
+    unused = checkpoint.architecture.unused_inputs
+    tensors = {n: value for n, value in inputs.items() if isinstance(value, torch.Tensor) and n not in unused}
+    if checkpoint.architecture.ends_with_separator:
+        tensors |= {name: tensors[name][:, :-1] for name in ("input_ids", "attention_mask")}
+    if request.raw and request.raw.last_tokens:
+        tensors = _cut(tensors, request.raw.last_tokens, checkpoint)
+    length = tensors["input_ids"].shape[1]
+    if not length:
+        raise InvalidRequest("the prompt is empty: send some text", request.prompt_field)
+    return Prompt(tensors, length, batch_key(tensors, length, checkpoint))
+
+
+def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
+    """Refuse what no prompt of this architecture can hold, in words that name the limit."""
+    num_pictures, limit = len(request.pictures), checkpoint.architecture.picture_limit
+    if num_pictures and not checkpoint.takes_pictures:
+        raise UnsupportedTask(
+            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
+        )
+    if checkpoint.architecture.needs_picture and not num_pictures:
+        raise InvalidRequest(f"model '{request.model}' answers only about a picture: send one", request.prompt_field)
+    if limit is not None and num_pictures > limit:
+        raise InvalidRequest(
+            f"the conversation has {num_pictures} pictures and model '{request.model}' takes {limit}: send fewer",
+            request.prompt_field,
+        )
+
+
+def _cut(tensors: dict[str, torch.Tensor], last_tokens: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    """The end of a prompt without pictures."""
+    tokens = tensors["input_ids"][0].tolist()
+    kept = torch.tensor(cut_start(tokens, last_tokens, checkpoint.tokenizer))
+    return {
+        name: tensor[:, kept] if is_along_prompt(name, tensor, len(tokens)) else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+def _own_prompt(model: RemoteModel, request: GenerationRequest) -> Prompt:
+    if request.raw:
+        raise UnsupportedTask(f"model '{request.model}' makes its prompts itself: use /v1/chat/completions")
+    try:
+        made = model.own_prompt(_turns(request))
+    except ValueError as exc:
+        raise InvalidRequest(
+            f"model '{request.model}' can't take this conversation: {exc}", request.prompt_field
+        ) from exc
+    return Prompt({}, made.num_tokens, ("own", *made.batch_key), made.inputs)
+
+
+def _turns(request: GenerationRequest) -> list[Turn]:
+    """The user's and the model's turns; these models have no system role: such a message opens the user's turn."""
+    turns: list[Turn] = []
+    for message in request.messages:
+        content = [part.text if isinstance(part, Text) else _image(part) for part in message.parts]
+        if message.role not in ("user", "assistant", "system"):
+            raise InvalidRequest(
+                f"model '{request.model}' knows no role '{message.role}': leave it out", request.prompt_field
+            )
+        role = "assistant" if message.role == "assistant" else "user"
+        if turns and turns[-1]["role"] == role:
+            turns[-1]["content"] += content
+        else:
+            turns.append({"role": role, "content": content})
+    if turns[0]["role"] != "user":
+        raise InvalidRequest("the conversation begins with the assistant: begin with the user", request.prompt_field)
+    return turns
+
+
+def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
+    processor = checkpoint.processor
+    if request.raw and request.raw.tokens:
+        tokens = torch.tensor([request.raw.tokens])
+        return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    if request.raw or not getattr(processor, "chat_template", None):
+        return _plain_inputs(checkpoint, request)
+    content = _parts if checkpoint.takes_pictures else _joined_text
+    conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
+    try:
+        inputs = processor.apply_chat_template(
+            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
+            **_template_args(processor, request),
+        )  # fmt: skip
+    except (UndefinedError, TypeError):
+        if not checkpoint.takes_pictures:
+            raise
+        return _string_inputs(processor, request)
+    return dict(inputs)
+
+
+def _string_inputs(processor: Any, request: GenerationRequest) -> dict[str, Any]:
+    """For chat templates that want each message as one string and place the picture themselves: JoyCaption's."""
+    conversation = [{"role": m.role, "content": _joined_text(m)} for m in request.messages]
+    prompt = processor.apply_chat_template(
+        conversation, tokenize=False, add_generation_prompt=True, **_template_args(processor, request)
+    )
+    has_start = bool(processor.tokenizer.bos_token) and prompt.startswith(processor.tokenizer.bos_token)
+    pictures = [_image(p) for p in request.pictures]
+    return dict(
+        processor(text=[prompt], images=pictures or None, add_special_tokens=not has_start, return_tensors="pt")
+    )
+
+
+def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
+    placed = checkpoint.architecture.pictures
+    mark = checkpoint.picture_mark
+    lines = [_joined_text(m, mark if placed == "inline" else "") for m in request.messages]
+    prompt = "\n".join(line for line in lines if line)
+    if request.raw:
+        prompt = with_one_bos(prompt, checkpoint.tokenizer)
+    if placed == "in_front":
+        prompt = mark * len(request.pictures) + prompt
+    if not checkpoint.takes_pictures:
+        return dict(checkpoint.processor(prompt, return_tensors="pt"))
+    pictures = [_image(p) for p in request.pictures]
+    return dict(checkpoint.processor(text=[prompt], images=[pictures] if pictures else None, return_tensors="pt"))
+
+
+def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPrompt:
+    """The request's prompt, which has no pictures. Slow where it is long: call it in a thread."""
+    refuse_pictures(request)
+    request = checkpoint.texts.request(request)
+    template = getattr(checkpoint.processor, "chat_template", None)
+    if isinstance(checkpoint.model, RemoteModel) and not request.raw:
+        raise UnsupportedTask(f"model '{request.model}' makes its prompts itself: no template can be told")
+    if request.raw or not template:
+        text = "\n".join(line for line in map(_joined_text, request.messages) if line)
+        return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=True)
+    content = _parts if checkpoint.takes_pictures else _joined_text
+    conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
+    try:
+        text = checkpoint.processor.apply_chat_template(
+            conversation, tokenize=False, add_generation_prompt=True, **_template_args(checkpoint.processor, request)
+        )
+    except TemplateError as exc:
+        raise InvalidRequest(
+            f"model '{request.model}' can't take this conversation: {without_breaks(str(exc))}"[:300], "messages"
+        ) from exc
+    return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=False)
+
+
+def _template_args(processor: Any, request: GenerationRequest) -> dict[str, Any]:
+    """Those that the template reads: transformers would hand others to the processor itself."""
+    if not request.template_args:
+        return {}
+    template = processor.chat_template
+    read = _variables(template) if isinstance(template, str) else frozenset[str]()
+    return {name: value for name, value in json.loads(request.template_args).items() if name in read}
+
+
+@lru_cache(maxsize=64)
+def _variables(template: str) -> frozenset[str]:
+    plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # marks for training, transformers' own
+    return frozenset(meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)))
+
+
+def _joined_text(message: Message, picture_mark: str = "") -> str:
+    return "".join(part.text if isinstance(part, Text) else picture_mark for part in message.parts)
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"type": "text", "text": part.text} if isinstance(part, Text) else {"type": "image", "image": _image(part)}
+        for part in message.parts
+    ]
+
+
+def _image(picture: Picture) -> Image.Image:
+    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)

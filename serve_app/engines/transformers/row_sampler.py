@@ -1,0 +1,111 @@
+"""Chooses each row's next token from the model's logits, by that row's own settings and seed.
+
+One sampler holds for one set of rows; it is made anew when a row joins or leaves. What no row asks for costs
+nothing, and of equal logits a row's choice never depends on the rows beside it: its randomness is its own, one number
+a step.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from serve_app.engines.transformers.penalties import Penalties
+from serve_app.engines.transformers.row import Row, RowSampling, TokenChoice
+
+
+class RowSampler:
+    """In this order: logprobs of the raw logits, penalties, grammar, least length, temperature, top-k, top-p, min-p.
+
+    Top-k, top-p and min-p follow transformers' order: each looks at what the one before it left.
+    """
+
+    def __init__(self, rows: Sequence[Row], eos_ids: frozenset[int], device: torch.device) -> None:
+        self._device = device
+        self._eos = torch.tensor(sorted(eos_ids), device=device, dtype=torch.long)
+        self._penalties = Penalties(rows, device)
+        self._constrained = [(number, row) for number, row in enumerate(rows) if row.grammar]
+        self._prolonged = [(number, row) for number, row in enumerate(rows) if row.sampling.bans_eos(0)]
+        self._told, self._told_index = self._where(rows, lambda one: one.num_logprobs is not None)
+        self._sampled, self._sampled_index = self._where(rows, lambda one: one.temperature > 0)
+        self._temperature = self._column([row.sampling.temperature for row in self._sampled])
+        cut, self._cut_index = self._where(self._sampled, lambda one: one.truncates)
+        self._top_k = self._column([row.sampling.top_k for row in cut])
+        self._top_p = self._column([row.sampling.top_p for row in cut])
+        self._min_p = self._column([row.sampling.min_p for row in cut])
+
+    def choose(self, logits: torch.Tensor) -> list[TokenChoice]:
+        """Each row's token, from float32 logits of shape (rows, vocabulary), which are overwritten."""
+        raw = logits[self._told_index].log_softmax(-1) if self._told else None
+        self._penalties.apply(logits)
+        self._constrain(logits)
+        self._prolong(logits)
+        tokens = logits.argmax(-1)
+        if self._sampled:
+            tokens[self._sampled_index] = self._draw(logits[self._sampled_index])
+        self._penalties.count(tokens)
+        choices = [TokenChoice(token) for token in tokens.tolist()]
+        if raw is not None:
+            self._tell(choices, tokens, raw)
+        return choices
+
+    def _where(self, rows: Sequence[Row], holds: Callable[[RowSampling], bool]) -> tuple[list[Row], torch.Tensor]:
+        numbers = [number for number, row in enumerate(rows) if holds(row.sampling)]
+        return [rows[number] for number in numbers], torch.tensor(numbers, device=self._device, dtype=torch.long)
+
+    def _column(self, values: Sequence[float]) -> torch.Tensor:
+        return torch.tensor(values, device=self._device, dtype=torch.float32)[:, None]
+
+    def _constrain(self, logits: torch.Tensor) -> None:
+        for number, row in self._constrained:
+            if row.grammar and not row.is_ended:
+                num_left = row.max_tokens - len(row.tokens)
+                is_allowed = row.grammar.allowed(logits.shape[-1], num_left).to(self._device)
+                logits[number].masked_fill_(~is_allowed, -torch.inf)
+
+    def _prolong(self, logits: torch.Tensor) -> None:
+        """No end before `min_tokens`, or none at all, except where a grammar allows nothing else."""
+        for number, row in self._prolonged:
+            if row.sampling.bans_eos(len(row.tokens)):
+                longer = logits[number].index_fill(0, self._eos, -torch.inf)
+                if not row.grammar or longer.isfinite().any():
+                    logits[number] = longer
+
+    def _draw(self, logits: torch.Tensor) -> torch.Tensor:
+        # the greatest logit becomes 0 first, so that a tiny temperature can't overflow
+        logits = (logits - logits.amax(-1, keepdim=True)) / self._temperature.clamp(min=1e-5)
+        probabilities = logits.softmax(-1)
+        if len(self._cut_index):
+            cut = _truncated(probabilities[self._cut_index], self._top_k, self._top_p, self._min_p)
+            probabilities[self._cut_index] = cut
+        return _at(probabilities, [row.sampling.randomness.random() for row in self._sampled])
+
+    def _tell(self, choices: list[TokenChoice], tokens: torch.Tensor, raw: torch.Tensor) -> None:
+        chosen = raw.gather(1, tokens[self._told_index][:, None])[:, 0].tolist()
+        num_top = max(row.sampling.num_logprobs or 0 for row in self._told)
+        values, ids = (part.tolist() for part in raw.topk(min(num_top, raw.shape[-1]), dim=-1))
+        for at, number in enumerate(self._told_index.tolist()):
+            num_own = self._told[at].sampling.num_logprobs
+            top = tuple(zip(ids[at][:num_own], values[at][:num_own], strict=True))
+            choices[number] = TokenChoice(choices[number].token, chosen[at], top)
+
+
+def _truncated(
+    probabilities: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor, min_p: torch.Tensor
+) -> torch.Tensor:
+    """Zero outside each row's `top_k` likeliest, then outside the smallest set of these with `top_p` of their mass,
+    then below `min_p` of the likeliest. Settings have shape (rows, 1)."""
+    ordered, order = probabilities.sort(dim=-1, descending=True, stable=True)
+    rank = torch.arange(ordered.shape[-1], device=ordered.device)
+    ordered = ordered.masked_fill((top_k > 0) & (rank >= top_k), 0.0)
+    before = ordered.cumsum(-1) - ordered
+    is_outside = (before >= top_p * ordered.sum(-1, keepdim=True)) & (top_p < 1)
+    is_outside |= ordered < min_p * ordered[:, :1]
+    is_outside[:, 0] = False
+    return torch.zeros_like(probabilities).scatter(1, order, ordered.masked_fill(is_outside, 0.0))
+
+
+def _at(probabilities: torch.Tensor, uniform: list[float]) -> torch.Tensor:
+    """Each row's token at its uniform number of the cumulated mass, shape (rows,)."""
+    mass = probabilities.double().cumsum(-1)  # float32 loses small tokens in a vocabulary of 200,000
+    at = torch.tensor(uniform, device=mass.device, dtype=mass.dtype)[:, None] * mass[:, -1:]
+    return torch.searchsorted(mass, at, right=True).clamp(max=mass.shape[-1] - 1)[:, 0]

@@ -1,0 +1,237 @@
+"""Starts vLLM for one checkpoint and its adapters, and says in a sentence why it can't be started.
+
+What comes out is everything that a request needs. Blocks for seconds to minutes; knows nothing of requests.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vllm.lora.request import LoRARequest
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.model_executor.models import supports_multimodal
+from vllm.renderers.hf import HfRenderer
+from vllm.renderers.online_renderer import OnlineRenderer
+from vllm.transformers_utils.chat_templates.registry import get_chat_template_fallback_path
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.metrics.loggers import StatLoggerBase
+
+from serve_app.checkpoints import source
+from serve_app.checkpoints.architectures import architecture_of
+from serve_app.checkpoints.folder import check_adapter_fits, has_chat_template
+from serve_app.checkpoints.image_edges import picture_edge
+from serve_app.checkpoints.load_progress import Report
+from serve_app.config.applications import Family, ModelConfig
+from serve_app.engines.text.break_reader import read_breaks
+from serve_app.engines.text.client_text import TextGuard, special_tokens, text_guard
+from serve_app.engines.text.token_bytes import TokenBytes
+from serve_app.engines.vllm.args import PromptOptions, engine_args, first_line, masks_pictures_wrongly, prompt_options
+from serve_app.engines.vllm.executor import RankExecutor
+from serve_app.engines.vllm.formats import is_by_llguidance
+from serve_app.engines.vllm.nodes import fetch_on_other_nodes, point_to_ray
+from serve_app.engines.vllm.plugin import FAILURE_FILE
+from serve_app.engines.vllm.ranks import check_heads
+from serve_app.engines.vllm.request import PLAIN_TEMPLATE
+from serve_app.errors import ConfigError
+from serve_app.families import family_of_config
+from serve_app.messages import PictureEdge
+
+logger = logging.getLogger("serve_app")
+
+_MOST_NUMBERED = 16  # of pictures that a prompt tells apart by number, as Phi-3-vision's `<|image_1|>`
+_UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
+
+
+class Pressure(StatLoggerBase):
+    """Keeps the scheduler's last word on how many requests wait and how full the cache is."""
+
+    def __init__(self) -> None:  # vLLM calls a factory, not this
+        self.num_waiting = 0
+        self.kv_cache_use = 0.0
+
+    def record(
+        self, scheduler_stats: Any, iteration_stats: Any, mm_cache_stats: Any = None, engine_idx: int = 0
+    ) -> None:
+        if scheduler_stats is not None:
+            self.num_waiting = scheduler_stats.num_waiting_reqs
+            self.kv_cache_use = float(scheduler_stats.kv_cache_usage)
+
+    def log_engine_initialized(self) -> None:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A running vLLM with what makes prompts for it. `defaults` are the checkpoint's own sampling parameters.
+
+    `is_plain`: prompts are the bare texts, because the checkpoint has no chat template.
+    """
+
+    llm: AsyncLLM
+    renderer: OnlineRenderer
+    pressure: Pressure
+    adapters: dict[str, LoRARequest]
+    defaults: dict[str, Any]
+    is_plain: bool
+    context_length: int
+    num_pictures_allowed: int
+    picture_edge: PictureEdge | None
+    family: Family
+    special_ids: frozenset[int]
+    token_bytes: TokenBytes
+    num_at_once: int
+    texts: TextGuard
+    reads_breaks: bool  # as `texts` makes them; a renderer that encodes texts itself takes none for a token
+
+    def picture_mark(self, number: int) -> str:
+        """The text that stands for a raw prompt's picture; empty where the model's processor places it itself."""
+        return _picture_mark(self.llm, number)
+
+    @property
+    def picture_limit(self) -> int | None:
+        return self.num_pictures_allowed if 0 < self.num_pictures_allowed < _UNLIMITED_PICTURES else None
+
+    @property
+    def formats_by_llguidance(self) -> bool:
+        backend = self.llm.vllm_config.structured_outputs_config.backend
+        return is_by_llguidance(backend, self.renderer.renderer.get_tokenizer())
+
+    @property
+    def calls_tools(self) -> bool:
+        return self.renderer.parser is not None and self.renderer.parser.tool_parser_cls is not None
+
+
+def load(config: ModelConfig, report: Report) -> LoadedModel:
+    """Fetch, check and start. Call it in a thread. Raises `ConfigError`."""
+    folder = source.resolve(config, report)
+    adapters = {name: source.resolve_adapter(given, report) for name, given in config.adapters.items()}
+    if config.num_ranks > 1:
+        check_heads(config, folder)
+        fetch_on_other_nodes(config, [folder, *adapters.values()], report)
+        point_to_ray(config)
+    for name, path in adapters.items():
+        check_adapter_fits(path, name, folder, config.source)
+    options = prompt_options(config)
+    arguments = engine_args(config, folder, [_rank(path) for path in adapters.values()])
+    pressure = Pressure()
+    report("starting vLLM and loading weights")
+    llm = _start(config, arguments, pressure)
+    whole, multimodal = llm.model_config.hf_config, llm.model_config.multimodal_config
+    if masks_pictures_wrongly(llm.model_config):
+        logger.warning(
+            "vLLM on CPUs answers about %s's pictures under a causal mask: set engine: transformers", config.source
+        )
+    is_plain = options.chat_template is None and _is_plain(folder, whole.model_type)
+    renderer = _renderer(llm, options, is_plain, arguments.reasoning_parser or None)
+    reads_breaks = isinstance(llm.renderer, HfRenderer) and not renderer.use_harmony
+    return LoadedModel(
+        llm=llm,
+        renderer=renderer,
+        pressure=pressure,
+        adapters={name: LoRARequest(name, number, str(adapters[name])) for number, name in enumerate(adapters, 1)},
+        defaults=_sampling_defaults(llm),
+        is_plain=is_plain,
+        context_length=int(llm.model_config.max_model_len),
+        num_pictures_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
+        # settings given here stand above the checkpoint's
+        picture_edge=None if config.engine_args.get("mm_processor_kwargs") else picture_edge(folder),
+        family=family_of_config(whole),
+        special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
+        token_bytes=TokenBytes(llm.renderer.get_tokenizer()),
+        num_at_once=int(llm.vllm_config.scheduler_config.max_num_seqs),
+        texts=_guarded(llm, has_turns=not is_plain) if reads_breaks else TextGuard((), ()),
+        reads_breaks=reads_breaks,
+    )
+
+
+def _picture_mark(llm: AsyncLLM, number: int) -> str:
+    known = get_model_cls(llm.model_config)
+    return str(known.get_placeholder_str("image", number) or "") if supports_multimodal(known) else ""
+
+
+def _guarded(llm: AsyncLLM, *, has_turns: bool) -> TextGuard:
+    """What keeps clients' texts texts, and the tokenizer made to heed it."""
+    tokenizer, config = llm.renderer.get_tokenizer(), llm.model_config.hf_config
+    read_breaks(tokenizer)
+    if not llm.model_config.is_multimodal_model:
+        return text_guard(tokenizer, (), has_turns=has_turns)
+    special = special_tokens(tokenizer)
+    placeholders: set[str] = set()
+    for mark in {_picture_mark(llm, number) for number in range(1, _MOST_NUMBERED + 1)}:
+        within = {token for token in special if token in mark}  # Qwen-VL's has the begin and the end as well
+        placeholders |= within or {mark}
+    ids = [getattr(config, f"{kind}_token_{name}", None) for kind in ("image", "video") for name in ("id", "index")]
+    placeholders |= {token for token, number in tokenizer.get_added_vocab().items() if number in ids}
+    return text_guard(tokenizer, placeholders, has_turns=has_turns)
+
+
+def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:
+    """Raises `ConfigError` with the reason, also where that is known only to the engine core."""
+    with tempfile.TemporaryDirectory(prefix="serve_app-") as folder:
+        told = Path(folder) / "failure.txt"
+        os.environ[FAILURE_FILE] = str(told)
+        try:
+            return _async_llm(arguments, pressure, has_ranks=config.num_ranks > 1)
+        except Exception as exc:  # an engine boundary: vLLM's start raises anything at all
+            if config.pipeline_parallel_size > 1 and isinstance(exc, NotImplementedError):
+                raise ConfigError(
+                    f"source '{config.source}' has an architecture that vLLM can't split into stages: raise "
+                    "tensor_parallel_size instead of pipeline_parallel_size"
+                ) from exc
+            why = told.read_text(encoding="utf-8") if told.exists() else first_line(exc)
+            sentence = " ".join(why.split())[:600]
+            raise ConfigError(f"source '{config.source}' can't be started on vLLM: {sentence}") from exc
+        finally:
+            del os.environ[FAILURE_FILE]
+
+
+def _async_llm(arguments: Any, pressure: Pressure, *, has_ranks: bool) -> AsyncLLM:
+    loggers: list[Any] = [lambda *_: pressure]
+    if not has_ranks:
+        return AsyncLLM.from_engine_args(arguments, stat_loggers=loggers)
+    # Not as `distributed_executor_backend`: vLLM asks in places whether that is "ray".
+    vllm_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)  # as `from_engine_args` does
+    log_stats = not arguments.disable_log_stats
+    return AsyncLLM(vllm_config, RankExecutor, log_stats, log_requests=False, stat_loggers=loggers)
+
+
+def _renderer(llm: AsyncLLM, options: PromptOptions, is_plain: bool, reasoning_parser: str | None) -> OnlineRenderer:
+    return OnlineRenderer(
+        llm.model_config,
+        llm.renderer,
+        request_logger=None,
+        chat_template=PLAIN_TEMPLATE if is_plain else options.chat_template,
+        chat_template_content_format=options.chat_template_content_format,
+        enable_auto_tools=options.tool_call_parser is not None,
+        tool_parser=options.tool_call_parser,
+        tool_strict_level=options.tool_strict_level,
+        reasoning_parser=reasoning_parser,
+        default_chat_template_kwargs=options.default_chat_template_kwargs,
+    )
+
+
+def _is_plain(folder: Path, model_type: str) -> bool:
+    """As in the transformers engine: no template of its own, and none of vLLM's that takes captioning prompts."""
+    if has_chat_template(folder):
+        return False
+    asks_questions_only = architecture_of(model_type).pictures != "inline"  # BLIP-2's in vLLM: «Question: … Answer:»
+    return asks_questions_only or get_chat_template_fallback_path(model_type, str(folder)) is None
+
+
+def _sampling_defaults(llm: AsyncLLM) -> dict[str, Any]:
+    """The checkpoint's own generation config; greedy where that doesn't say that it samples."""
+    defaults = dict(llm.model_config.get_diff_sampling_param())
+    own = llm.model_config.try_get_generation_config()
+    if "temperature" not in defaults and not own.get("do_sample"):
+        defaults["temperature"] = 0.0
+    return defaults
+
+
+def _rank(adapter: Path) -> int:
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    return max(int(rank) for rank in (config.get("r") or 0, *(config.get("rank_pattern") or {}).values()))

@@ -1,0 +1,190 @@
+"""One route of a lane, from arrival to log line: who may ask, for how long, and what becomes of every failure.
+
+Gatekeeping happens here, before a handler sees the request: header size, key, rate, deadline. A handler's errors
+become answers here, or error events where the answer had begun.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import re
+from contextlib import nullcontext
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from serve_app.config.serve_settings import within
+from serve_app.errors import (
+    DeadlineExceeded,
+    HeadersTooLarge,
+    InternalError,
+    InvalidKey,
+    InvalidRequest,
+    ModelNotReady,
+    Overloaded,
+    RequestError,
+    ServeAppError,
+    ShuttingDown,
+    UnsupportedMediaType,
+)
+from serve_app.exchange.content_encoding import CODINGS
+from serve_app.exchange.dialect import OPENAI, Dialect
+from serve_app.exchange.exchange import Exchange, Handler
+from serve_app.exchange.lane import Lane
+from serve_app.images.own_site import require_own_site
+from serve_app.metrics.specs import CLIENT_LEFT
+
+logger = logging.getLogger("serve_app")
+audit = logging.getLogger("serve_app.audit")
+
+_LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
+_BACK_AFTER_S = 5.0  # a guess at when another process serves in this one's place
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_OF_SERVE = "x-request-timeout-seconds"  # after which Ray Serve ends this request, whatever its config says
+_FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
+
+
+class Endpoint:
+    """An ASGI app that runs one handler. `is_counted`: whether it stands in the metrics; `is_open`: to anyone."""
+
+    def __init__(
+        self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False, dialect: Dialect = OPENAI
+    ) -> None:
+        self._handler = handler
+        self._dialect = dialect
+        self._lane = lane
+        self._is_counted = is_counted
+        self._is_open = is_open
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tracker = self._lane.metrics.request()
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._dialect)
+        with tracker if self._is_counted else nullcontext():
+            try:
+                await self._run(exchange)
+            except asyncio.CancelledError:
+                if exchange.is_given_up:  # else it is our own, and ends here
+                    raise
+            finally:  # whatever cancels it, and however often, the request is counted and has its line
+                exchange.close()
+                tracker.outcome(exchange.outcome)
+                if self._is_counted:
+                    exchange.log()
+
+    async def _run(self, exchange: Exchange) -> None:
+        """Run the handler; whatever it raises is told to the client, and is the exchange's outcome."""
+        try:
+            await self._let_in(exchange)
+            with self._lane.running.listed(exchange):
+                await self._within_deadline(exchange)
+        except ServeAppError as error:
+            await self._refused(exchange, exchange.cancellation or error)
+        except asyncio.CancelledError:
+            if exchange.cancellation is not None:
+                await self._refused(exchange, exchange.cancellation)
+                return
+            # What is given up after its deadline is late: an engine that hangs, in Ray Serve's own patience.
+            exchange.outcome = DeadlineExceeded.code if exchange.is_given_up and exchange.is_late else CLIENT_LEFT
+            raise
+        except (ClientDisconnect, ConnectionError):
+            exchange.outcome = CLIENT_LEFT
+        except Exception:  # the HTTP boundary: a bug is the client's 500 and a traceback in our log
+            logger.exception("request %s failed unexpectedly", exchange.id)
+            bug = InternalError("the service failed unexpectedly: try again, or report the request's id")
+            await self._refused(exchange, bug)
+
+    async def _let_in(self, exchange: Exchange) -> None:
+        """Raises what is wrong before the body is read."""
+        config, headers = self._lane.config, exchange.request.scope["headers"]
+        num_bytes = sum(len(name) + len(value) for name, value in headers)
+        if num_bytes > config.max_header_bytes:
+            raise HeadersTooLarge(
+                f"the headers have {num_bytes} bytes and this service takes {config.max_header_bytes}: send fewer"
+            )
+        if self._is_open:
+            return
+        if self._is_counted and self._lane.running.is_closing:
+            raise ShuttingDown("the service is shutting down: send it again later, or elsewhere", None, _BACK_AFTER_S)
+        exchange.key = self._lane.keys.key_of(_authorization(exchange))
+        if exchange.key is None:
+            require_own_site(headers, config.allowed_hosts, config.cors_origins)
+        exchange.timeout_s = _timeout_s(exchange, config.request_timeout_s)
+        if self._is_counted and exchange.key is not None:
+            exchange.limit_headers = await self._lane.budget.take(exchange.key, requests=1)
+
+    async def _within_deadline(self, exchange: Exchange) -> None:
+        """The handler, which keeps its own deadline; where it can't, as with a client that never reads, this does."""
+        limit = asyncio.timeout(exchange.timeout_s + _LAST_WORD_S)
+        try:
+            async with limit:
+                await self._handler(exchange, self._lane)
+        except TimeoutError as exc:
+            if not limit.expired():
+                raise
+            by = f" by model '{exchange.model}'" if exchange.model else ""
+            raise DeadlineExceeded(
+                f"not done{by} within {exchange.timeout_s:g} s: ask for less, or read the answer faster"
+            ) from exc
+
+    async def _refused(self, exchange: Exchange, error: ServeAppError) -> None:
+        """Tell the client, and the audit log where it was refused."""
+        is_alone = not exchange.has_client  # other errors are then what its leaving made
+        exchange.outcome = CLIENT_LEFT if is_alone and error is not exchange.cancellation else error.code
+        if is_alone:
+            return
+        exchange.close()  # its leaving changes nothing any more
+        if error.model is not None and not exchange.model:
+            exchange.set_model(error.model)  # its failures are its own, and not those of no model
+        headers = {}
+        if error.retry_after_s is not None:
+            headers["retry-after"] = str(math.ceil(error.retry_after_s))
+        if isinstance(error, InvalidKey):
+            headers["www-authenticate"] = "Bearer"
+        if isinstance(error, UnsupportedMediaType):
+            headers["accept-encoding"] = CODINGS
+        if isinstance(error, DeadlineExceeded):
+            headers["x-should-retry"] = "false"  # OpenAI's clients send it again otherwise, while the work is lost
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                await exchange.fail(error, headers)
+        except TimeoutError:
+            pass  # nobody reads
+        if isinstance(error, RequestError | Overloaded | ModelNotReady):  # and not what failed in serving it
+            audit.info("%s", json.dumps(_audit_line(exchange, error)))
+
+
+def _authorization(exchange: Exchange) -> str | None:
+    """The header, of which there is one at most: who sends two wants to be two clients."""
+    given = exchange.request.headers.getlist("authorization")
+    if len(given) > 1:
+        raise InvalidKey("the request has more than one Authorization header: send one")
+    return given[0] if given else None
+
+
+def _timeout_s(exchange: Exchange, longest_s: float) -> float:
+    """The client's own deadline, `X-Request-Timeout` in seconds, where it gives one; never above the config's."""
+    headers = exchange.request.headers
+    if _SECONDS.fullmatch(of_serve := headers.get(_OF_SERVE, "")) and float(of_serve):
+        longest_s = min(longest_s, within(float(of_serve)))
+    text = headers.get("x-request-timeout")
+    if text is None:
+        return longest_s
+    seconds = float(text) if _SECONDS.fullmatch(text) else 0.0
+    if not seconds:
+        raise InvalidRequest("X-Request-Timeout is no time: give seconds above 0, as 30 or 2.5", "X-Request-Timeout")
+    return min(seconds, longest_s)
+
+
+def _audit_line(exchange: Exchange, error: ServeAppError) -> dict[str, object]:
+    """What was refused, to whom and why; never a header, a body or a key."""
+    return {
+        "event": "refused",
+        "id": exchange.id,
+        "key": exchange.key.name if exchange.key else None,
+        "method": exchange.request.method,
+        "path": exchange.request.url.path[:200],
+        "model": exchange.model or None,
+        "status": error.status,
+        "code": error.code,
+    }

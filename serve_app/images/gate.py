@@ -1,0 +1,243 @@
+"""The gate for pictures: bytes from strangers in, small, decoded, 8-bit RGB out, or an error that says why not.
+
+Owns what a picture may be (format, bytes, pixels); `image_fetch.py` owns URLs and `image_pixels.py` how it is made
+plain.
+Knows nothing about models: no engine ever parses a stranger's bytes.
+"""
+
+import asyncio
+import logging
+import re
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import pybase64
+from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
+
+from serve_app.config.http import ImageConfig
+from serve_app.errors import ImageTooLarge, InvalidImage, ServeAppError
+from serve_app.images.bombs import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, num_jpeg_scans, num_png_chunks, num_tile_pixels
+from serve_app.images.fetch import ImageFetcher
+from serve_app.images.pixels import PILLOW_ERRORS, plain
+from serve_app.messages import Picture, PictureEdge
+
+
+@dataclass(frozen=True, slots=True)
+class ImageUrl:
+    """A picture by its address: http, https, or a data URI."""
+
+    url: str = field(repr=False)  # sources stay out of logs: addresses carry tokens, bytes are private
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBytes:
+    """A picture's file, as uploaded."""
+
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageBase64:
+    """A picture's file in base64: standard or URL-safe, with or without padding, white space allowed."""
+
+    b64: str = field(repr=False)
+
+
+ImageSource = ImageUrl | ImageBytes | ImageBase64
+
+FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
+_ACCEPTED: Final = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are taken"
+
+_JPEG_START: Final = b"\xff\xd8\xff"
+_PNG_START: Final = b"\x89PNG\r\n\x1a\n"
+_LOOKS_LIKE: Final = (
+    (rb"\xff\xd8\xff", "a broken JPEG"),
+    (rb"\x89PNG", "a broken PNG"),
+    (rb"RIFF....WEBP", "a broken WEBP"),
+    (rb"GIF8", "a broken GIF"),
+    (rb"BM", "a broken BMP"),
+    (rb"II[*+]\0|MM\0[*+]", "a broken TIFF"),
+    (rb"....ftyp(avif|avis)", "a broken AVIF"),
+    (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC"),
+    (rb"....ftyp", "a video"),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
+    (rb"8BPS", "a Photoshop file"),
+    (rb"%PDF", "a PDF"),
+    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive"),
+    (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.{0,400}?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG"),
+    (rb"(\xef\xbb\xbf)?\s*<(!doctype )?html", "an HTML page"),
+    (rb"(\xef\xbb\xbf)?\s*<\?xml", "XML"),
+    (rb"[\s\x20-\x7e\x80-\xff]*$", "text"),
+)
+
+_URL_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}:")
+_MAX_METADATA_BYTES: Final = (
+    16 << 20
+)  # editors write histories of some MB; what isn't compressed counts as bytes anyway
+_TO_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
+
+
+def source_from_text(text: str) -> ImageSource:
+    """A picture given as one string: an address or data URI where it begins with a scheme, base64 otherwise."""
+    return ImageUrl(text) if _URL_SCHEME.match(text) else ImageBase64(text)
+
+
+class ImageGate:
+    """Turns sources into pictures, decoding on `config.num_threads` threads. One per process.
+
+    Sets Pillow's own pixel limit to the gate's, its warnings and log off and its strictness on, process-wide: Python
+    keeps every distinct warning's text for as long as the process lives, and strangers don't write our logs.
+    """
+
+    def __init__(self, config: ImageConfig) -> None:
+        # Pillow refuses from twice its limit on, and asks about canvases that it makes before it tells us any size:
+        # 43 bytes of GIF otherwise fill 4 GB while they are opened, and a tile of a tiny TIFF can have any size.
+        Image.MAX_IMAGE_PIXELS = (config.max_image_pixels + 1) // 2
+        ImageFile.LOAD_TRUNCATED_IMAGES = False
+        PngImagePlugin.MAX_TEXT_CHUNK = _MAX_METADATA_BYTES  # of a text or colour profile, inflated
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
+        self._config = config
+        self._fetcher = ImageFetcher(config)
+        self._threads = ThreadPoolExecutor(config.num_threads, thread_name_prefix="image")
+
+    async def load(self, source: ImageSource, param: str, edge: PictureEdge | None = None) -> Picture:
+        """The picture, upright, opaque, sRGB, its longest edge at most `max_edge_px`; of an animation, frame one.
+
+        With `edge`, to which its reader will shrink it anyway, it comes at three times that size at most.
+
+        `param` names the request's field in errors: `InvalidImage`, `ImageTooLarge`, and for URLs
+        `ImageUrlRefused` and `ImageFetchFailed`. Cancelling ends a fetch, and lets a decode that runs finish
+        unseen.
+        """
+        if isinstance(source, ImageUrl) and not _is_data_uri(source.url):
+            source = ImageBytes(await self._fetcher.fetch(source.url.strip(), param))
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, _picture, source, self._config, param, edge)
+
+    async def close(self) -> None:
+        """End the fetches, drop what waits; a running decode ends by itself."""
+        await self._fetcher.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _picture(source: ImageSource, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
+    data = _read(source, config, param)
+    if len(data) > config.max_image_bytes:
+        raise _too_many_bytes(len(data), config, param)
+    if not data:
+        raise InvalidImage(f"{param}: the picture is empty (0 bytes): send a file; {_ACCEPTED}", param)
+    return _decode(data, config, param, edge)
+
+
+def _read(source: ImageSource, config: ImageConfig, param: str) -> bytes:
+    match source:
+        case ImageBytes(data):
+            return data
+        case ImageBase64(b64):
+            return _from_base64(b64, config, param)
+        case ImageUrl(url):
+            return _from_data_uri(url.strip(), config, param)
+
+
+def _is_data_uri(url: str) -> bool:
+    return url.lstrip()[:5].lower() == "data:"
+
+
+def _from_data_uri(uri: str, config: ImageConfig, param: str) -> bytes:
+    """RFC 2397. The media type is not believed: the bytes say what they are."""
+    header, comma, payload = uri.partition(",")
+    if not comma:
+        raise InvalidImage(f"{param}: the data URI has no comma: write data:image/png;base64,...", param)
+    if header.rpartition(";")[2].strip().lower() == "base64":
+        if "%" in payload:
+            payload = unquote_to_bytes(payload).decode("latin-1")
+        return _from_base64(payload, config, param)
+    if len(payload) > 3 * config.max_image_bytes:  # %XX is a byte in three characters
+        raise _too_many_bytes(len(payload) // 3, config, param)
+    return unquote_to_bytes(payload)
+
+
+def _from_base64(b64: str, config: ImageConfig, param: str) -> bytes:
+    if len(b64) * 3 // 4 <= config.max_image_bytes:
+        with suppress(ValueError):  # as most clients write it; anything else is made to look like that below
+            return pybase64.b64decode(b64, validate=True)
+    try:
+        digits = b64.encode("ascii").translate(_TO_STANDARD_BASE64, b" \t\r\n\f").rstrip(b"=")
+        num_bytes = len(digits) * 3 // 4
+        if num_bytes > config.max_image_bytes:
+            raise _too_many_bytes(num_bytes, config, param)
+        return pybase64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
+    except ValueError as exc:
+        raise InvalidImage(
+            f"{param}: the picture isn't base64: send the file's bytes as base64, "
+            "or an address that begins with http://, https:// or data:",
+            param,
+        ) from exc
+
+
+def _too_many_bytes(num_bytes: int, config: ImageConfig, param: str) -> ServeAppError:
+    return ImageTooLarge(
+        f"{param}: the picture has {num_bytes} bytes and the limit is {config.max_image_bytes}: send a smaller one",
+        param,
+    )
+
+
+def _decode(data: bytes, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
+    _check_parts(data, param)
+    try:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
+            _check_pixels(image, config, param)
+            _check_tiles(image, data, config, param)
+            return plain(image, config, edge)
+    except Image.DecompressionBombError as exc:
+        raise ImageTooLarge(
+            f"{param}: the picture has more than {config.max_image_pixels} pixels, the limit: send it smaller", param
+        ) from exc
+    except UnidentifiedImageError as exc:
+        raise InvalidImage(f"{param}: this looks like {_looks_like(data)}: {_ACCEPTED}", param) from exc
+    except PILLOW_ERRORS as exc:
+        raise InvalidImage(
+            f"{param}: the picture is broken or cut short ({len(data)} bytes came): send the whole file", param
+        ) from exc
+
+
+def _check_pixels(image: Image.Image, config: ImageConfig, param: str) -> None:
+    num_pixels = image.width * image.height
+    if num_pixels > config.max_image_pixels:
+        raise ImageTooLarge(
+            f"{param}: the picture has {image.width} x {image.height} = {num_pixels} pixels "
+            f"and the limit is {config.max_image_pixels}: send it smaller",
+            param,
+        )
+
+
+def _check_parts(data: bytes, param: str) -> None:
+    """Before the file is opened, which reads most of them."""
+    if data.startswith(_JPEG_START) and num_jpeg_scans(data) > MAX_JPEG_SCANS:
+        raise InvalidImage(
+            f"{param}: the JPEG has more than {MAX_JPEG_SCANS} scans: save it anew, with ten or so at most", param
+        )
+    if data.startswith(_PNG_START) and num_png_chunks(data) > MAX_PNG_CHUNKS:
+        raise InvalidImage(f"{param}: the PNG has more than {MAX_PNG_CHUNKS} chunks: save it anew, with fewer", param)
+
+
+def _check_tiles(image: Image.Image, data: bytes, config: ImageConfig, param: str) -> None:
+    if image.format == "TIFF" and num_tile_pixels(image, data) > config.max_image_pixels:
+        raise ImageTooLarge(
+            f"{param}: the TIFF's tiles have more than {config.max_image_pixels} pixels, the limit: "
+            "save it with smaller ones",
+            param,
+        )
+
+
+def _looks_like(data: bytes) -> str:
+    start = data[:1024]
+    matches = (name for magic, name in _LOOKS_LIKE if re.match(magic, start, re.IGNORECASE | re.DOTALL))
+    return next(matches, "no picture")

@@ -1,0 +1,122 @@
+"""Makes an opened picture plain: upright, opaque, sRGB, 8 bits a channel, and no larger than wanted.
+
+Knows nothing about where it came from, what is taken, or errors: whatever Pillow raises goes up.
+"""
+
+import math
+import struct
+import zlib
+from io import BytesIO
+from typing import Final, cast
+
+from PIL import Image, ImageCms, features
+
+from serve_app.config.http import ImageConfig
+from serve_app.messages import Picture, PictureEdge
+
+_HAS_COLOR_PROFILES: Final = features.check("littlecms2")
+
+# What Pillow is known to raise on hostile bytes, by base class; tests/images/test_gate.py fuzzes for others.
+PILLOW_ERRORS: Final = (
+    ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError, Warning, struct.error, zlib.error, ImageCms.PyCMSError,
+    Image.DecompressionBombError,
+)  # fmt: skip
+
+_TURNS: Final = {  # EXIF orientation to what sets it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_ORIENTATION: Final = 0x0112
+
+# Up to this multiple of its `size` a picture with an `edge` isn't resized: bytes are cheaper than a filter here.
+_LEFT_ALONE: Final = 1.5
+
+
+def plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> Picture:
+    """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small picture."""
+    size = _fitting(image.size, config.max_edge_px, edge)
+    # Twice the size, so that the last step is a good filter's; where `edge` is given, the last step is the model's.
+    image.draft(None, size if edge else (size[0] * 2, size[1] * 2))
+    image.load()
+    orientation, profile = _orientation(image), image.info.get("icc_profile")
+    small = _eight_bit(image)
+    if edge is None and small.size != size:
+        small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    elif max(small.size) > min(config.max_edge_px, _LEFT_ALONE * max(size)):
+        small = small.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
+    rgb = _opaque(small, profile, config.background)
+    if orientation in _TURNS:
+        rgb = rgb.transpose(_TURNS[orientation])
+    return Picture(rgb.width, rgb.height, rgb.tobytes())
+
+
+def _fitting(size: tuple[int, int], max_edge_px: int, edge: PictureEdge | None) -> tuple[int, int]:
+    scale = min(1.0, max_edge_px / max(size))
+    if edge is not None:
+        scale = min(scale, 2 * edge.px / (min(size) if edge.which == "shortest" else max(size)))
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(_ORIENTATION)
+    except PILLOW_ERRORS:  # broken metadata doesn't spoil the picture
+        return None
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """One of L, LA, RGB, RGBA, CMYK: 8 bits a channel, no palette, no colour that stands for transparent."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bit_gray(image)
+    if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
+        return image.convert("RGBA")
+    return image if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") else image.convert("RGB")
+
+
+def _eight_bit_gray(image: Image.Image) -> Image.Image:
+    """Deep gray scaled to 8 bits: 16-bit by its full range.
+
+    32-bit integers and floats by the first of 1 (floats only), 255 and 65535 that holds every value; where none
+    does, or some are negative, from the least value to the greatest.
+    """
+    deep = image if image.mode == "F" else image.convert("I")
+    low, high = cast(tuple[float, float], deep.getextrema())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ValueError("brightness without bounds")
+    if image.mode.startswith("I;16"):
+        low, high = 0, 65535
+    elif low >= 0:
+        full_scales = (1, 255, 65535) if image.mode == "F" else (255, 65535)
+        low, high = 0, next((full for full in full_scales if high <= full), high)
+    scale = 255 / (high - low) if high > low else 0.0
+    offset = 0.5 - low * scale  # half, because the conversion cuts off
+    return deep.point(lambda value: value * scale + offset).convert("L")
+
+
+def _opaque(image: Image.Image, profile: object, background: tuple[int, int, int]) -> Image.Image:
+    """sRGB, with what is transparent filled with `background`."""
+    if image.mode not in ("LA", "RGBA"):
+        return _srgb(image, profile)
+    alpha = image.getchannel("A")
+    color = _srgb(image.convert("L" if image.mode == "LA" else "RGB"), profile)
+    canvas = Image.new("RGB", color.size, background)
+    canvas.paste(color, mask=alpha)
+    return canvas
+
+
+def _srgb(image: Image.Image, profile: object) -> Image.Image:
+    """Through the picture's own colour profile; one that is broken or for other channels is ignored."""
+    if _HAS_COLOR_PROFILES and isinstance(profile, bytes) and profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            return converted or image.convert("RGB")
+        except PILLOW_ERRORS:
+            pass
+    return image.convert("RGB")

@@ -1,0 +1,162 @@
+"""A Serve config as a KubeRay `RayService`: head, worker groups, probes, secrets by reference.
+
+Fields and their meaning: https://docs.ray.io/en/latest/cluster/kubernetes/ and KubeRay's CRD schema, which a test
+holds every manifest against. Knows nothing of the cluster it will be applied to.
+"""
+
+from importlib.metadata import version
+from math import ceil
+from typing import Annotated, Any
+
+import yaml
+from pydantic import Field, field_validator
+
+from serve_app import __version__
+from serve_app.config.applications import ApplicationConfig, IngressConfig, ModelConfig
+from serve_app.config.file import BUILDERS
+from serve_app.errors import ConfigError
+from serve_app.kubernetes.pods import PodOptions, head_group, pod_security, worker_group
+from serve_app.kubernetes.worker_groups import Application, ingress_per_machine, worker_groups
+from serve_app.strict import Strict
+
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$")]  # KubeRay adds 6 and allows 53
+SecretKey = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+IDLE_TIMEOUT_S = 300  # a machine with GPUs takes minutes to come back with its model
+DEFAULT_PORT = 8000
+
+
+class ManifestOptions(Strict):
+    """What the config file can't know about the cluster; the defaults fit the files in `cluster/`."""
+
+    name: KubernetesName = "serve-app"
+    namespace: KubernetesName = "serve-app"
+    image: str = Field(f"registry.example/serve-app:{__version__}", min_length=1)
+    secret: str = Field("serve-app-secrets", min_length=1)
+    secret_env: tuple[SecretKey, ...] = ("HF_TOKEN", "SERVE_APP_API_KEYS")
+    redis_address: str = Field("redis:6379", min_length=1)
+    redis_secret: str = Field("serve-app-redis", min_length=1)
+    cpus_per_machine: int = Field(8, ge=1)
+    gpus_per_machine: int | None = Field(None, ge=1)
+    gpu_resource: str = Field("nvidia.com/gpu", min_length=1)
+    gpu_node_selector: dict[str, str] = Field(default_factory=dict)
+    memory_gib_per_cpu: int = Field(4, ge=1)
+    memory_gib_per_gpu: int = Field(32, ge=0)
+    cache_claim: str | None = None
+
+    @field_validator("image")
+    @classmethod
+    def _image_is_pinned(cls, image: str) -> str:
+        if "@" not in image and (":" not in image.rsplit("/", 1)[-1] or image.endswith(":latest")):
+            raise ValueError("name a fixed tag or digest, or a restarted pod may run another version")
+        return image
+
+
+def ray_service(values: dict[str, Any], options: ManifestOptions) -> dict[str, Any]:
+    """The manifest of a checked Serve config (`read_config_file`); `ConfigError` for what can't run in pods."""
+    applications = [
+        Application(app["name"], _validated(app)) for app in values["applications"] if app["import_path"] in BUILDERS
+    ]
+    port = _port(values)
+    groups = worker_groups(applications, options.cpus_per_machine, options.gpus_per_machine)
+    pods = PodOptions(
+        name=options.name, image=options.image, port=port, drain_s=_drain_s(applications),
+        secret=options.secret, secret_env=options.secret_env, cache_claim=options.cache_claim,
+        gpu_resource=options.gpu_resource, gpu_node_selector=options.gpu_node_selector,
+        memory_gib_per_cpu=options.memory_gib_per_cpu, memory_gib_per_gpu=options.memory_gib_per_gpu,
+    )  # fmt: skip
+    return {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {"name": options.name, "namespace": options.namespace},
+        "spec": {
+            "excludeHeadPodFromServeSvc": True,  # clients don't notice when the head restarts
+            "serveConfigV2": dump_yaml(_spread(values)),
+            "rayClusterConfig": {
+                "rayVersion": version("ray"),
+                "enableInTreeAutoscaling": True,
+                "autoscalerOptions": {
+                    "idleTimeoutSeconds": IDLE_TIMEOUT_S,
+                    "upscalingMode": "Default",
+                    "securityContext": pod_security(is_read_only=False),
+                    "resources": {
+                        "limits": {"cpu": "500m", "memory": "1Gi"},
+                        "requests": {"cpu": "500m", "memory": "1Gi"},
+                    },
+                },
+                "authOptions": {"mode": "token"},  # KubeRay makes the token and keeps it in a Secret
+                "gcsFaultToleranceOptions": {
+                    "redisAddress": options.redis_address,
+                    "redisPassword": {
+                        "valueFrom": {"secretKeyRef": {"name": options.redis_secret, "key": "password"}}
+                    },
+                },
+                "headGroupSpec": head_group(pods),
+                "workerGroupSpecs": [worker_group(group, pods) for group in groups],
+            },
+        },
+    }
+
+
+def _validated(app: dict[str, Any]) -> ApplicationConfig:
+    config = BUILDERS[app["import_path"]].model_validate(app.get("args") or {})
+    assert isinstance(config, ApplicationConfig), "a builder whose config has no place here"
+    return config
+
+
+def _port(values: dict[str, Any]) -> int:
+    """The HTTP port, which must be open to other pods: probes and clients come from outside the container."""
+    http = values.get("http_options") or {}
+    if http.get("host") != "0.0.0.0":
+        raise ConfigError(
+            f"http_options.host is '{http.get('host', '127.0.0.1')}', where no other pod can reach it: set 0.0.0.0"
+        )
+    if values.get("proxy_location", "EveryNode") != "EveryNode":
+        raise ConfigError("proxy_location must be EveryNode: the head's pod takes no requests")
+    return int(http.get("port", DEFAULT_PORT))
+
+
+def _spread(values: dict[str, Any]) -> dict[str, Any]:
+    """The config with ingress replicas kept apart, which Serve's packing of replicas would put together."""
+    return {**values, "applications": [_spread_application(app) for app in values["applications"]]}
+
+
+def _spread_application(app: dict[str, Any]) -> dict[str, Any]:
+    config = _validated(app) if app["import_path"] in BUILDERS else None
+    if not isinstance(config, IngressConfig) or config.num_replicas == 1:
+        return app
+    limit = {"max_replicas_per_node": ingress_per_machine(config)}
+    deployments = [{**limit, **deployment} for deployment in app.get("deployments") or []]
+    return {**app, "deployments": [{"name": item.pop("name"), **item} for item in deployments]}
+
+
+def _drain_s(applications: list[Application]) -> int:
+    """How long a pod that is to go may still answer: as long as the longest request, or a model's own drain."""
+    waits = [
+        app.config.request_timeout_s if isinstance(app.config, IngressConfig) else app.config.drain_timeout_s
+        for app in applications
+        if isinstance(app.config, IngressConfig | ModelConfig)
+    ]
+    return ceil(max(waits, default=0.0))
+
+
+class _Dumper(yaml.SafeDumper):
+    """Several lines as a block, no anchors: a person reads this, and a diff compares it."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def increase_indent(self, flow: bool = False, indentless: bool = False) -> None:
+        super().increase_indent(flow, indentless=False)
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def dump_yaml(values: Any) -> str:
+    """YAML in the order of `values`; the same values always make the same text."""
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False, width=110, allow_unicode=True)
+    return text

@@ -1,0 +1,121 @@
+"""A model as a lane knows it, and what a lane asks of the list of them.
+
+Knows nothing of HTTP, and nothing of where the list comes from.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from serve_app.errors import UnsupportedTask
+from serve_app.messages import ModelDescription, Task
+
+State = Literal["pending", "loading", "ready", "scaled_to_zero", "unhealthy", "failed"]
+
+
+READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """A model as the lane knows it. `description` is None until a replica has told it once.
+
+    Until then `declared_tasks` and `declared_family` are known, where the model's args name any.
+    """
+
+    name: str
+    state: State
+    reason: str | None = None
+    description: ModelDescription | None = None
+    created_s: int = 0
+    base: str | None = None  # of an adapter: the model that it changes
+    num_replicas: int = 0  # that can answer now
+    num_starting: int = 0
+    weights: Mapping[str, float] | None = None  # of an alias: the share of requests that each model gets
+    declared_tasks: tuple[str, ...] = ()
+    declared_family: str | None = None
+
+    @property
+    def family(self) -> str | None:
+        """How it is prompted for captions, where anybody has told."""
+        return self.description.family if self.description else self.declared_family
+
+    @property
+    def is_ready(self) -> bool:
+        return self.state in READY_STATES
+
+    def may_serve(self, task: Task) -> bool:
+        tasks = self.description.tasks if self.description else self.declared_tasks
+        return not tasks or task in tasks
+
+    @property
+    def may_take_pictures(self) -> bool:
+        """Whether it takes pictures, as far as anybody has told."""
+        return self.description is None or self.description.takes_pictures
+
+    def require_pictures(self, param: str) -> None:
+        """Raise `UnsupportedTask` if this model is known to read text only."""
+        if not self.may_take_pictures:
+            raise UnsupportedTask(f"{param}: model '{self.name}' reads text only: send it no pictures", param)
+
+    def as_json(self, *, with_reason: bool) -> dict[str, Any]:
+        """The entry of `/v1/models`: OpenAI's four fields, then ours. A reason may name folders and nodes."""
+        known = self.description
+        entry = {
+            "id": self.name,
+            "object": "model",
+            "created": self.created_s,
+            "owned_by": "serve_app",
+            "state": self.state,
+            "tasks": list(known.tasks if known else self.declared_tasks) or None,
+            "engine": known.engine if known else None,
+            "context_length": known.context_length if known else None,
+            # vLLM's names, for its clients: `vllm bench serve` takes the tokenizer that `root` names.
+            "root": self.base or (known and known.hub_id) or self.name,
+            "max_model_len": known.context_length if known else None,
+            "picture_limit": known.picture_limit if known else None,
+            "replicas": self.num_replicas,
+            "version": known.version if known else None,
+        }
+        if known and known.version_note and with_reason:
+            entry["version_note"] = known.version_note
+        if self.base:
+            entry["parent"] = self.base
+        if self.weights:
+            entry["weights"] = dict(self.weights)
+        return entry | ({"reason": self.reason} if self.reason and with_reason else {})
+
+
+def first_able(entries: Iterable[ModelEntry], task: Task, with_pictures: bool) -> ModelEntry | None:
+    """A task's default among these: the first; `with_pictures` the first that takes them, where any does."""
+    able = [entry for entry in entries if entry.may_serve(task)]
+    return next((entry for entry in able if entry.may_take_pictures or not with_pictures), able[0] if able else None)
+
+
+class Catalog(Protocol):
+    """The models of a lane. `refused_config` says what is wrong with a newer list of them; None where it holds."""
+
+    refused_config: str | None
+
+    def entries(self) -> list[ModelEntry]:
+        """Every model, in the configured order: the first of a task is its default."""
+        ...
+
+    def find(self, name: str) -> ModelEntry:
+        """The model of that name, in whatever state. Raises `UnknownModel` with the nearest names."""
+        ...
+
+    def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
+        """The model that will answer: the named one, or the task's default, which `with_pictures` takes pictures.
+
+        Raises `UnknownModel`, `UnsupportedTask`, or `ModelNotReady` where it has never been ready or failed.
+        """
+        ...
+
+    def can_serve(self, entry: ModelEntry) -> bool:
+        """Now, or in a moment: whether requests for it are taken."""
+        ...
+
+    def has_served(self, entry: ModelEntry) -> bool:
+        """Whether it was ready once, as far as this process knows."""
+        ...

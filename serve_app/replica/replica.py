@@ -1,0 +1,216 @@
+"""One copy of a model: owns its engine; loads it and warms it up; counts, times and cancels what runs on it."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from serve_app.checkpoints import source
+from serve_app.checkpoints.load_progress import LoadProgress, Report, to_nobody
+from serve_app.config import environment
+from serve_app.config.applications import ModelConfig
+from serve_app.config.autoscaling import KV_CACHE_USE, TIME_TO_FIRST_TOKEN, WAITING_TOKENS
+from serve_app.engines import Engine
+from serve_app.engines.choice import create_engine
+from serve_app.errors import ConfigError, EngineFailed, ServeAppError
+from serve_app.messages import (
+    Chunk,
+    EventEncoder,
+    GenerationRequest,
+    Message,
+    ModelDescription,
+    Picture,
+    Put,
+    Sampling,
+    StreamTotal,
+    Task,
+    Text,
+    TokenizedPrompt,
+    Write,
+    merged,
+)
+from serve_app.metrics.registry import GenerationTracker, Metrics, outcome_of
+from serve_app.replica.pressure import FirstTokenClock
+
+logger = logging.getLogger("serve_app")
+
+WARM_UP_TIMEOUT_S = 300.0  # kernels may be compiled by the first request
+_WARM_UP_TEXT = (Text("Hello"),)
+_WARM_UP_PICTURE = (Picture(64, 64, bytes([128]) * (64 * 64 * 3)), Text("What is this?"))
+
+
+class Replica:
+    """Runs one engine and answers requests with it."""
+
+    def __init__(self, name: str, config: ModelConfig, engine: Engine, metrics: Metrics) -> None:
+        self._name = name
+        self._config = config
+        self._engine = engine
+        self._metrics = metrics
+        self._first_tokens = FirstTokenClock()
+        self._version: tuple[str | None, str | None] = (None, None)
+
+    async def start(self, report: Report = to_nobody) -> None:
+        """Load the model and, where its config says so, warm it up. Raises `ConfigError` naming the fix."""
+        await self._engine.start(report)
+        if self._config.engine != "scripted":
+            self._version = await asyncio.to_thread(source.version_of, self._config)
+        if not self._config.warms_up:
+            return
+        report("warming up")
+        try:
+            await self._warm_up()
+        except ServeAppError as exc:
+            await self._engine.stop()
+            raise ConfigError(
+                f"its warm-up request failed ({exc.message}): correct that, or set warm_up: false"
+            ) from exc
+
+    async def generate(self, request: GenerationRequest, put: Put) -> None:
+        """The engine's chunks, counted, to `put`. Cancelling stops the engine's work within a step.
+
+        Raises `EngineFailed` where the engine returns before each answer has its end.
+        """
+        begun, num_ended = set[int](), 0
+        with (
+            self._metrics.generation(request.model) as generation,
+            _logged(request, generation),
+            self._first_tokens.waiting(request.waited_s) as has_token,
+        ):
+
+            def counted(chunk: Chunk) -> None:
+                nonlocal num_ended
+                begun.add(chunk.index)
+                num_ended += chunk.finish_reason is not None
+                if chunk.queue_s is not None:
+                    has_token()
+                    generation.started(chunk.queue_s)
+                generation.chunk(chunk)
+                put(chunk)
+
+            try:
+                await self._engine.generate(request, counted)
+            except ServeAppError:
+                raise
+            except Exception as exc:  # an engine boundary: what its libraries raise means nothing elsewhere
+                logger.exception("model %s: request %s failed", request.model, request.id)
+                raise EngineFailed(
+                    f"model '{request.model}' failed on this request: send it again; the replica's log says why"
+                ) from exc
+            if not begun or num_ended != len(begun):
+                raise EngineFailed(f"model '{request.model}' stopped in the middle of its answer: send it again")
+
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        chunks: list[Chunk] = []
+        await self.generate(replace(request, is_streamed=False), chunks.append)
+        return merged(chunks)
+
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
+        num_tokens = num_prompt_tokens = num_writes = 0
+        num_cached_tokens: int | None = None
+
+        def put(chunk: Chunk) -> None:
+            nonlocal num_tokens, num_prompt_tokens, num_writes, num_cached_tokens
+            num_tokens += chunk.num_tokens
+            num_prompt_tokens = chunk.num_prompt_tokens
+            if chunk.num_cached_tokens is not None:  # the first chunk's alone
+                num_cached_tokens = chunk.num_cached_tokens
+            if events := encoder.encode(chunk):
+                num_writes += 1
+                write(events)
+
+        await self.generate(request, put)
+        if events := encoder.end():
+            num_writes += 1
+            write(events)
+        return StreamTotal(num_tokens, num_writes, num_prompt_tokens, num_cached_tokens)
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        return await self._engine.tokenize(request)
+
+    async def _warm_up(self) -> None:
+        """A few tokens from the engine itself, so that no metric counts them."""
+        if not self._engine.takes_pictures:
+            await self._try_out(_WARM_UP_TEXT)
+            return
+        await self._try_out(_WARM_UP_PICTURE)
+        try:
+            await self._try_out(_WARM_UP_TEXT)
+        except ServeAppError as exc:  # captioners may know no prompt without a picture
+            logger.info("model=%s: answers no text without a picture (%s)", self._name, exc.message)
+
+    async def _try_out(self, parts: tuple[Text | Picture, ...]) -> None:
+        sampling = Sampling(max_tokens=2, temperature=0.0)
+        request = GenerationRequest("warm-up", self._name, (Message("user", parts),), sampling, WARM_UP_TIMEOUT_S)
+        await self._engine.generate(request, lambda chunk: None)
+
+    def describe(self) -> ModelDescription:
+        return ModelDescription(
+            tasks=self._tasks(),
+            engine=type(self._engine).__name__.removesuffix("Engine").lower(),
+            family=self._engine.family if self._config.family == "auto" else self._config.family,
+            context_length=self._engine.context_length,
+            takes_pictures=self._engine.takes_pictures,
+            adapters=tuple(self._config.adapters),
+            picture_limit=self._engine.picture_limit,
+            picture_edge=self._engine.picture_edge,
+            num_at_once=min(self._engine.num_at_once, self._config.ongoing_limit),
+            version=self._version[0],
+            version_note=self._version[1],
+            hub_id=source.hub_id(self._config.source),
+        )
+
+    def pressure(self) -> dict[str, float]:
+        """How loaded the engine is, by the names that `autoscaling.py` scales by; tokens, a share, seconds."""
+        told: dict[str, float] = {
+            WAITING_TOKENS: self._engine.num_waiting_tokens,
+            TIME_TO_FIRST_TOKEN: self._first_tokens.seconds(),
+        }
+        kv_cache_use = self._engine.kv_cache_use
+        return told if kv_cache_use is None else told | {KV_CACHE_USE: kv_cache_use}
+
+    async def check_health(self) -> None:
+        await self._engine.check_health()
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+    def _tasks(self) -> tuple[Task, ...]:
+        """The configured tasks; a model that takes no pictures has no captions."""
+        return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_pictures)
+
+
+@contextmanager
+def _logged(request: GenerationRequest, generation: GenerationTracker) -> Iterator[None]:
+    """One line for what the block does, however it ends; never a prompt, a picture or an answer."""
+    begun_s, error = time.monotonic(), None
+    try:
+        yield
+    except BaseException as exc:
+        error = exc
+        raise
+    finally:
+        logger.info(
+            "generation id=%s model=%s outcome=%s seconds=%.3f tokens=%d",
+            request.id, request.model, outcome_of(error), time.monotonic() - begun_s, generation.num_tokens,
+        )  # fmt: skip
+
+
+async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progress: LoadProgress) -> Replica:
+    """A replica that can serve. Raises `ConfigError` with one line that names the model and the fix."""
+    try:
+        environment.take(config.env_from)  # before any library looks
+        progress("importing the engine")
+        # in a thread: it takes seconds, in which the sidecar hears from this process
+        engine = await asyncio.to_thread(create_engine, config, progress)
+        metrics.watch_queue(name, lambda: engine.num_waiting)
+        replica = Replica(name, config, engine, metrics)
+        await replica.start(progress)
+        metrics.watch_kv_cache(name, lambda: engine.kv_cache_use)
+    except ConfigError as exc:
+        raise ConfigError(f"model '{name}': {' '.join(str(exc).splitlines())}") from exc
+    finally:
+        progress.end()
+    return replica

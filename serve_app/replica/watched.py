@@ -1,0 +1,83 @@
+"""A process that doesn't outlive its engine, and work that doesn't outlive its way out."""
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from serve_app.errors import EngineFailed, ReplicaDied
+from serve_app.messages import Chunk, EventEncoder, GenerationRequest, StreamTotal, TokenizedPrompt, Write
+from serve_app.replica.replica import Replica
+
+logger = logging.getLogger("serve_app")
+
+LAST_WORDS_S = 0.5  # for a direct lane's clients to be told
+
+
+class WatchedReplica:
+    """The replica, whose process ends when its engine is dead, which tells Ray at once.
+
+    The ingress's requests without output are then tried elsewhere; they would fail until Ray's health checks had
+    noticed. A direct lane's clients have nobody to try again for them, so they are told first: `last_words_s`.
+    """
+
+    def __init__(self, name: str, replica: Replica, last_words_s: float = 0.0) -> None:
+        self._name = name
+        self._replica = replica
+        self._last_words_s = last_words_s
+        self.is_ending = False
+
+    async def answer(self, request: GenerationRequest) -> tuple[Chunk, ...]:
+        async with self._watching():
+            return await self._replica.answer(request)
+
+    async def stream(self, request: GenerationRequest, encoder: EventEncoder, write: Write) -> StreamTotal:
+        async with self._watching():
+            return await self._replica.stream(request, encoder, write)
+
+    async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        async with self._watching():
+            return await self._replica.tokenize(request)
+
+    async def check_health(self) -> None:
+        """As the replica's. One failure is enough, where Ray Serve would wait for three."""
+        async with self._watching():
+            await self._replica.check_health()
+
+    @asynccontextmanager
+    async def _watching(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except EngineFailed:
+            await self._end_if_engine_is_dead()
+            raise
+
+    async def _end_if_engine_is_dead(self) -> None:
+        try:
+            await self._replica.check_health()
+        except EngineFailed as exc:
+            if not self.is_ending:
+                logger.error("model=%s: %s; this process ends, Ray Serve starts another", self._name, exc.message)
+                if not self._last_words_s:
+                    os._exit(1)
+                asyncio.get_running_loop().call_later(self._last_words_s, os._exit, 1)
+
+
+async def until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Future[None]") -> StreamTotal:
+    """What `work` returns; it is cancelled, and the error of `lost` raised, once that is done."""
+    task = asyncio.create_task(work)
+
+    def stop(_: object) -> None:
+        task.cancel()
+
+    lost.add_done_callback(stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if lost.done() and (error := lost.exception()):
+            raise ReplicaDied(*error.args) from None
+        raise
+    finally:
+        lost.remove_done_callback(stop)
