@@ -34,7 +34,7 @@ DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec 2>/dev/null
 
 # Gradio wants a Pillow below 13 and a tomlkit below 0.15. With an older Pillow than this service is tested with, some
-# pictures can't be read and some bombs are told differently; with the newer ones all tests of the playground pass.
+# images can't be read and some bombs are told differently; with the newer ones all tests of the playground pass.
 INSTALL_GRADIO = $(PIP_INSTALL) brotli fastapi gradio_client groovy hf-gradio jinja2 orjson pandas pydub pytz safehttpx \
 	semantic-version tomlkit "audioop-lts; python_version >= '3.13'" && $(PIP_INSTALL) --no-deps gradio
 

@@ -1,4 +1,4 @@
-"""How often a request meets a replica that has its picture or conversation, and how even the load stays.
+"""How often a request meets a replica that has its image or conversation, and how even the load stays.
 
 Two traces on four replicas of the scripted engine, each with a cache of its own, through the whole service: once
 with `balancing: affinity`, once with Ray Serve's power of two choices, alternating. The ceiling of the hit rate is
@@ -26,14 +26,14 @@ from tests.service import serving
 
 NUM_REPLICAS = 4
 NUM_CLIENTS = 16
-NUM_PICTURES, NUM_STYLES = 150, 4  # a training set is often captioned in several styles
+NUM_IMAGES, NUM_STYLES = 150, 4  # a training set is often captioned in several styles
 NUM_CONVERSATIONS, NUM_TURNS = 60, 6
 BALANCINGS = ("affinity", "power_of_two")
 
 
 def _config() -> dict[str, Any]:
     scaling = {"min_replicas": NUM_REPLICAS, "max_replicas": NUM_REPLICAS}
-    models = [model(name, scaling, takes_pictures=True, first_token_s=0.05, cache_size=2000) for name in BALANCINGS]
+    models = [model(name, scaling, takes_images=True, first_token_s=0.05, cache_size=2000) for name in BALANCINGS]
     for one in models:
         one["args"] |= {"balancing": one["name"], "max_batch_size": 16}
     front = ingress("ingress", "/", request_timeout_s=120)
@@ -72,20 +72,20 @@ class Trace(Protocol):
 
 
 async def captions(client: httpx.AsyncClient, name: str, seed: int) -> Told:
-    """Each picture in each style, in a random order: the picture repeats, and so does each instruction."""
+    """Each image in each style, in a random order: the image repeats, and so does each instruction."""
     rng, told = random.Random(seed), Told()
-    pictures = [_picture(rng) for _ in range(NUM_PICTURES)]
-    requests = [(picture, style) for picture in pictures for style in range(NUM_STYLES)]
+    images = [_image(rng) for _ in range(NUM_IMAGES)]
+    requests = [(image, style) for image in images for style in range(NUM_STYLES)]
     rng.shuffle(requests)
 
-    async def one(picture: str, style: int) -> None:
+    async def one(image: str, style: int) -> None:
         parts = [
-            {"type": "image_url", "image_url": {"url": picture}},
+            {"type": "image_url", "image_url": {"url": image}},
             {"type": "text", "text": f"!cache style {style}"},
         ]
         await _ask(client, name, [{"role": "user", "content": parts}], told)
 
-    await _at_once(one(picture, style) for picture, style in requests)
+    await _at_once(one(image, style) for image, style in requests)
     return told
 
 
@@ -128,7 +128,7 @@ async def _at_once(requests: Iterable[Coroutine[Any, Any, None]]) -> None:
     await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
 
 
-def _picture(rng: random.Random) -> str:
+def _image(rng: random.Random) -> str:
     buffer = io.BytesIO()
     Image.frombytes("RGB", (32, 32), rng.randbytes(32 * 32 * 3)).save(buffer, "PNG")
     return data_uri(buffer.getvalue())

@@ -18,17 +18,17 @@ from typing import Any
 from serve_app.config.applications import ModelConfig
 from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.families import caption_prompt
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
-from tests import drawings as pictures
+from serve_app.messages import Chunk, GenerationRequest, Message, RgbImage, Sampling, Text
+from tests import drawings as images
 
 NUM_AT_ONCE = (1, 8, 16)
 PROMPTS = (caption_prompt("generic", "short"), caption_prompt("generic", "detailed"))
 
 
 def _request(number: int) -> GenerationRequest:
-    colors = list(pictures.COLORS)
-    image = pictures.draw(colors[number % len(colors)], pictures.SHAPES[number % len(pictures.SHAPES)])
-    parts = (Picture(image.width, image.height, image.tobytes()), Text(PROMPTS[number // 2 % 2]))
+    colors = list(images.COLORS)
+    image = images.draw(colors[number % len(colors)], images.SHAPES[number % len(images.SHAPES)])
+    parts = (RgbImage(image.width, image.height, image.tobytes()), Text(PROMPTS[number // 2 % 2]))
     return GenerationRequest(str(number), "bench", (Message("user", parts),), Sampling(64, temperature=0.0), 600)
 
 

@@ -29,8 +29,8 @@ from serve_app.config.applications import ModelConfig
 from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.errors import ConfigError, EngineFailed
 from serve_app.families import caption_prompt
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
-from tests import drawings as pictures
+from serve_app.messages import Chunk, GenerationRequest, Message, RgbImage, Sampling, Text
+from tests import drawings
 from tests.matrix.near_ties import num_same, tokens_of
 from tests.matrix.rows import ROWS
 
@@ -57,14 +57,13 @@ async def engine_on(device: str, source: str, **settings: Any) -> AsyncIterator[
 
 
 def caption_request(number: int, family: str, max_tokens: int = MAX_TOKENS) -> GenerationRequest:
-    colors = list(pictures.COLORS)
-    image = pictures.draw(colors[number % len(colors)], pictures.SHAPES[number % len(pictures.SHAPES)], (96, 96))
-    picture = Picture(image.width, image.height, image.tobytes())
+    colors = list(drawings.COLORS)
+    image = drawings.draw(colors[number % len(colors)], drawings.SHAPES[number % len(drawings.SHAPES)], (96, 96))
     prompt = caption_prompt(family, "short" if family in ("blip", "git") else "detailed")  # these are asked nothing
-    return text_request(number, picture, Text(prompt), max_tokens=max_tokens)
+    return text_request(number, RgbImage(*image.size, image.tobytes()), Text(prompt), max_tokens=max_tokens)
 
 
-def text_request(number: int, *parts: Picture | Text, max_tokens: int) -> GenerationRequest:
+def text_request(number: int, *parts: RgbImage | Text, max_tokens: int) -> GenerationRequest:
     sampling = Sampling(max_tokens, temperature=0.0)
     return GenerationRequest(str(number), "bench", (Message("user", parts),), sampling, TIMEOUT_S)
 

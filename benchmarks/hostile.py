@@ -1,4 +1,4 @@
-"""The same hostile URLs and pictures at `vllm serve` as installed, the same hardened by its own settings, and ours.
+"""The same hostile URLs and images at `vllm serve` as installed, the same hardened by its own settings, and ours.
 
 Each server is started on the demo model and a CPU, one after another, and gets the tests' hostile cases in groups, as
 captions asked for by a client on the same machine. For each case: refused (4xx), answered, failed (5xx, or a broken
@@ -8,7 +8,7 @@ slowest answer, the processor seconds of all the server's processes, by how much
 slowest answer to a good request. After each group two more must be answered; else the server is restarted.
 
 Nobody is contacted in truth: everything runs in a network of its own, in which every address leads to this process
-(hostile_site.py). The floor of any cost is a request's own price, which the group of odd but fine pictures shows.
+(hostile_site.py). The floor of any cost is a request's own price, which the group of odd but fine images shows.
 Progress goes to stderr, two tables and one line of JSON to stdout, each case to a file.
 """
 
@@ -30,7 +30,7 @@ from types import FrameType
 from benchmarks.hostile_cases import (
     ENDLESS,
     GROUPS,
-    PICTURE_GROUPS,
+    IMAGE_GROUPS,
     Case,
     all_cases,
     hosts,
@@ -51,11 +51,11 @@ from benchmarks.hostile_site import enter_own_network, listening, seal
 from benchmarks.serving.processes import CpuMeter, living
 from benchmarks.serving.service import Service
 from benchmarks.serving.systems import PEERS
-from tests.images.test_fetch import PICTURE
+from tests.images.test_fetch import IMAGE
 
 HTTP_PORT = 80  # of the URLs that can't be given a port of their own
 GOOD_EVERY_S = 0.5
-NUM_AT_ONCE = {group: 1 if group in (*PICTURE_GROUPS, ENDLESS) else 8 for group in GROUPS}
+NUM_AT_ONCE = {group: 1 if group in (*IMAGE_GROUPS, ENDLESS) else 8 for group in GROUPS}
 EXAMPLES = """
 examples:
   python -m benchmarks.hostile                                      all three, about a quarter of an hour
@@ -111,7 +111,7 @@ async def _ask_good_ones(server: Running, seconds: list[float]) -> None:
     """What another client sees meanwhile, for ever; one without an answer counts with the whole deadline."""
     while True:
         begun_s = time.monotonic()
-        await server.ask(data_uri(PICTURE))
+        await server.ask(data_uri(IMAGE))
         seconds.append(round(time.monotonic() - begun_s, 2))
         await asyncio.sleep(GOOD_EVERY_S)
 

@@ -1,4 +1,4 @@
-"""The hostile URLs and pictures of the tests, grouped by kind, as they can be sent to any server from outside.
+"""The hostile URLs and images of the tests, grouped by kind, as they can be sent to any server from outside.
 
 Where the tests point names at a resolver of their own, here a hosts file does; so what changes between two answers
 (rebinding), and name servers that fail, are left out. Knows nothing of servers under test.
@@ -44,18 +44,18 @@ UNSOUND = "servers that break off, or speak no HTTP"
 STATUSES = "servers with another status or encoding"
 EDGES = "absurd edges"
 BOMB = "what inflates or repeats"
-BROKEN = "broken, or no picture"
+BROKEN = "broken, or no image"
 CUT = "cut short"
 POLYGLOT = "two formats in one"
-ANIMATED = "several pictures in one"
+ANIMATED = "several images in one"
 FINE = "odd, and fine"
 LARGE = "whole, and very large"  # not among the tests' files, which no limit lets through
 URL_GROUPS = (
     PLAIN, SPELLED, EMBEDDED, NAMED, DISGUISED, MALFORMED, SCHEMES, REDIRECTED, REDIRECTS_LEFT,
     SLOW, ENDLESS, UNSOUND, STATUSES,
 )  # fmt: skip
-PICTURE_GROUPS = (EDGES, BOMB, BROKEN, CUT, POLYGLOT, ANIMATED, FINE, LARGE)
-GROUPS = URL_GROUPS + PICTURE_GROUPS
+IMAGE_GROUPS = (EDGES, BOMB, BROKEN, CUT, POLYGLOT, ANIMATED, FINE, LARGE)
+GROUPS = URL_GROUPS + IMAGE_GROUPS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +136,10 @@ def kind_of_server(name: str) -> str:
     return STATUSES if words.startswith("status") or words == "Content-Encoding" else UNSOUND
 
 
-def kind_of_odd_picture(name: str) -> str:
+def kind_of_odd_image(name: str) -> str:
     if " and " in name:
         return POLYGLOT
-    return ANIMATED if re.search(r"animated|two pages|two pictures", name) else FINE
+    return ANIMATED if re.search(r"animated|two pages|two images", name) else FINE
 
 
 def _url_cases() -> Iterator[Case]:
@@ -147,7 +147,7 @@ def _url_cases() -> Iterator[Case]:
     for name, url in ADDRESSES.items():
         yield Case(kind_of_address(name, url), name, with_port(url))
     for name, _ in _fixed_answers():
-        yield Case(NAMED, f"a name: {name}", f"http://{_host(name)}:PORT/picture.png")
+        yield Case(NAMED, f"a name: {name}", f"http://{_host(name)}:PORT/image.png")
     for name in IN_A_HEADER:
         location = with_port(ADDRESSES[name]).translate(NO_LINE_ENDS).encode()
         yield Case(REDIRECTED, name, at_bad, redirect(location))
@@ -158,7 +158,7 @@ def _url_cases() -> Iterator[Case]:
         yield Case(kind_of_server(name), name, at_bad, behaviour)
 
 
-def _picture_cases() -> Iterator[Case]:
+def _image_cases() -> Iterator[Case]:
     for name, (file, error_class, _) in BOMBS.items():
         yield Case(EDGES if error_class is ImageTooLarge else BOMB, name, file=file)
     for name, (file, _, _) in BROKEN_FILES.items():
@@ -168,7 +168,7 @@ def _picture_cases() -> Iterator[Case]:
         for part in PARTS:
             yield Case(CUT, f"{image_format} of {part:.0%}", file=whole[: int(len(whole) * part)])
     for name, (file, _, _) in ODD.items():
-        yield Case(kind_of_odd_picture(name), name, file=file)
+        yield Case(kind_of_odd_image(name), name, file=file)
     yield Case(LARGE, "PNG of 49 million pixels", file=_black_png(7000))
     yield Case(LARGE, "PNG of 169 million pixels", file=_black_png(13_000))
     yield Case(LARGE, "JPEG of 49 million pixels in 90 scans", file=jpeg_of_scans(7000, 90))
@@ -181,5 +181,5 @@ def _black_png(edge: int) -> bytes:
 
 def all_cases() -> dict[str, list[Case]]:
     """By group, in the page's order."""
-    cases = [*_url_cases(), *_picture_cases()]
+    cases = [*_url_cases(), *_image_cases()]
     return {group: [case for case in cases if case.group == group] for group in GROUPS}

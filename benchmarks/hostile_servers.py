@@ -17,7 +17,7 @@ from benchmarks.serving.service import Command, Service
 from benchmarks.serving.systems import REFERENCE, SYSTEMS, Place, port_of
 from benchmarks.serving.workloads import CAPTIONER
 from serve_app.demo import CHECKPOINT, STYLE_PROMPTS
-from tests.images.test_fetch import PICTURE
+from tests.images.test_fetch import IMAGE
 
 DEADLINE_S = 20.0
 START_TIMEOUT_S = 300.0
@@ -74,9 +74,9 @@ class Running:
         return answer.status_code, False, "" if answer.is_success else answer.text[:300]
 
     async def answers_good_ones(self) -> bool:
-        """A picture as data and one by URL: a captioner that serves on answers both."""
+        """An image as data and one by URL: a captioner that serves on answers both."""
         async with listening() as listener:
-            for url in (data_uri(PICTURE), f"http://{GOOD_HOST}:{listener.port}/picture.png"):
+            for url in (data_uri(IMAGE), f"http://{GOOD_HOST}:{listener.port}/image.png"):
                 status, _, _ = await self.ask(url)
                 if status != 200:
                     return False

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.hostile_cases import BAD, GOOD
-from tests.images.test_fetch import PICTURE
+from tests.images.test_fetch import IMAGE
 from tests.images.test_hostile_urls import Behaviour
 
 _INSIDE = "HOSTILE_BENCH_INSIDE"  # in the environment once the process runs in its own network
@@ -79,7 +79,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(behaviour: Behaviour | None = None, port: int = 0) -> AsyncIterator[Listener]:
-    """A port of every address. At `BAD` it behaves as the case says; at the others it has a picture."""
+    """A port of every address. At `BAD` it behaves as the case says; at the others it has an image."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -129,7 +129,7 @@ async def _site(head: bytes, writer: asyncio.StreamWriter) -> None:
     elif path.startswith(b"/nothing"):
         writer.write(_MISSING)
     else:
-        writer.write(_OK % len(PICTURE) + PICTURE)
+        writer.write(_OK % len(IMAGE) + IMAGE)
     await writer.drain()
 
 

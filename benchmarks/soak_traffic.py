@@ -141,11 +141,11 @@ async def _echo(client: Client) -> End:
 
 async def _caption(client: Client) -> End:
     color, shape = client.rng.choice(sorted(COLORS)), client.rng.choice(SHAPES)
-    picture = png(color, shape)
+    image = png(color, shape)
     if client.rng.random() < 0.5:
-        response = await client.post(CAPTIONS, files={"image": picture}, data={"model": "demo"})
+        response = await client.post(CAPTIONS, files={"image": image}, data={"model": "demo"})
     else:
-        response = await client.post(CAPTIONS, json={"model": "demo", "image": b64(picture)})
+        response = await client.post(CAPTIONS, json={"model": "demo", "image": b64(image)})
     if response.status_code != 200:
         return refusal(response)
     return _checked(End("answered", text=response.json()["data"][0]["caption"]), lambda t: says(t, color, shape))

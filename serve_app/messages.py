@@ -1,6 +1,6 @@
 """What travels between processes: frozen, slotted dataclasses, and nothing that belongs to one library.
 
-A dialect makes a `GenerationRequest`, an engine answers with `Chunk`s; neither knows the other. Pictures
+A dialect makes a `GenerationRequest`, an engine answers with `Chunk`s; neither knows the other. Images
 travel decoded, so that no replica ever parses bytes from a stranger.
 """
 
@@ -14,8 +14,8 @@ FinishReason = Literal["stop", "length", "tool_calls"]
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture: 8-bit RGB, row by row, `len(rgb) == width * height * 3`."""
+class RgbImage:
+    """A decoded image: 8-bit RGB, row by row, `len(rgb) == width * height * 3`."""
 
     width: int
     height: int
@@ -40,19 +40,19 @@ class ToolCall:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation; text and pictures in the order in which the client sent them.
+    """One turn of a conversation; text and images in the order in which the client sent them.
 
     An assistant's turn may have `tool_calls`; a turn of role `tool` answers the one with `tool_call_id`.
     """
 
     role: Role
-    parts: tuple[Text | Picture, ...]
+    parts: tuple[Text | RgbImage, ...]
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        return tuple(part for part in self.parts if isinstance(part, Picture))
+    def images(self) -> tuple[RgbImage, ...]:
+        return tuple(part for part in self.parts if isinstance(part, RgbImage))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +161,9 @@ class GenerationRequest:
         return "messages" if self.raw is None else "prompt"
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """All pictures of the conversation, in order."""
-        return tuple(picture for message in self.messages for picture in message.pictures)
+    def images(self) -> tuple[RgbImage, ...]:
+        """All images of the conversation, in order."""
+        return tuple(image for message in self.messages for image in message.images)
 
     @property
     def texts(self) -> list[str]:
@@ -229,7 +229,7 @@ class Chunk:
     `num_tokens` counts the tokens generated for this piece (special tokens too), so that their sum is the
     answer's usage. The last chunk of each complete answer, and only that one, has a `finish_reason`, and `stopped_by`
     where a stop string was the reason. Every
-    chunk repeats `num_prompt_tokens` (pictures' tokens included). The first chunk, and only that one, has
+    chunk repeats `num_prompt_tokens` (images' tokens included). The first chunk, and only that one, has
     `queue_s`: seconds that the request waited in the engine before the engine worked on it. Where an engine keeps a
     cache of prompts, the first chunk also has `num_cached_tokens`: how many of the prompt's it found there.
     """
@@ -265,8 +265,8 @@ class TokenizedPrompt:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureEdge:
-    """The edge to which a model's own processor resizes every picture, in pixels."""
+class ImageEdge:
+    """The edge to which a model's own processor resizes every image, in pixels."""
 
     which: Literal["shortest", "longest"]
     px: int
@@ -276,8 +276,8 @@ class PictureEdge:
 class ModelDescription:
     """What a loaded model can do, told by its replica. `context_length` is in tokens.
 
-    `picture_limit` is the most pictures a conversation may have; None where only the context limits them. With
-    `picture_edge` a picture may be sent smaller; None where the model may look at all of it. `num_at_once` is how
+    `image_limit` is the most images a conversation may have; None where only the context limits them. With
+    `image_edge` an image may be sent smaller; None where the model may look at all of it. `num_at_once` is how
     many requests one replica works on at once; None where nobody has told. A source that is a folder or an
     address is told to nobody.
     """
@@ -286,9 +286,9 @@ class ModelDescription:
     engine: str
     family: str
     context_length: int | None
-    takes_pictures: bool
-    picture_limit: int | None = None
-    picture_edge: PictureEdge | None = None
+    takes_images: bool
+    image_limit: int | None = None
+    image_edge: ImageEdge | None = None
     adapters: tuple[str, ...] = ()  # LoRA adapters: names of models that this replica serves besides its own
     num_at_once: int | None = None
     version: str | None = None  # of its files: a hub's commit, an object store's listing; None where nobody knows
@@ -349,7 +349,7 @@ class ModelHandle(Protocol):
         ...
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
-        """The prompt that this request would make, which has no pictures; nothing is generated."""
+        """The prompt that this request would make, which has no images; nothing is generated."""
         ...
 
 

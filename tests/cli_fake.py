@@ -151,8 +151,8 @@ def run(
     )
 
 
-NUM_PICTURES = 60
-EXPECTED = Counter((f"in/{index:03}.jpg", f"caption of p{index}") for index in range(NUM_PICTURES))
+NUM_IMAGES = 60
+EXPECTED = Counter((f"in/{index:03}.jpg", f"caption of p{index}") for index in range(NUM_IMAGES))
 
 
 def captions(folder: Path, output: str) -> Counter[tuple[str, str]]:

@@ -9,7 +9,7 @@ import httpx
 import openai
 import pytest
 
-from tests.cli_fake import NUM_PICTURES, FakeApi
+from tests.cli_fake import NUM_IMAGES, FakeApi
 from tests.cli_fake import serving as serving_fake
 from tests.service import RunningService, serving
 
@@ -38,7 +38,7 @@ CONFIG: dict[str, Any] = {
                 "engine": "scripted",
                 "num_cpus": 0.1,
                 "tasks": ["chat"],
-                "engine_args": {"takes_pictures": False, "tokens_per_s": 200},
+                "engine_args": {"takes_images": False, "tokens_per_s": 200},
             },
         },
         {
@@ -120,9 +120,9 @@ def url(api: FakeApi) -> Iterator[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Pictures with a number as their content, which the fake service tells in its caption."""
+    """Images with a number as their content, which the fake service tells in its caption."""
     (tmp_path / "in").mkdir()
-    for index in range(NUM_PICTURES):
+    for index in range(NUM_IMAGES):
         (tmp_path / f"in/{index:03}.jpg").write_text(f"p{index}")
     return tmp_path
 

@@ -1,4 +1,4 @@
-"""Pictures that the tests draw themselves, apart from the demo model's own generator."""
+"""Images that the tests draw themselves, apart from the demo model's own generator."""
 
 import base64
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Picture files that mean harm, or are only odd, made byte by byte where no library would write them."""
+"""Image files that mean harm, or are only odd, made byte by byte where no library would write them."""
 
 import asyncio
 import gzip
@@ -94,7 +94,7 @@ def riff_chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def webp(width: int, height: int, is_animated: bool) -> bytes:
-    """An extended WebP with this canvas and an 8 x 8 picture on it."""
+    """An extended WebP with this canvas and an 8 x 8 image on it."""
     still = save(red((8, 8)), "WEBP")[12:]
     edges = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
     canvas = bytes([2 * is_animated, 0, 0, 0]) + edges
@@ -127,7 +127,7 @@ def gray_tags(width: int, height: int, num_bytes: int, compression: int = TIFF_D
 
 
 def tile_tags(edge: int, num_bytes: int) -> Tags:
-    """Of an 8 x 8 picture in one tile."""
+    """Of an 8 x 8 image in one tile."""
     return {256: 8, 257: 8, 258: 8, 259: TIFF_DEFLATE, 262: 1, 277: 1, 322: edge, 323: edge, 324: 8, 325: num_bytes}
 
 

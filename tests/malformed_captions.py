@@ -11,9 +11,9 @@ from tests.own_lane import MAX_BODY_BYTES, MAX_HEADER_BYTES, bearer
 
 CAPTIONS = "/v1/captions"
 FILE = encode(Image.new("RGB", (4, 4), "red"))
-PICTURE = b64(FILE)
+IMAGE = b64(FILE)
 GOOD_CHAT = f'{{"messages": [{USER}]}}'.encode()
-GOOD_CAPTION = json.dumps({"image": PICTURE}).encode()
+GOOD_CAPTION = json.dumps({"image": IMAGE}).encode()
 
 # Each value is wrong, and the field itself is named.
 FIELDS: dict[str, tuple[str, ...]] = {
@@ -49,7 +49,7 @@ BODIES: tuple[tuple[str, str, str], ...] = (
     ("{}", "image", "exactly one"),
     ('{"image": null}', "image", "exactly one"),
     ('{"image": null, "images": null}', "image", "exactly one"),
-    (f'{{"image": "{PICTURE}", "images": ["{PICTURE}"]}}', "image", "exactly one"),
+    (f'{{"image": "{IMAGE}", "images": ["{IMAGE}"]}}', "image", "exactly one"),
     ('{"image": 5}', "image", "base64"),
     ('{"image": true}', "image", "base64"),
     ('{"image": ["x"]}', "image", "base64"),
@@ -65,38 +65,38 @@ BODIES: tuple[tuple[str, str, str], ...] = (
     ('{"images": [null]}', "images[0]", "base64"),
     ('{"images": [5]}', "images[0]", "base64"),
     ('{"images": [[]]}', "images[0]", "base64"),
-    (f'{{"images": ["{PICTURE}", {{}}]}}', "images[1]", "exactly one"),
-    (f'{{"images": ["{PICTURE}", {{"url": 5}}]}}', "images[1].url", "string"),
-    (f'{{"image": "{PICTURE}", "prompt": "hi", "style": "short"}}', "style", "there is a prompt as well"),
-    (f'{{"image": "{PICTURE}", "prompt": "hi", "length": 50}}', "length", "there is a prompt as well"),
-    (f'{{"image": "{PICTURE}", "style": "short", "length": "longish"}}', "length", "did you mean"),
-    (f'{{"image": "{PICTURE}", "style": "detail"}}', "style", "did you mean 'detailed'"),
-    (f'{{"image": "{PICTURE}", "language": "germn"}}', "language", "did you mean 'German'"),
-    (f'{{"image": "{PICTURE}", "guard": true, "stream": true}}', "guard", "can't be taken back"),
-    (f'{{"image": "{PICTURE}", "guard": true, "n": 2, "temperature": 1}}', "guard", "leave out n"),
-    (f'{{"image": "{PICTURE}", "guard": {{"retries": 6}}}}', "guard.retries", "less"),
-    (f'{{"image": "{PICTURE}", "guard": {{"retry": 1}}}}', "guard.retry", "did you mean 'retries'"),
-    (f'{{"image": "{PICTURE}", "guard": {{"checks": []}}}}', "guard.checks", "at least 1"),
-    (f'{{"image": "{PICTURE}", "guard": {{"checks": ["loops"]}}}}', "guard.checks", "did you mean 'loop'"),
-    (f'{{"image": "{PICTURE}", "guard": {{"checks": [5]}}}}', "guard.checks[0]", ""),
-    (f'{{"image": "{PICTURE}", "format": "tags", "style": "short"}}', "format", "lists no tags"),
-    (f'{{"image": "{PICTURE}", "format": {{"type": "tags", "schema": {{}}}}}}', "format.schema", "has none"),
-    (f'{{"image": "{PICTURE}", "format": {{"type": "json", "schema": 5}}}}', "format.schema", "object"),
-    (f'{{"image": "{PICTURE}", "format": {{}}}}', "format.type", "missing"),
-    (f'{{"image": "{PICTURE}", "format": {{"type": "xml"}}}}', "format.type", "'json'"),
-    (f'{{"image": "{PICTURE}", "format": "json", "task": "od"}}', "format", "a form of its own"),
-    (f'{{"image": "{PICTURE}", "min_tokens": 9, "max_tokens": 5}}', "min_tokens", "lower it"),
+    (f'{{"images": ["{IMAGE}", {{}}]}}', "images[1]", "exactly one"),
+    (f'{{"images": ["{IMAGE}", {{"url": 5}}]}}', "images[1].url", "string"),
+    (f'{{"image": "{IMAGE}", "prompt": "hi", "style": "short"}}', "style", "there is a prompt as well"),
+    (f'{{"image": "{IMAGE}", "prompt": "hi", "length": 50}}', "length", "there is a prompt as well"),
+    (f'{{"image": "{IMAGE}", "style": "short", "length": "longish"}}', "length", "did you mean"),
+    (f'{{"image": "{IMAGE}", "style": "detail"}}', "style", "did you mean 'detailed'"),
+    (f'{{"image": "{IMAGE}", "language": "germn"}}', "language", "did you mean 'German'"),
+    (f'{{"image": "{IMAGE}", "guard": true, "stream": true}}', "guard", "can't be taken back"),
+    (f'{{"image": "{IMAGE}", "guard": true, "n": 2, "temperature": 1}}', "guard", "leave out n"),
+    (f'{{"image": "{IMAGE}", "guard": {{"retries": 6}}}}', "guard.retries", "less"),
+    (f'{{"image": "{IMAGE}", "guard": {{"retry": 1}}}}', "guard.retry", "did you mean 'retries'"),
+    (f'{{"image": "{IMAGE}", "guard": {{"checks": []}}}}', "guard.checks", "at least 1"),
+    (f'{{"image": "{IMAGE}", "guard": {{"checks": ["loops"]}}}}', "guard.checks", "did you mean 'loop'"),
+    (f'{{"image": "{IMAGE}", "guard": {{"checks": [5]}}}}', "guard.checks[0]", ""),
+    (f'{{"image": "{IMAGE}", "format": "tags", "style": "short"}}', "format", "lists no tags"),
+    (f'{{"image": "{IMAGE}", "format": {{"type": "tags", "schema": {{}}}}}}', "format.schema", "has none"),
+    (f'{{"image": "{IMAGE}", "format": {{"type": "json", "schema": 5}}}}', "format.schema", "object"),
+    (f'{{"image": "{IMAGE}", "format": {{}}}}', "format.type", "missing"),
+    (f'{{"image": "{IMAGE}", "format": {{"type": "xml"}}}}', "format.type", "'json'"),
+    (f'{{"image": "{IMAGE}", "format": "json", "task": "od"}}', "format", "a form of its own"),
+    (f'{{"image": "{IMAGE}", "min_tokens": 9, "max_tokens": 5}}', "min_tokens", "lower it"),
 )
 
 # (an image, its code); each is one JSON text
-PICTURES: dict[str, tuple[str, str]] = {
+IMAGES: dict[str, tuple[str, str]] = {
     "no text": ('""', "invalid_image"),
     "white space": ('" \\n "', "invalid_image"),
     "no base64": ('"!!!"', "invalid_image"),
     "base64 with a NUL": ('"iVBO\\u0000"', "invalid_image"),
     "base64 of words": (json.dumps(b64(b"just some words, nothing to see")), "invalid_image"),
     "one base64 digit": ('"i"', "invalid_image"),
-    "half a picture": (json.dumps(b64(FILE[: len(FILE) // 2])), "invalid_image"),
+    "half an image": (json.dumps(b64(FILE[: len(FILE) // 2])), "invalid_image"),
     "its head alone": (json.dumps(b64(FILE[:8])), "invalid_image"),
     "a data URI without a comma": ('"data:image/png;base64"', "invalid_image"),
     "an empty data URI": ('"data:,"', "invalid_image"),
@@ -141,10 +141,10 @@ FORMS: dict[str, tuple[bytes, str | None, str]] = {
     "no name": (b"--edge\r\nContent-Disposition: form-data\r\n\r\nx\r\n" + END, None, "name"),
     "no disposition": (b"--edge\r\nContent-Type: image/png\r\n\r\nx\r\n" + END, None, "form"),
     "a header without a colon": (b"--edge\r\nContent-Disposition\r\n\r\nx\r\n" + END, None, "form"),
-    "a picture as text": (part("image", FILE) + END, "image", "no file"),
-    "base64 as text": (part("image", PICTURE.encode()) + END, "image", "no file"),
-    "a picture as text beside a file": (UPLOAD + part("image", b"x") + END, "image", "unknown field"),
-    "a file in another field": (part("picture", FILE, "x.png") + END, "picture", "no file"),
+    "an image as text": (part("image", FILE) + END, "image", "no file"),
+    "base64 as text": (part("image", IMAGE.encode()) + END, "image", "no file"),
+    "an image as text beside a file": (UPLOAD + part("image", b"x") + END, "image", "unknown field"),
+    "a file in another field": (part("image", FILE, "x.png") + END, "image", "no file"),
     "a file where a text is wanted": (UPLOAD + part("style", b"short", "style.txt") + END, "style", "no file"),
     "a file in a field without a name": (part("", FILE, "x.png") + END, "", "no file"),
     "a file in a field with a long name": (part("x" * 1000, FILE, "x.png") + END, "x" * 100 + "…", "no file"),
@@ -184,15 +184,15 @@ def caption_cases() -> dict[str, Case]:
     """All of the above, by readable names."""
     cases = {
         f"caption's {name}: {value[:60]}": Case(
-            f'{{"image": "{PICTURE}", "{name}": {value}}}'.encode(), name, path=CAPTIONS
+            f'{{"image": "{IMAGE}", "{name}": {value}}}'.encode(), name, path=CAPTIONS
         )
         for name, values in FIELDS.items()
         for value in values
     }
     cases |= {f"caption {body[:60]}": Case(body.encode(), param, says, path=CAPTIONS) for body, param, says in BODIES}
     cases |= {
-        f"picture: {name}": Case(f'{{"image": {image}}}'.encode(), "image", code=code, path=CAPTIONS)
-        for name, (image, code) in PICTURES.items()
+        f"image: {name}": Case(f'{{"image": {image}}}'.encode(), "image", code=code, path=CAPTIONS)
+        for name, (image, code) in IMAGES.items()
     }
     cases |= {f"caption with {name}": Case(body, None, "JSON", path=CAPTIONS) for name, body in NO_OBJECTS.items()}
     form = {"content-type": "multipart/form-data; boundary=edge"}
@@ -202,7 +202,7 @@ def caption_cases() -> dict[str, Case]:
 
 
 OTHERS: dict[str, Case] = {
-    "four pictures": Case(json.dumps({"images": [PICTURE] * 4}).encode(), "images", code="too_many_images",
+    "four images": Case(json.dumps({"images": [IMAGE] * 4}).encode(), "images", code="too_many_images",
                           path=CAPTIONS),
     "four uploads": Case(UPLOAD * 4 + END, "images", code="too_many_images", path=CAPTIONS,
                          headers={"content-type": "multipart/form-data; boundary=edge"}),
@@ -217,23 +217,23 @@ OTHERS: dict[str, Case] = {
                            headers={"content-type": "multipart/form-data; boundary=edge"}),
     "an urlencoded form": Case(b"style=short", None, "JSON", path=CAPTIONS,
                                headers={"content-type": "application/x-www-form-urlencoded"}),
-    "a bare picture": Case(FILE, "Content-Type", "JSON", 415, "unsupported_media_type", path=CAPTIONS,
+    "a bare image": Case(FILE, "Content-Type", "JSON", 415, "unsupported_media_type", path=CAPTIONS,
                            headers={"content-type": "image/png"}),
     "no content type": Case(FILE, None, "JSON", path=CAPTIONS, headers={"content-type": ""}),
     "styles of another model": Case(b"", "model", "did you mean 'script'", 404, "model_not_found", "GET",
                                     "/v1/captions/styles?model=scrip"),
     "styles asked with another word": Case(b"", "mode", "did you mean 'model'", method="GET",
                                            path="/v1/captions/styles?mode=script"),
-    "another model's caption": Case(json.dumps({"image": PICTURE, "model": "scrip"}).encode(), "model",
+    "another model's caption": Case(json.dumps({"image": IMAGE, "model": "scrip"}).encode(), "model",
                                     "did you mean 'script'", 404, "model_not_found", path=CAPTIONS),
-    "a picture in chat that is none": Case(json.dumps({"messages": [{"role": "user", "content": [
+    "an image in chat that is none": Case(json.dumps({"messages": [{"role": "user", "content": [
         {"type": "text", "text": "what?"}, {"type": "image_url", "image_url": "AAAA"}]}]}).encode(),
         "messages[0].content[1].image_url", code="invalid_image"),
-    "a picture in chat from this machine": Case(json.dumps({"messages": [{"role": "user", "content": [
+    "an image in chat from this machine": Case(json.dumps({"messages": [{"role": "user", "content": [
         {"type": "image_url", "image_url": {"url": "http://127.0.0.1:1/"}}]}]}).encode(),
         "messages[0].content[0].image_url", code="image_url_refused"),
-    "four pictures in chat": Case(json.dumps({"messages": [{"role": "user", "content": [
-        {"type": "image_url", "image_url": PICTURE}] * 4}]}).encode(), "messages", code="too_many_images"),
+    "four images in chat": Case(json.dumps({"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": IMAGE}] * 4}]}).encode(), "messages", code="too_many_images"),
 }  # fmt: skip
 
 _TOO_LARGE = b" " * (MAX_BODY_BYTES + 1)

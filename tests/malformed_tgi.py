@@ -64,11 +64,11 @@ BODIES: dict[str, tuple[bytes, str]] = {
     "an answer beyond the context": (
         b'{"inputs": "hi", "parameters": {"max_new_tokens": 5000}}', "context length is 1000 tokens. "
         "However, you requested 5001 tokens (1 in the prompt, 5000 in the completion): ask for max_new_tokens of"),
-    "a picture that can't be fetched": (b'{"inputs": "![](http://10.0.0.1/x.png)"}', "isn't public"),
-    "a picture of another kind": (b'{"inputs": "![](file:///etc/passwd)"}', "inputs"),
-    "a picture that is none": (b'{"inputs": "![](data:image/png;base64,aGVsbG8=)"}', "inputs"),
-    "too many pictures": (b'{"inputs": "' + b"![](data:image/png;base64,aGVsbG8=)" * 9 + b'"}', "9 pictures"),
-    "a picture in a cut prompt": (
+    "an image that can't be fetched": (b'{"inputs": "![](http://10.0.0.1/x.png)"}', "isn't public"),
+    "an image of another kind": (b'{"inputs": "![](file:///etc/passwd)"}', "inputs"),
+    "an image that is none": (b'{"inputs": "![](data:image/png;base64,aGVsbG8=)"}', "inputs"),
+    "too many images": (b'{"inputs": "' + b"![](data:image/png;base64,aGVsbG8=)" * 9 + b'"}', "9 images"),
+    "an image in a cut prompt": (
         b'{"inputs": "![](data:image/png;base64,aGVsbG8=)", "parameters": {"truncate": 5}}', "parameters.truncate"),
     "the engine's own refusal": (b'{"inputs": "!no-such"}', "unknown command"),
 }  # fmt: skip

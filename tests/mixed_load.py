@@ -20,14 +20,14 @@ async def mixed_request(
     """
     rng = random.Random(number)
     color, shape = rng.choice(sorted(COLORS)), rng.choice(SHAPES)
-    picture = png(color, shape, (rng.choice((96, 200, 320)), rng.choice((120, 240))))
+    image = png(color, shape, (rng.choice((96, 200, 320)), rng.choice((120, 240))))
     ways: tuple[Callable[[], Awaitable[httpx.Response]], ...] = (
-        lambda: client.post("/v1/captions", json={"model": model, "image": b64(picture)}),
+        lambda: client.post("/v1/captions", json={"model": model, "image": b64(image)}),
         lambda: client.post(
-            "/v1/captions", files={"image": picture}, data={"model": model, "stream": "true", "style": "tags"}
+            "/v1/captions", files={"image": image}, data={"model": model, "stream": "true", "style": "tags"}
         ),
-        lambda: client.post("/v1/chat/completions", json=_question(model, picture, stream=False)),
-        lambda: client.post("/v1/chat/completions", json=_question(model, picture, stream=True)),
+        lambda: client.post("/v1/chat/completions", json=_question(model, image, stream=False)),
+        lambda: client.post("/v1/chat/completions", json=_question(model, image, stream=True)),
         lambda: client.post("/v1/chat/completions", json=_echo(echo_model, f"word{number}")),
     )
     kind = number % (NUM_KINDS if echo_model else NUM_KINDS - 1)
@@ -44,9 +44,9 @@ async def mixed_request(
     return "right" if is_right else f"wrong: {text!r} for request {number}, a {color} {shape}"
 
 
-def _question(model: str, picture: bytes, *, stream: bool) -> dict[str, object]:
+def _question(model: str, image: bytes, *, stream: bool) -> dict[str, object]:
     parts = [
-        {"type": "image_url", "image_url": {"url": data_uri(picture)}},
+        {"type": "image_url", "image_url": {"url": data_uri(image)}},
         {"type": "text", "text": "What is in this picture?"},
     ]
     return {"model": model, "stream": stream, "messages": [{"role": "user", "content": parts}]}

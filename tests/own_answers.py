@@ -19,7 +19,7 @@ from serve_app.metrics.snapshot import Source, take_snapshot
 from serve_app.models.entry import ModelEntry
 from tests.scripted_clock import Clock
 
-DEMO = ModelDescription(("chat", "caption"), "transformers", "generic", 4096, takes_pictures=True)
+DEMO = ModelDescription(("chat", "caption"), "transformers", "generic", 4096, takes_images=True)
 
 
 def models() -> dict[str, Any]:
@@ -77,7 +77,7 @@ def chat_event(text: str, finish_reason: FinishReason | None = None) -> str:
 
 
 def caption_answer(caption: str) -> dict[str, Any]:
-    """`POST /v1/captions` of one picture."""
+    """`POST /v1/captions` of one image."""
     chunks = (Chunk(caption, 3, 7, "stop", queue_s=0.0),)
     outcome = Caption(0, Asked("Say."), chunks, image_s=0.001, usage=Usage.of(chunks))
     return captions._answer(cast("Exchange", SimpleNamespace(id="1", created_s=1)), "m", [outcome])

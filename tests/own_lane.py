@@ -18,7 +18,7 @@ import uvicorn
 import yaml
 from prometheus_client import CollectorRegistry
 
-from serve_app.access.admission import Admission, num_places
+from serve_app.access.admission import Admission
 from serve_app.access.budget import Budget
 from serve_app.access.keys import Key, Keyring
 from serve_app.access.running import Running
@@ -29,6 +29,7 @@ from serve_app.exchange.lane import Lane
 from serve_app.images.gate import ImageGate
 from serve_app.ingress.app import create_app
 from serve_app.metrics.registry import Metrics
+from serve_app.models.entry import num_places
 from serve_app.models.single_model import SingleModelCatalog
 from serve_app.replica.replica import Replica
 from tests.page_check import PageCheck

@@ -8,14 +8,14 @@ import pytest
 
 from serve_app.config.http import ImageConfig
 from serve_app.images.gate import FORMATS
-from tests.images.test_hostile_images import ALL_BOMBS_MIB, NUM_HOSTILE_PICTURES
+from tests.images.test_hostile_images import ALL_BOMBS_MIB, NUM_HOSTILE_IMAGES
 from tests.images.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS
 
 TESTS = Path(__file__).parent
 PAGE = (TESTS.parent / "docs" / "security.md").read_text()
 
 
-def test_every_picture_setting_stands_there_with_its_default() -> None:
+def test_every_image_setting_stands_there_with_its_default() -> None:
     rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \|", PAGE.partition("### Settings")[2], re.MULTILINE)
     defaults = {name: json.dumps(value) for name, value in ImageConfig().model_dump(mode="json").items()}
     assert {name: value for name, value in rows if name in defaults} == defaults
@@ -26,7 +26,7 @@ def test_the_counts_of_hostile_cases_are_true() -> None:
     text = " ".join(PAGE.split())
     assert f"{NUM_HOSTILE_URLS} hostile URLs" in text
     assert f"{len(IN_A_HEADER)} of the spellings" in text
-    assert f"{NUM_HOSTILE_PICTURES} hostile or odd pictures" in text
+    assert f"{NUM_HOSTILE_IMAGES} hostile or odd images" in text
     assert f"less than {ALL_BOMBS_MIB} MiB" in text
 
 

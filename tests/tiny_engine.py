@@ -11,7 +11,7 @@ import torch
 
 from serve_app.config.applications import ModelConfig
 from serve_app.engines.transformers.engine import TransformersEngine
-from serve_app.messages import Chunk, GenerationRequest, Generator, Message, Picture, Sampling, Text, ToolUse
+from serve_app.messages import Chunk, GenerationRequest, Generator, Message, RgbImage, Sampling, Text, ToolUse
 from tests.streaming import stream
 
 Answer = tuple[str, int, str | None]
@@ -27,13 +27,13 @@ async def started(source: Path, **settings: Any) -> AsyncIterator[TransformersEn
         await engine.stop()
 
 
-def picture(width: int, height: int, seed: int) -> Picture:
+def image(width: int, height: int, seed: int) -> RgbImage:
     pixels = torch.randint(0, 256, (width * height * 3,), generator=torch.Generator().manual_seed(seed))
-    return Picture(width, height, bytes(pixels.tolist()))
+    return RgbImage(width, height, bytes(pixels.tolist()))
 
 
 def request(
-    *parts: str | Picture, timeout_s: float = 60, tool_use: ToolUse | None = None, **sampling: Any
+    *parts: str | RgbImage, timeout_s: float = 60, tool_use: ToolUse | None = None, **sampling: Any
 ) -> GenerationRequest:
     given = tuple(Text(part) if isinstance(part, str) else part for part in parts)
     setting = Sampling(**{"temperature": 0.0, "max_tokens": 12, **sampling})

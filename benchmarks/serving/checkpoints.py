@@ -41,13 +41,13 @@ def tiny_text_model(folder: Path) -> Path:
         model.lm_head.weight[silent] = 0  # a logit of 0, and some of a thousand others are always above
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    _forget_pictures(folder / "tokenizer_config.json")
+    _forget_images(folder / "tokenizer_config.json")
     (folder / "done").touch()
     return folder
 
 
-def _forget_pictures(tokenizer_config: Path) -> None:
-    """The tokenizer came from a model with pictures, whose processor `transformers serve` would look for."""
+def _forget_images(tokenizer_config: Path) -> None:
+    """The tokenizer came from a model with images, whose processor `transformers serve` would look for."""
     values = json.loads(tokenizer_config.read_text())
     values.pop("processor_class", None)
     tokenizer_config.write_text(json.dumps(values))
@@ -63,5 +63,5 @@ def demo_model() -> Path:
 
 def prompts() -> list[str]:
     """Different short questions, some thirty tokens each."""
-    things = ("circle", "square", "triangle", "star", "picture", "colour", "shape", "background")
+    things = ("circle", "square", "triangle", "star", "image", "colour", "shape", "background")
     return [f"Question {n}: what is a {things[n % 8]} beside a {things[n // 8 % 8]}?" for n in range(NUM_PROMPTS)]

@@ -15,9 +15,9 @@ from typing import Any
 
 import aiohttp
 
-from benchmarks.serving.pictures import PictureShelf
+from benchmarks.serving.images import ImageShelf
 from benchmarks.serving.timing import Request
-from benchmarks.serving.workloads import Load, PictureKind
+from benchmarks.serving.workloads import ImageKind, Load
 
 CAPTION_PROMPT = "Write a short caption for this picture."  # the one that the demo model was trained on
 TIMEOUT_S = 300.0
@@ -37,32 +37,32 @@ class Calls:
     """Makes the requests of a load, each different from the last, for one system."""
 
     def __init__(
-        self, load: Load, address: str, prompts: Sequence[str], pictures: PictureShelf | None, *,
+        self, load: Load, address: str, prompts: Sequence[str], images: ImageShelf | None, *,
         takes_vllm_fields: bool = True, key: str | None = None,
     ) -> None:  # fmt: skip
         self._load, self._address = load, address
         self._headers = {"authorization": f"Bearer {key}"} if key else {}
-        self._prompts, self._pictures = prompts, pictures
+        self._prompts, self._images = prompts, images
         self._takes_vllm_fields = takes_vllm_fields
 
     def take(self, num_requests: int) -> list[Call]:
         return [self._call(number) for number in range(num_requests)]
 
     def _call(self, number: int) -> Call:
-        picture = self._load.picture
-        if picture is None:
+        image = self._load.image
+        if image is None:
             return self._chat(self._prompts[number % len(self._prompts)], self._load.num_tokens)
-        assert self._pictures is not None, "a load with pictures needs a shelf"
-        if picture.way == "upload":
-            return self._upload(self._pictures.read(picture.size, number))
-        part = {"type": "image_url", "image_url": {"url": self._picture_url(picture, number)}}
+        assert self._images is not None, "a load with images needs a shelf"
+        if image.way == "upload":
+            return self._upload(self._images.read(image.size, number))
+        part = {"type": "image_url", "image_url": {"url": self._image_url(image, number)}}
         return self._chat([part, {"type": "text", "text": CAPTION_PROMPT}], None)
 
-    def _picture_url(self, kind: PictureKind, number: int) -> str:
-        assert self._pictures is not None, "a load with pictures needs a shelf"
+    def _image_url(self, kind: ImageKind, number: int) -> str:
+        assert self._images is not None, "a load with images needs a shelf"
         if kind.way == "url":
-            return self._pictures.url_of(kind.size, number)
-        return f"data:image/jpeg;base64,{base64.b64encode(self._pictures.read(kind.size, number)).decode()}"
+            return self._images.url_of(kind.size, number)
+        return f"data:image/jpeg;base64,{base64.b64encode(self._images.read(kind.size, number)).decode()}"
 
     def _chat(self, content: str | list[dict[str, Any]], num_wanted: int | None) -> Call:
         """`num_wanted` None: as many tokens as the model likes, up to the load's."""
@@ -79,7 +79,7 @@ class Calls:
         headers = {"content-type": "application/json", **self._headers}
         return Call(f"{self._address}/v1/chat/completions", json.dumps(body).encode(), headers, num_wanted)
 
-    def _upload(self, picture: bytes) -> Call:
+    def _upload(self, image: bytes) -> Call:
         boundary = "serving-bench"
         fields = {"model": self._load.model, "max_tokens": str(self._load.num_tokens)}
         head = "".join(
@@ -87,7 +87,7 @@ class Calls:
             for name, value in fields.items()
         )
         file = f'--{boundary}\r\ncontent-disposition: form-data; name="image"; filename="a.jpg"\r\n\r\n'
-        body = (head + file).encode() + picture + f"\r\n--{boundary}--\r\n".encode()
+        body = (head + file).encode() + image + f"\r\n--{boundary}--\r\n".encode()
         headers = {"content-type": f"multipart/form-data; boundary={boundary}", **self._headers}
         return Call(f"{self._address}/v1/captions", body, headers, None)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.serving.blocks import Plan
 from benchmarks.serving.client import Calls, run_closed
-from benchmarks.serving.pictures import PictureShelf
+from benchmarks.serving.images import ImageShelf
 from benchmarks.serving.processes import CpuMeter
 from benchmarks.serving.service import Service
 from benchmarks.serving.systems import REFERENCE, SYSTEMS, Place, Recipe, System, port_of
@@ -36,9 +36,9 @@ class Deployment:
     def address(self, system: System, model: str) -> str:
         return system.address(self.recipes[system.service], model)
 
-    def calls(self, system: System, load: Load, prompts: Sequence[str], pictures: PictureShelf | None) -> Calls:
+    def calls(self, system: System, load: Load, prompts: Sequence[str], images: ImageShelf | None) -> Calls:
         key, address = self.recipes[system.service].key, self.address(system, load.model)
-        return Calls(load, address, prompts, pictures, takes_vllm_fields=system.takes_vllm_fields, key=key)
+        return Calls(load, address, prompts, images, takes_vllm_fields=system.takes_vllm_fields, key=key)
 
     def serves(self, system: System, model: str) -> bool:
         return model in self.recipes[system.service].addresses

@@ -99,7 +99,7 @@ def same_answers(cell: Cell, other: Cell) -> float | None:
     return sum(mine == others for mine, others in pairs) / len(pairs) if pairs else None
 
 
-_PICTURES = [
+_IMAGES = [
     figure
     for size in ("0.3mp", "12mp")
     for way in ("data_uri", "upload", "url")
@@ -130,9 +130,9 @@ FIGURES: tuple[Figure, ...] = (
         Figure(f"end_to_end_p99_vs_vllm_serve_{load}", load, _statistic_ratio("end_to_end_ms", "p99"))
         for load in ("poisson_50", "poisson_80")
     ),
-    *_PICTURES,
+    *_IMAGES,
     Figure(
-        "chat_p99_beside_pictures_vs_alone", "chat_beside_pictures", _statistic_ratio("end_to_end_ms", "p99"),
+        "chat_p99_beside_images_vs_alone", "chat_beside_images", _statistic_ratio("end_to_end_ms", "p99"),
         against=None, against_workload="chat_beside_nothing",
     ),
     *(

@@ -12,7 +12,7 @@ from benchmarks.serving.cells import Cell, CellStore, Key
 from benchmarks.serving.client import Call, run_closed, run_open
 from benchmarks.serving.deployment import Deployment
 from benchmarks.serving.guidellm_client import run_guidellm
-from benchmarks.serving.pictures import PictureShelf
+from benchmarks.serving.images import ImageShelf
 from benchmarks.serving.processes import Spent, by_role
 from benchmarks.serving.public_client import NAME, PublicClient, flags
 from benchmarks.serving.systems import REFERENCE, System
@@ -35,7 +35,7 @@ class Tools:
     prompts: Sequence[str]
     prompts_file: Path
     tokenizer: Path
-    shelf: PictureShelf
+    shelf: ImageShelf
     timestamps: Path
 
 
@@ -132,7 +132,7 @@ def _cell(key: Key, measurement: Measurement, parts: list[list[Request]], spent:
         parts=[summarize(part).as_json() for part in parts],
         cpu_s=by_role(spent),
         processes=[asdict(one) for one in spent if one.cpu_s],
-        answers=[request.answer or "" for request in parts[0]] if measurement.workload.load.picture else [],
+        answers=[request.answer or "" for request in parts[0]] if measurement.workload.load.image else [],
     )
 
 
@@ -159,8 +159,8 @@ async def _run_ours(
 
 def _leading(parts: Sequence[Sequence[Request]], workload: Workload) -> list[Request]:
     """The requests that the cell is about: the first load's, and others' of its kind."""
-    kind = workload.load.picture
-    return [r for part, load in zip(parts, workload.loads, strict=True) if load.picture == kind for r in part]
+    kind = workload.load.image
+    return [r for part, load in zip(parts, workload.loads, strict=True) if load.image == kind for r in part]
 
 
 def _keep_timestamps(folder: Path, key: Key, requests: Sequence[Request]) -> None:

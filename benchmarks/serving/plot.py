@@ -1,4 +1,4 @@
-"""The picture of the core figures: where the processor time goes, and what a client sees, system beside system."""
+"""The image of the core figures: where the processor time goes, and what a client sees, system beside system."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -11,10 +11,10 @@ from benchmarks.serving.blocks import Plan, Turn
 from benchmarks.serving.cells import Cell, CellStore, Key
 from benchmarks.serving.checkpoints import demo_model, prompts, tiny_text_model
 from benchmarks.serving.deployment import Deployment, deployed
+from benchmarks.serving.images import shelf
 from benchmarks.serving.measuring import Tools, measure
-from benchmarks.serving.pictures import shelf
 from benchmarks.serving.public_client import PublicClient
-from benchmarks.serving.systems import PEERS, PICTURE_PORT
+from benchmarks.serving.systems import IMAGE_PORT, PEERS
 from benchmarks.serving.workloads import CAPTIONER, CHAT, OTHER_CHAT
 
 Say = Callable[[str], None]
@@ -39,8 +39,8 @@ class Folders:
         return PEERS / "models"
 
     @property
-    def pictures(self) -> Path:
-        return PEERS / "pictures"
+    def images(self) -> Path:
+        return PEERS / "images"
 
 
 def run(plans: Sequence[Plan], store: CellStore, folders: Folders, say: Say) -> None:
@@ -54,13 +54,13 @@ def run(plans: Sequence[Plan], store: CellStore, folders: Folders, say: Say) -> 
     prompts_file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts()))
     client = PublicClient(folders.logs / "vllm-bench-serve.log")
     try:
-        with shelf(folders.pictures, PICTURE_PORT) as pictures:
-            tools = Tools(client, prompts(), prompts_file, text_model, pictures, folders.timestamps)
+        with shelf(folders.images, IMAGE_PORT) as images:
+            tools = Tools(client, prompts(), prompts_file, text_model, images, folders.timestamps)
             checkpoints = {CHAT: text_model, OTHER_CHAT: text_model, CAPTIONER: demo_model()}
             for plan in plans:
                 say(f"block {plan.block.name}: starting {', '.join(system.name for system in plan.systems)}")
                 client.start()
-                with deployed(plan, checkpoints, folders.logs, [urlsplit(pictures.url).netloc], say) as deployment:
+                with deployed(plan, checkpoints, folders.logs, [urlsplit(images.url).netloc], say) as deployment:
                     _run_block(plan, deployment, tools, store, say)
     finally:
         client.stop()

@@ -32,7 +32,7 @@ class Place:
     folder: Path
     checkpoints: Mapping[str, Path]  # by model
     addresses: Mapping[str, str] = field(default_factory=dict)  # of the reference's models, for what stands before it
-    allowed_hosts: tuple[str, ...] = ()  # from which pictures may be fetched
+    allowed_hosts: tuple[str, ...] = ()  # from which images may be fetched
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +253,7 @@ SYSTEMS: dict[str, System] = {system.name: system for system in _ALL_SYSTEMS}
 OURS = tuple(name for name in SYSTEMS if name.startswith("serve_app"))
 _SERVICES = tuple(dict.fromkeys(system.service for system in _ALL_SYSTEMS))
 BASE_PORT, PORTS_EACH = 18000, 100
-PICTURE_PORT = BASE_PORT + 990
+IMAGE_PORT = BASE_PORT + 990
 
 
 def port_of(service: str) -> int:

@@ -18,7 +18,7 @@ ClientName = Literal["public", "ours", "guidellm"]  # `public`: `vllm bench serv
 
 
 @dataclass(frozen=True, slots=True)
-class PictureKind:
+class ImageKind:
     size: Size
     way: Way
 
@@ -32,7 +32,7 @@ class Load:
     num_requests: int
     num_tokens: int = SHORT
     is_streamed: bool = True
-    picture: PictureKind | None = None
+    image: ImageKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class Workload:
     @property
     def needs(self) -> frozenset[str]:
         """What a system must be able to do: `two_models`, `captions`, `upload`, `url`."""
-        ways = {load.picture.way for load in self.loads if load.picture and load.picture.way != "data_uri"}
+        ways = {load.image.way for load in self.loads if load.image and load.image.way != "data_uri"}
         groups = {self.group} - {"chat"}
         return frozenset(groups | ways)
 
     @property
     def is_for_public_client(self) -> bool:
         """Whether `vllm bench serve` can do it: streamed chats with one model."""
-        is_plain = len(self.loads) == 1 and self.load.is_streamed and self.load.picture is None
+        is_plain = len(self.loads) == 1 and self.load.is_streamed and self.load.image is None
         return is_plain and self.client == "public"
 
 
@@ -89,7 +89,7 @@ def _chat(num_clients: int, *, is_long: bool, is_streamed: bool) -> Workload:
 
 def _captions(size: Size, way: Way) -> Workload:
     num_clients, num_requests = (8, 96) if size == "0.3mp" else (4, 32)
-    load = Load(CAPTIONER, num_clients, num_requests, CAPTION_TOKENS, False, PictureKind(size, way))
+    load = Load(CAPTIONER, num_clients, num_requests, CAPTION_TOKENS, False, ImageKind(size, way))
     return Workload(f"captions_{size}_{way}", "captions", (load,))
 
 
@@ -108,12 +108,12 @@ _OUR_CLIENT = Workload("chat_c64_our_client", "chat", (Load(CHAT, 64, _NUM_SHORT
 _GUIDELLM = Workload("chat_c64_guidellm", "chat", (Load(CHAT, 64, _NUM_SHORT[64]),), client="guidellm")
 _TWO_MODELS = Workload("two_models_c64", "two_models", (Load(CHAT, 32, 192), Load(OTHER_CHAT, 32, 192)))
 _BESIDE = Workload(
-    "chat_beside_pictures",
+    "chat_beside_images",
     "captions",
-    (Load(CHAT, 8, 192), Load(CAPTIONER, 2, 16, CAPTION_TOKENS, False, PictureKind("12mp", "data_uri"))),
+    (Load(CHAT, 8, 192), Load(CAPTIONER, 2, 16, CAPTION_TOKENS, False, ImageKind("12mp", "data_uri"))),
 )
 _ALONE = Workload("chat_beside_nothing", "captions", (Load(CHAT, 8, 192),), client="ours")
-_PICTURES = tuple(_captions(size, way) for size in ("0.3mp", "12mp") for way in ("data_uri", "upload", "url"))
+_IMAGES = tuple(_captions(size, way) for size in ("0.3mp", "12mp") for way in ("data_uri", "upload", "url"))
 
 WORKLOADS: dict[str, Workload] = {
     workload.name: workload
@@ -124,7 +124,7 @@ WORKLOADS: dict[str, Workload] = {
         _poisson(0.5),
         _poisson(0.8),
         _TWO_MODELS,
-        *_PICTURES,
+        *_IMAGES,
         _ALONE,
         _BESIDE,
     )

@@ -25,23 +25,14 @@ _LOOK_AGAIN_S = 0.5  # replicas come and go without a word to the queue
 _LEAST_RETRY_AFTER_S = 1.0
 _LEAST_TIMEOUT_S = 0.001
 _CHARACTERS_PER_TOKEN = 4  # of English, in the tokenizers of today; a bound needs no better
-_TOKENS_PER_PICTURE = 576  # a CLIP tower's at 336 pixels, what many models spend on one
-_AT_HAND = 1 / 8  # of what runs: until the next ones are there, and so that Ray Serve sees that more is asked
-
-
-def num_places(num_at_once: int, num_replicas: int) -> int:
-    """How many requests a model takes at once of which so many replicas are there, each running `num_at_once`.
-
-    A few more than run: so that no replica lacks work, and so that Ray Serve wakes one where there is none.
-    """
-    return num_at_once * num_replicas + math.ceil(_AT_HAND * num_at_once * max(1, num_replicas))
+_TOKENS_PER_IMAGE = 576  # a CLIP tower's at 336 pixels, what many models spend on one
 
 
 def estimated_tokens(request: GenerationRequest) -> int:
-    """About how many tokens the prompt has: text by its length, pictures at one price. Never the engine's count."""
+    """About how many tokens the prompt has: text by its length, images at one price. Never the engine's count."""
     characters = sum(map(len, request.texts))
     num_ids = len(request.raw.tokens) if request.raw else 0
-    return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_PICTURE * len(request.pictures) + num_ids
+    return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_IMAGE * len(request.images) + num_ids
 
 
 class Watcher(Protocol):

@@ -1,4 +1,4 @@
-"""How much each API key may ask in a minute: buckets of requests, tokens and pictures that refill all the time.
+"""How much each API key may ask in a minute: buckets of requests, tokens and images that refill all the time.
 
 Knows keys and a clock, and nothing of HTTP. A bucket holds one minute's worth, so that a client that was idle may
 send that at once. For one thread.
@@ -57,15 +57,15 @@ class Rates:
         return len(self._accounts)
 
     def take(self, key: Key, requests: int, images: int, counted: int = 0) -> None:
-        """Count requests and pictures that the key asks for now.
+        """Count requests and images that the key asks for now.
 
         Raises `RateLimited` with the seconds after which the same would pass, and counts nothing then. Tokens that
-        were answered beyond the limit are waited for here. More requests or pictures than a whole minute's worth pass
+        were answered beyond the limit are waited for here. More requests or images than a whole minute's worth pass
         when nothing else was asked for a minute, and are waited for afterwards; `counted` requests of the same HTTP
         request, that are counted already, are nothing else.
         """
         amounts: dict[Unit, int] = {"requests": requests, "images": images}
-        asked = {unit: amount for unit, amount in amounts.items() if amount}  # a text waits for no pictures' debt
+        asked = {unit: amount for unit, amount in amounts.items() if amount}  # a text waits for no images' debt
         self._charge(key, {**asked, "tokens": 0}, counted)
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:

@@ -1,6 +1,6 @@
 """What the engine must know of an architecture beyond what its processor says: one row for each `model_type`.
 
-An architecture without a row takes pictures anywhere in the text, as many as fit, and batches unequal prompts.
+An architecture without a row takes images anywhere in the text, as many as fit, and batches unequal prompts.
 Knows nothing of transformers' classes; the rows were tried on transformers 5.19.
 """
 
@@ -12,19 +12,19 @@ from typing import Literal
 class Architecture:
     """How prompts of a `model_type` are made and batched.
 
-    `pictures`: a plain prompt (no chat template) has the picture's token where the picture stood (`inline`), in
+    `images`: a plain prompt (no chat template) has the image's token where the image stood (`inline`), in
     front of all text (`in_front`), or none, because the processor places it itself (`by_processor`).
-    `needs_picture`: it captions, and can't answer to text alone. `equal_lengths_only`: it counts positions from the
+    `needs_image`: it captions, and can't answer to text alone. `equal_lengths_only`: it counts positions from the
     first token, padding included, so only prompts of one length batch exactly.
     `ends_with_separator`: its tokenizer closes a prompt that the answer has to go on with. `unused_inputs`: what
-    its processor makes and its model doesn't take. `has_pixel_strip`: the pixels of all its pictures are one strip,
+    its processor makes and its model doesn't take. `has_pixel_strip`: the pixels of all its images are one strip,
     end to end along the last dimension. `says_places`: its answers say places with special tokens, which are left
     out of other models' answers.
     """
 
-    picture_limit: int | None = None
-    needs_picture: bool = False
-    pictures: Literal["inline", "in_front", "by_processor"] = "inline"
+    image_limit: int | None = None
+    needs_image: bool = False
+    images: Literal["inline", "in_front", "by_processor"] = "inline"
     equal_lengths_only: bool = False
     ends_with_separator: bool = False
     unused_inputs: tuple[str, ...] = ()
@@ -32,24 +32,24 @@ class Architecture:
     says_places: bool = False
 
 
-_ONE_PICTURE = Architecture(picture_limit=1, needs_picture=True, pictures="by_processor")
+_ONE_IMAGE = Architecture(image_limit=1, needs_image=True, images="by_processor")
 _ARCHITECTURES = {
-    "blip": Architecture(1, needs_picture=True, pictures="by_processor", equal_lengths_only=True),
-    "blip-2": _ONE_PICTURE,
-    "instructblip": _ONE_PICTURE,
-    "florence2": Architecture(1, needs_picture=True, pictures="by_processor", says_places=True),
-    "pix2struct": _ONE_PICTURE,
+    "blip": Architecture(1, needs_image=True, images="by_processor", equal_lengths_only=True),
+    "blip-2": _ONE_IMAGE,
+    "instructblip": _ONE_IMAGE,
+    "florence2": Architecture(1, needs_image=True, images="by_processor", says_places=True),
+    "pix2struct": _ONE_IMAGE,
     "git": Architecture(
-        picture_limit=1,
-        needs_picture=True,
-        pictures="by_processor",
+        image_limit=1,
+        needs_image=True,
+        images="by_processor",
         equal_lengths_only=True,
         ends_with_separator=True,
         unused_inputs=("token_type_ids",),
     ),
-    "kosmos-2": Architecture(1, needs_picture=True, pictures="by_processor", equal_lengths_only=True),
+    "kosmos-2": Architecture(1, needs_image=True, images="by_processor", equal_lengths_only=True),
     "minicpmv4_6": Architecture(has_pixel_strip=True),
-    "paligemma": Architecture(1, needs_picture=True, pictures="in_front", unused_inputs=("labels",)),
+    "paligemma": Architecture(1, needs_image=True, images="in_front", unused_inputs=("labels",)),
 }
 _ANY = Architecture()
 

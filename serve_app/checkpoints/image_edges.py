@@ -1,14 +1,14 @@
-"""How much of a picture a model's own processor keeps, read from its checkpoint, so that no more has to travel.
+"""How much of an image a model's own processor keeps, read from its checkpoint, so that no more has to travel.
 
-Only where the processor does nothing before it resizes to one fixed size. Those that cut pictures into tiles, or take
-as many patches as a picture has (LLaVA-NeXT, InternVL, Qwen-VL, MiniCPM-V, Idefics with splitting), keep all of it.
+Only where the processor does nothing before it resizes to one fixed size. Those that cut images into tiles, or take
+as many patches as an image has (LLaVA-NeXT, InternVL, Qwen-VL, MiniCPM-V, Idefics with splitting), keep all of it.
 """
 
 import json
 from pathlib import Path
 from typing import Any
 
-from serve_app.messages import PictureEdge
+from serve_app.messages import ImageEdge
 
 _FILES = ("processor_config.json", "preprocessor_config.json")  # transformers 5 writes the first
 _FIXED_SIZE = ("CLIP", "Siglip", "Blip", "ViT", "Bit", "DeiT", "ConvNext", "Gemma3", "Kosmos2", "Florence2")
@@ -16,7 +16,7 @@ _SPLITTING = ("Idefics3", "Idefics2", "SmolVLM")
 _SPLITS = ("do_image_splitting", "do_pan_and_scan")
 
 
-def picture_edge(folder: Path) -> PictureEdge | None:
+def image_edge(folder: Path) -> ImageEdge | None:
     """The edge that the checkpoint's image processor resizes to; None where it isn't known to resize only."""
     config = folder / "config.json"
     if config.is_file() and "auto_map" in json.loads(config.read_text(encoding="utf-8")):
@@ -28,7 +28,7 @@ def picture_edge(folder: Path) -> PictureEdge | None:
     return None
 
 
-def _edge(settings: Any) -> PictureEdge | None:
+def _edge(settings: Any) -> ImageEdge | None:
     if not isinstance(settings, dict) or not settings.get("do_resize", True):
         return None
     # Not `feature_extractor_type`, its older name: InternVL's says CLIP there, and InternVL tiles.
@@ -40,13 +40,13 @@ def _edge(settings: Any) -> PictureEdge | None:
         return None
     size = settings.get("size")
     if isinstance(size, int):
-        return PictureEdge("shortest", size)
+        return ImageEdge("shortest", size)
     if not isinstance(size, dict):
         return None
     if set(size) == {"longest_edge"}:
-        return PictureEdge("longest", int(size["longest_edge"]))
+        return ImageEdge("longest", int(size["longest_edge"]))
     if set(size) == {"shortest_edge"}:
-        return PictureEdge("shortest", int(size["shortest_edge"]))
+        return ImageEdge("shortest", int(size["shortest_edge"]))
     if set(size) == {"height", "width"}:
-        return PictureEdge("shortest", max(int(size["height"]), int(size["width"])))
+        return ImageEdge("shortest", max(int(size["height"]), int(size["width"])))
     return None

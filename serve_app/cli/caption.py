@@ -1,4 +1,4 @@
-"""`serve-app caption`: pictures in, captions out, however many there are."""
+"""`serve-app caption`: images in, captions out, however many there are."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +10,7 @@ from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
 
 
 def caption(
-    pictures: Annotated[list[str], typer.Argument(metavar="PICTURE|FOLDER|PATTERN...", show_default=False)],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN...", show_default=False)],
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
     model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
@@ -19,7 +19,7 @@ def caption(
     ] = None,
     length: Annotated[str | None, typer.Option(help="Words, or: very short, short, medium-length, long …")] = None,
     option: Annotated[list[str] | None, typer.Option(help="One of the model's extra options; repeatable.")] = None,
-    name: Annotated[str | None, typer.Option(help="What a person in the picture is called (JoyCaption).")] = None,
+    name: Annotated[str | None, typer.Option(help="What a person in the image is called (JoyCaption).")] = None,
     prompt: Annotated[str | None, typer.Option(help="Your own words instead of a style.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest caption, in tokens.")] = None,
     seed: Annotated[int | None, typer.Option(help="The same seed draws the same numbers.")] = None,
@@ -27,13 +27,13 @@ def caption(
         str | None, typer.Option("--output", "-o", help="FILE.jsonl, FILE.csv, or txt: a.txt beside each a.jpg.")
     ] = None,
     recursive: Annotated[bool, typer.Option(help="Enter folders inside folders.")] = True,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Pictures on their way at once.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many pictures.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Images on their way at once.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.")] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the failed ones again.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop earlier captions; begin anew.")] = False,
     patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a service that has gone away.")] = 60.0,
 ) -> None:
-    """Caption a picture, a folder, or files that match a pattern.
+    """Caption an image, a folder, or files that match a pattern.
 
     \b
     serve-app caption cat.jpg
@@ -42,9 +42,9 @@ def caption(
     serve-app caption holiday/ --style descriptive --length 80 --option include_lighting
 
     With --output the run can be stopped at any moment: the same command
-    continues where it stopped. Pictures that failed wait for --retry-failed.
+    continues where it stopped. Images that failed wait for --retry-failed.
     A row counts for the model, style, length, options, name and prompt that were
-    asked when it was made; asking otherwise adds rows of its own. With txt a picture whose text
+    asked when it was made; asking otherwise adds rows of its own. With txt an image whose text
     file is there is done, and failures stand in serve-app-failures.jsonl.
 
     Exit codes: 0 all captioned, 1 some failed, 2 the command can't work,
@@ -59,7 +59,7 @@ def caption(
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
     request = CaptionRequest(Asked(model, style, prompt, length, tuple(option or ()), name), max_tokens, seed)
     session = Session(
-        url=url, api_key=api_key, pictures=pictures, is_recursive=recursive, request=request, kind=kind,
+        url=url, api_key=api_key, images=images, is_recursive=recursive, request=request, kind=kind,
         output=output, is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,
         patience_s=patience,
     )  # fmt: skip

@@ -11,7 +11,7 @@ from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
 if TYPE_CHECKING:
     from serve_app.cli.conversation import Conversation
 
-HELP = """/picture PATH_OR_URL  show the model a picture with your next message
+HELP = """/image PATH_OR_URL  show the model an image with your next message
 /model NAME           ask another model
 /new                  begin a new conversation
 /help                 this list
@@ -26,15 +26,15 @@ def chat(
     system: Annotated[str | None, typer.Option(help="Instructions ahead of the conversation.")] = None,
     max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
     temperature: Annotated[float | None, typer.Option(min=0, max=2, help="0 takes the likeliest.")] = None,
-    picture: Annotated[
-        list[str] | None, typer.Option("--picture", metavar="FILE|URL", help="A picture to talk about; repeat.")
+    image: Annotated[
+        list[str] | None, typer.Option("--image", metavar="FILE|URL", help="An image to talk about; repeat.")
     ] = None,
 ) -> None:
     """Chat with a model; its answer appears as it is written.
 
     \b
     serve-app chat "What is a monad?"
-    serve-app chat --picture cat.jpg "What breed is this?"
+    serve-app chat --image cat.jpg "What breed is this?"
     git diff | serve-app chat --system "Review this change."
     serve-app chat
     """
@@ -43,8 +43,8 @@ def chat(
 
     with open_client(url, api_key) as client:
         talk = Conversation(client, model, system, max_tokens, temperature)
-        for source in picture or []:
-            talk.add_picture(source)
+        for source in image or []:
+            talk.add_image(source)
         if message is None and sys.stdin.isatty():
             _converse(talk)
             return
@@ -95,8 +95,8 @@ def _take(talk: "Conversation", line: str) -> None:
     value = value.strip()
     if command == "/new":
         talk.begin_anew()
-    elif command == "/picture" and value:
-        talk.add_picture(value)
+    elif command == "/image" and value:
+        talk.add_image(value)
     elif command == "/model" and value:
         talk.model = value
     elif command == "/help":

@@ -1,4 +1,4 @@
-"""A conversation with one service: its turns, its pictures, and the streamed answers.
+"""A conversation with one service: its turns, its images, and the streamed answers.
 
 An answer that breaks off leaves no trace of its question, so that asking again is asking the same; an
 answer that the user stops stays as far as it came.
@@ -32,16 +32,16 @@ class Conversation:
         self._system = system
         self._sampling = {"max_tokens": max_tokens, "temperature": temperature}
         self._turns: list[dict[str, Any]] = []
-        self._pictures: list[str] = []
+        self._images: list[str] = []
 
     def begin_anew(self) -> None:
-        """Forget all turns and pictures."""
-        self._turns, self._pictures = [], []
+        """Forget all turns and images."""
+        self._turns, self._images = [], []
 
-    def add_picture(self, source: str) -> None:
+    def add_image(self, source: str) -> None:
         """A file, or an address that the service fetches, for the next message. Raises `CliError`."""
         if source.startswith(("http://", "https://", "data:")):
-            self._pictures.append(source)
+            self._images.append(source)
             return
         try:
             with open(os.path.expanduser(source), "rb") as file:
@@ -49,7 +49,7 @@ class Conversation:
         except OSError as exc:
             raise CliError(f"{source} can't be read ({exc.strerror}): check the path", USAGE) from exc
         media_type = MEDIA_TYPES.get(extension_of(source), "application/octet-stream")
-        self._pictures.append(f"data:{media_type};base64,{data}")
+        self._images.append(f"data:{media_type};base64,{data}")
 
     def ask(self, message: str) -> None:
         """Print the answer as it comes. Raises `CliError`; a `KeyboardInterrupt` hangs up on the service."""
@@ -69,16 +69,16 @@ class Conversation:
             print("(cut at the most tokens allowed: --max-tokens)", file=sys.stderr)
 
     def _keep(self, question: dict[str, Any], answer: list[str]) -> None:
-        self._pictures = []
+        self._images = []
         if answer:
             self._turns += [question, {"role": "assistant", "content": "".join(answer)}]
 
     def _content(self, message: str) -> str | list[dict[str, Any]]:
         message = message.encode("utf-8", "replace").decode()  # a pipe may hold any bytes
-        if not self._pictures:
+        if not self._images:
             return message
-        pictures = [{"type": "image_url", "image_url": {"url": url}} for url in self._pictures]
-        return [*pictures, {"type": "text", "text": message}]
+        images = [{"type": "image_url", "image_url": {"url": url}} for url in self._images]
+        return [*images, {"type": "text", "text": message}]
 
     def _stream(self, turns: list[dict[str, Any]], answer: list[str]) -> str | None:
         """Print and collect the answer's pieces; returns the finish reason."""

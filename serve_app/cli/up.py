@@ -33,10 +33,10 @@ class DemoEngine(StrEnum):
 NEXT_STEPS = """
 Serving {models} at {url} (Ctrl-C stops it). Try:
 
-  curl -s {url}/v1/captions{key_header} -F image=@PICTURE.png
+  curl -s {url}/v1/captions{key_header} -F image=@IMAGE.png
   curl -s {url}/v1/chat/completions{key_header} -H 'content-type: application/json' \\
        -d '{{"messages": [{{"role": "user", "content": "Who are you?"}}]}}'
-  {command} caption PICTURE.png{url_option}
+  {command} caption IMAGE.png{url_option}
   {command} chat{url_option}
 
 {playground}Metrics: {url}/metrics/summary{dashboard}

@@ -308,7 +308,7 @@ class PlaygroundConfig(Strict):
     """The playground, a page for browsers that asks the service at `address`.
 
     Without one, that is Ray Serve's own on the playground's machine. Where the service has `keys`, the page has the
-    same ones. `max_upload_bytes` are those of all pictures that it holds at once; each is deleted after an hour.
+    same ones. `max_upload_bytes` are those of all images that it holds at once; each is deleted after an hour.
     """
 
     address: str | None = Field(None, pattern=r"^https?://[^/\s]+[^\s]*$")

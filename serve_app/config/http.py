@@ -1,4 +1,4 @@
-"""What each process that serves HTTP is configured with, an ingress or a model's own lane: limits, keys, pictures.
+"""What each process that serves HTTP is configured with, an ingress or a model's own lane: limits, keys, images.
 
 Imports no Ray, no torch, no engine. Units stand in names; each default exists once, here.
 """
@@ -33,7 +33,7 @@ AllowedHosts = Annotated[tuple[str, ...], AfterValidator(_own_hosts)]
 
 
 class ImageConfig(Strict):
-    """What pictures are accepted, in bytes, pixels and seconds, and from where.
+    """What images are accepted, in bytes, pixels and seconds, and from where.
 
     `url_policy`: `public` fetches from public addresses and from what is listed, `listed` only from what is listed,
     `none` fetches nothing. Listed are `allowed_hosts` (`host`, `host:port`, `*.example.com`), whatever their names

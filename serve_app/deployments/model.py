@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from ray import serve
 from starlette.applications import Starlette
 
-from serve_app.access.admission import Admission, num_places
+from serve_app.access.admission import Admission
 from serve_app.access.running import Running
 from serve_app.checkpoints.load_progress import LoadProgress
 from serve_app.config.applications import ModelConfig
@@ -17,6 +17,7 @@ from serve_app.deployments.sidecar_link import SidecarLink
 from serve_app.ingress.app import create_app
 from serve_app.messages import Chunk, EventEncoder, GenerationRequest, ModelDescription, StreamTotal, TokenizedPrompt
 from serve_app.metrics.registry import Metrics
+from serve_app.models.entry import num_places
 from serve_app.models.single_model import SingleModelCatalog
 from serve_app.replica.pressure import Elsewhere
 from serve_app.replica.replica import start_replica

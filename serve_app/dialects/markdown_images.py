@@ -1,4 +1,4 @@
-"""Pictures in a prompt as TGI's clients write them: `![](https://…)` or `![](data:image/png;base64,…)`.
+"""Images in a prompt as TGI's clients write them: `![](https://…)` or `![](data:image/png;base64,…)`.
 
 Knows nothing of fetching: whatever address stands there is for the image gate to judge.
 """
@@ -9,17 +9,17 @@ from collections.abc import Iterable, Iterator
 from serve_app.errors import InvalidRequest
 from serve_app.exchange.body import MAX_TEXT_CHARACTERS
 from serve_app.images.gate import ImageUrl
-from serve_app.messages import Picture, Text
+from serve_app.messages import RgbImage, Text
 
 # No part of them can be repeated from two places, so that a hostile prompt costs one look at each character.
 MARKDOWN = re.compile(r'!\[[^\[\]]*\]\(\s*([^()\s"]+)(?:\s+"[^"]*")?\s*\)')
 MAX_LOOKS = 100_000  # a fifth of a second for the regular expression
-# As TGI itself looks for them: without a title, and an address that can only be a picture's. A text about a picture,
+# As TGI itself looks for them: without a title, and an address that can only be an image's. A text about an image,
 # such as a page of documentation that is to be gone on with, stays a text.
 UNTITLED = re.compile(r"!\[\]\(((?:https?://|data:image/)[^()\s]+)\)")
 
 
-def split_pictures(prompt: str, field: str, looks: re.Pattern[str] = MARKDOWN) -> list[str | ImageUrl]:
+def split_images(prompt: str, field: str, looks: re.Pattern[str] = MARKDOWN) -> list[str | ImageUrl]:
     """Texts and addresses in their order; texts between them are kept as they are, empty ones left out.
 
     Raises `InvalidRequest` about the `field` where more would have to be looked at than any text has.
@@ -38,7 +38,7 @@ def split_pictures(prompt: str, field: str, looks: re.Pattern[str] = MARKDOWN) -
 
 
 def require_short_texts(pieces: Iterable[str | ImageUrl], field: str) -> None:
-    """Raise `InvalidRequest` where a text between the pictures is longer than any that a model reads."""
+    """Raise `InvalidRequest` where a text between the images is longer than any that a model reads."""
     for piece in pieces:
         if isinstance(piece, str) and len(piece) > MAX_TEXT_CHARACTERS:
             raise InvalidRequest(
@@ -47,6 +47,6 @@ def require_short_texts(pieces: Iterable[str | ImageUrl], field: str) -> None:
             )
 
 
-def with_pictures(pieces: list[str | ImageUrl], pictures: Iterator[Picture]) -> tuple[Text | Picture, ...]:
-    """The message's parts: each address's picture in its place."""
-    return tuple(Text(piece) if isinstance(piece, str) else next(pictures) for piece in pieces)
+def with_images(pieces: list[str | ImageUrl], images: Iterator[RgbImage]) -> tuple[Text | RgbImage, ...]:
+    """The message's parts: each address's image in its place."""
+    return tuple(Text(piece) if isinstance(piece, str) else next(images) for piece in pieces)

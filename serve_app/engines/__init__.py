@@ -4,7 +4,7 @@ from typing import Protocol
 
 from serve_app.checkpoints.load_progress import Report, to_nobody
 from serve_app.config.applications import Family
-from serve_app.messages import GenerationRequest, Generator, PictureEdge, TokenizedPrompt
+from serve_app.messages import GenerationRequest, Generator, ImageEdge, TokenizedPrompt
 
 
 class Engine(Generator, Protocol):
@@ -16,18 +16,18 @@ class Engine(Generator, Protocol):
         ...
 
     @property
-    def takes_pictures(self) -> bool:
-        """Whether prompts may contain pictures. Known after `start`."""
+    def takes_images(self) -> bool:
+        """Whether prompts may contain images. Known after `start`."""
         ...
 
     @property
-    def picture_limit(self) -> int | None:
-        """The most pictures a prompt may have; None where only the context limits them. Known after `start`."""
+    def image_limit(self) -> int | None:
+        """The most images a prompt may have; None where only the context limits them. Known after `start`."""
         ...
 
     @property
-    def picture_edge(self) -> PictureEdge | None:
-        """To which edge the model itself resizes pictures; None where it may use more. Known after `start`."""
+    def image_edge(self) -> ImageEdge | None:
+        """To which edge the model itself resizes images; None where it may use more. Known after `start`."""
         ...
 
     @property
@@ -61,7 +61,7 @@ class Engine(Generator, Protocol):
         ...
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
-        """The prompt that the request would make. Raises `UnsupportedTask` where it has pictures."""
+        """The prompt that the request would make. Raises `UnsupportedTask` where it has images."""
         ...
 
     async def check_health(self) -> None:

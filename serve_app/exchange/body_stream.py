@@ -45,5 +45,5 @@ class BodyStream:
     def _too_large(self, num_bytes: int) -> BodyTooLarge:
         return BodyTooLarge(
             f"the body has {num_bytes} bytes or more, and this service takes {self._max_bytes}: "
-            "send fewer or smaller pictures"
+            "send fewer or smaller images"
         )

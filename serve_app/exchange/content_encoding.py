@@ -70,7 +70,7 @@ class _Inflater:
             if self._room < 0:
                 raise BodyTooLarge(
                     f"the body has more than {self._max_bytes} bytes without its {self._name}, all that this "
-                    "service takes: send fewer or smaller pictures"
+                    "service takes: send fewer or smaller images"
                 )
             pieces.append(piece)
             data = inflater.unconsumed_tail

@@ -7,7 +7,7 @@ _ON_ARRIVAL = 1  # is counted of every request, whatever becomes of it
 
 
 async def count_answers(exchange: Exchange, lane: Lane, num_answers: int) -> None:
-    """Count the answers that this request asks for, of all its prompts and pictures, before any of them is begun.
+    """Count the answers that this request asks for, of all its prompts and images, before any of them is begun.
 
     Raises `RateLimited` where the key has fewer requests left.
     """

@@ -110,7 +110,7 @@ class Exchange:
             if not limit.expired():
                 raise
             raise DeadlineExceeded(
-                f"its pictures weren't there within {self.timeout_s:g} s: use a faster server, or allow more time"
+                f"its images weren't there within {self.timeout_s:g} s: use a faster server, or allow more time"
             ) from exc
 
     @property
@@ -237,7 +237,7 @@ class Exchange:
             self._watcher.cancel()
 
     def log(self) -> None:
-        """One line a request; never a header, a prompt or a picture."""
+        """One line a request; never a header, a prompt or an image."""
         seconds = time.monotonic() - self._begun_s
         logger.info(
             "request id=%s model=%s status=%s outcome=%s seconds=%.3f tokens=%d",

@@ -1,4 +1,4 @@
-"""What a dialect needs of the lane it stands in: which models there are, what answers, what checks pictures.
+"""What a dialect needs of the lane it stands in: which models there are, what answers, what checks images.
 
 A lane is the ingress (every model) or one model's own HTTP app; dialects can't tell which.
 """
@@ -21,7 +21,7 @@ from serve_app.messages import (
     EventEncoder,
     GenerationRequest,
     ModelHandle,
-    Picture,
+    RgbImage,
     StreamTotal,
     Task,
     TokenizedPrompt,
@@ -48,22 +48,22 @@ class Lane:
     cancel_elsewhere: Callable[[str, Key | None], Awaitable[bool]]
     heed_others: Callable[[], Coroutine[Any, Any, None]]  # runs for as long as the lane is open
 
-    def choose(self, name: str | None, task: Task, key: Key | None, *, with_pictures: bool = False) -> ModelEntry:
+    def choose(self, name: str | None, task: Task, key: Key | None, *, with_images: bool = False) -> ModelEntry:
         """The model that will answer this key: the one it names, or the task's first that it may use.
 
-        `with_pictures` it is one that takes pictures, where there is a choice. Raises `Forbidden`, and what
+        `with_images` it is one that takes images, where there is a choice. Raises `Forbidden`, and what
         `Catalog.choose` does.
         """
         with self._discreetly(key):
-            return self._choose(name, task, key, with_pictures)
+            return self._choose(name, task, key, with_images)
 
-    def _choose(self, name: str | None, task: Task, key: Key | None, with_pictures: bool) -> ModelEntry:
+    def _choose(self, name: str | None, task: Task, key: Key | None, with_images: bool) -> ModelEntry:
         if name is not None and self._means_default(name):
             name = None
         if key is None or key.models is None:
-            return self.catalog.choose(name, task, with_pictures=with_pictures)
+            return self.catalog.choose(name, task, with_images=with_images)
         if name is None:
-            first = first_able((e for e in self.catalog.entries() if key.may_use(e.name)), task, with_pictures)
+            first = first_able((e for e in self.catalog.entries() if key.may_use(e.name)), task, with_images)
             if first is None:
                 raise Forbidden(f"this key may use no model that does {task}: ask for another key", "model")
             name = first.name
@@ -71,7 +71,7 @@ class Lane:
             self.catalog.find(name)  # what doesn't exist is told as for every key
             wrong = f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}"
             raise Forbidden(wrong, "model").about(name)
-        return self.catalog.choose(name, task, with_pictures=with_pictures)
+        return self.catalog.choose(name, task, with_images=with_images)
 
     def _means_default(self, name: str) -> bool:
         """Whether it is a stand-in. The hub's client for Node names the address that it was given for a model."""
@@ -148,12 +148,12 @@ class Lane:
         if key is not None and num_images:
             await self.budget.take(key, images=num_images)
 
-    async def load_picture(self, model: ModelEntry, source: ImageSource, param: str) -> Picture:
-        """A picture from a stranger as safe pixels, as many as the model uses, timed and counted.
+    async def load_image(self, model: ModelEntry, source: ImageSource, param: str) -> RgbImage:
+        """An image from a stranger as safe pixels, as many as the model uses, timed and counted.
 
         Raises the image gate's errors.
         """
-        edge = model.description.picture_edge if model.description else None
+        edge = model.description.image_edge if model.description else None
         with self.metrics.image(model.name):
             return await self.images.load(source, param, edge)
 

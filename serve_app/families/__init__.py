@@ -73,5 +73,5 @@ def family_named(name: str) -> CaptionFamily:
 
 
 def caption_prompt(family: str, style: str) -> str:
-    """The text that is sent beside the picture. Raises `InvalidRequest` for a style the family doesn't have."""
+    """The text that is sent beside the image. Raises `InvalidRequest` for a style the family doesn't have."""
     return worded(FAMILIES[family], Wish(style=style)).prompt

@@ -1,4 +1,4 @@
-"""Chat models that take pictures: asked in plain words, at any length, in any language.
+"""Chat models that take images: asked in plain words, at any length, in any language.
 
 The three styles are ours, but for MiniCPM's, which follow the plain questions of its card, huggingface.co/openbmb/
 MiniCPM-V-2_6. The others are their authors': Qwen's card asks «Describe this image.» (huggingface.co/Qwen/

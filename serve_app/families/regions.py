@@ -1,6 +1,6 @@
 """Reads where things are out of an answer's text: Florence-2's `<loc_…>` tokens, Kosmos-2's `<patch_index_…>` tokens.
 
-Pure and linear in the text, whatever a model wrote. Places are shares of the picture's width and height from its top
+Pure and linear in the text, whatever a model wrote. Places are shares of the image's width and height from its top
 left corner, 0 to 1, so that they hold for any size of it. The formats are those of the models' cards and of
 transformers' processors (`Florence2PostProcessor`, `clean_text_and_extract_entities_with_bboxes`).
 """
@@ -19,7 +19,7 @@ _PIECE = re.compile(r"<(/?[a-z_]{1,40}?/?)(?:_(\d{1,4}))?>|([^<]+|<)")
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """Something in the picture: a box (left, top, right, bottom), four corners, or outlines, each x and y in turn.
+    """Something in the image: a box (left, top, right, bottom), four corners, or outlines, each x and y in turn.
 
     `label` is the model's word for it, `span` where that stands in the caption.
     """

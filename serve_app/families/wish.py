@@ -18,7 +18,7 @@ _REGION = re.compile(r"(<loc_\d{1,3}>){4}")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How pictures are to be captioned, as the client says it. `length` is words, or one of `LENGTHS`.
+    """How images are to be captioned, as the client says it. `length` is words, or one of `LENGTHS`.
 
     `prompt` is the client's own words, or with a `task` what that needs.
     """

@@ -1,4 +1,4 @@
-"""Which URLs and addresses a picture may be fetched from: the operator's policy, and what may never be asked.
+"""Which URLs and addresses an image may be fetched from: the operator's policy, and what may never be asked.
 
 Opens no connection. Its errors are sentences without the request's field, which whoever fetches puts before them.
 """
@@ -19,7 +19,7 @@ from serve_app.errors import ImageUrlRefused
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-SEND_BYTES: Final = "or send the picture's bytes as base64"
+SEND_BYTES: Final = "or send the image's bytes as base64"
 
 _MAX_URL_CHARS: Final = 8192  # servers take request lines up to about 8 KB
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
@@ -106,7 +106,7 @@ class UrlRules:
         if self._config.url_policy == "none":
             raise ImageUrlRefused(
                 "this service fetches no URLs (its operator set url_policy to 'none'): "
-                "send the picture's bytes, as base64, as a data URI or as an upload"
+                "send the image's bytes, as base64, as a data URI or as an upload"
             )
 
     def door(self, url: URL) -> Door:

@@ -1,6 +1,6 @@
 """What a file of few pixels can cost all the same: the scans of a JPEG, the chunks of a PNG, the tiles of a TIFF.
 
-Pillow knows the size of a picture before it decodes it, and of these takes what comes.
+Pillow knows the size of an image before it decodes it, and of these takes what comes.
 """
 
 import re

@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 _FORBIDS_KEEPING: Final = frozenset({"no-store", "no-cache", "private"})
-_LARGEST_PART: Final = 4  # one picture takes at most a quarter of the cache, so that it can't push all others out
-_ENTRY_BYTES: Final = 500  # about what an entry costs beside its URL and its picture
+_LARGEST_PART: Final = 4  # one image takes at most a quarter of the cache, so that it can't push all others out
+_ENTRY_BYTES: Final = 500  # about what an entry costs beside its URL and its image
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A picture's bytes as they came, and for how many seconds others may be given them too."""
+    """An image's bytes as they came, and for how many seconds others may be given them too."""
 
     data: bytes = field(repr=False)
     keep_s: float
@@ -39,7 +39,7 @@ def allowed_keep_s(cache_control: str, most_s: float) -> float:
     return min(ages)
 
 
-class PictureCache:
+class ImageCache:
     """Fetched bytes by URL, `max_bytes` of them at most; the least recently used goes first. `clock` says seconds."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -93,7 +93,7 @@ class SharedFetches:
     A fetch older than `joinable_s` gets no company: it hangs, and whoever comes later deserves a try of their own.
     """
 
-    def __init__(self, cache: PictureCache, joinable_s: float) -> None:
+    def __init__(self, cache: ImageCache, joinable_s: float) -> None:
         self._cache = cache
         self._joinable_s = joinable_s
         self._running: dict[str, _Shared] = {}

@@ -1,8 +1,8 @@
-"""Fetches a picture's bytes from a stranger's URL without becoming the stranger's hand inside our network.
+"""Fetches an image's bytes from a stranger's URL without becoming the stranger's hand inside our network.
 
 Each hop opens its own connection, and its socket is made by a `Door`, which sees the very address about to be
 connected to, whether it came from DNS or stood in the URL: a name that changes its answer gains nothing, and
-no pooled connection outlives the decision it was opened under. Knows nothing about pictures.
+no pooled connection outlives the decision it was opened under. Knows nothing about images.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from yarl import URL
 from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageFetchFailed, ImageTooLarge, ImageUrlRefused, RequestError
 from serve_app.images.address import SEND_BYTES, Door, UrlRules, checked_url, host_of
-from serve_app.images.cache import Fetched, PictureCache, SharedFetches, allowed_keep_s
+from serve_app.images.cache import Fetched, ImageCache, SharedFetches, allowed_keep_s
 
 _READ_BYTES: Final = 65_536
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -40,7 +40,7 @@ class _Answer:
 
 
 class ImageFetcher:
-    """Gets pictures' bytes within `config`'s limits. Keeps bytes for a while, never a connection. One per process.
+    """Gets images' bytes within `config`'s limits. Keeps bytes for a while, never a connection. One per process.
 
     `resolver` replaces the system's name resolution.
     """
@@ -50,7 +50,7 @@ class ImageFetcher:
         self._resolver = resolver
         self._rules = UrlRules(config)
         self._turns = _Turns(config.max_fetches, config.max_fetches_per_host)
-        self._shared = SharedFetches(PictureCache(config.fetch_cache_bytes), config.fetch_timeout_s)
+        self._shared = SharedFetches(ImageCache(config.fetch_cache_bytes), config.fetch_timeout_s)
 
     async def fetch(self, url: str, param: str) -> bytes:
         """The body at an http(s) URL; cancelling closes the connection, unless others wait for the same URL.
@@ -64,7 +64,7 @@ class ImageFetcher:
                 return await self._bytes(url)
         except TimeoutError as exc:
             raise ImageFetchFailed(
-                f"{param}: the picture didn't arrive within {self._config.fetch_timeout_s:g} s: "
+                f"{param}: the image didn't arrive within {self._config.fetch_timeout_s:g} s: "
                 f"try again, use a faster server, {SEND_BYTES}",
                 param,
             ) from exc
@@ -138,13 +138,13 @@ class ImageFetcher:
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         if response.status != 200:
             raise ImageFetchFailed(
-                f"the picture's server answered with status {response.status}: "
+                f"the image's server answered with status {response.status}: "
                 f"give a URL that anyone can read, {SEND_BYTES}"
             )
         encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding not in ("", "identity"):
             raise ImageFetchFailed(
-                "the picture's server sends it compressed although asked not to: "
+                "the image's server sends it compressed although asked not to: "
                 f"turn Content-Encoding off there, {SEND_BYTES}"
             )
         limit = self._config.max_image_bytes
@@ -218,7 +218,7 @@ class _FirstAddresses(AbstractResolver):
 
 
 def _too_large(limit: int) -> RequestError:
-    return ImageTooLarge(f"the picture at this URL has more than {limit} bytes, the limit: send a smaller one")
+    return ImageTooLarge(f"the image at this URL has more than {limit} bytes, the limit: send a smaller one")
 
 
 def _reason(exc: BaseException) -> str:
@@ -229,8 +229,8 @@ def _reason(exc: BaseException) -> str:
         case aiohttp.ClientSSLError():
             return "the server's TLS certificate doesn't hold for this name: use a server that has a valid one"
         case aiohttp.ClientConnectorError():
-            return "no connection to the picture's server: check host and port"
+            return "no connection to the image's server: check host and port"
         case aiohttp.ClientPayloadError() | aiohttp.ServerDisconnectedError():
-            return "the picture's server broke off: try again"
+            return "the image's server broke off: try again"
         case _:
-            return "the picture's server doesn't answer in HTTP: check the URL"
+            return "the image's server doesn't answer in HTTP: check the URL"

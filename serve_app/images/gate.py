@@ -1,6 +1,6 @@
-"""The gate for pictures: bytes from strangers in, small, decoded, 8-bit RGB out, or an error that says why not.
+"""The gate for images: bytes from strangers in, small, decoded, 8-bit RGB out, or an error that says why not.
 
-Owns what a picture may be (format, bytes, pixels); `image_fetch.py` owns URLs and `image_pixels.py` how it is made
+Owns what an image may be (format, bytes, pixels); `image_fetch.py` owns URLs and `image_pixels.py` how it is made
 plain.
 Knows nothing about models: no engine ever parses a stranger's bytes.
 """
@@ -24,26 +24,26 @@ from serve_app.errors import ImageTooLarge, InvalidImage, ServeAppError
 from serve_app.images.bombs import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, num_jpeg_scans, num_png_chunks, num_tile_pixels
 from serve_app.images.fetch import ImageFetcher
 from serve_app.images.pixels import PILLOW_ERRORS, plain
-from serve_app.messages import Picture, PictureEdge
+from serve_app.messages import ImageEdge, RgbImage
 
 
 @dataclass(frozen=True, slots=True)
 class ImageUrl:
-    """A picture by its address: http, https, or a data URI."""
+    """An image by its address: http, https, or a data URI."""
 
     url: str = field(repr=False)  # sources stay out of logs: addresses carry tokens, bytes are private
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBytes:
-    """A picture's file, as uploaded."""
+    """An image's file, as uploaded."""
 
     data: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageBase64:
-    """A picture's file in base64: standard or URL-safe, with or without padding, white space allowed."""
+    """An image's file in base64: standard or URL-safe, with or without padding, white space allowed."""
 
     b64: str = field(repr=False)
 
@@ -84,12 +84,12 @@ _TO_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 
 
 def source_from_text(text: str) -> ImageSource:
-    """A picture given as one string: an address or data URI where it begins with a scheme, base64 otherwise."""
+    """An image given as one string: an address or data URI where it begins with a scheme, base64 otherwise."""
     return ImageUrl(text) if _URL_SCHEME.match(text) else ImageBase64(text)
 
 
 class ImageGate:
-    """Turns sources into pictures, decoding on `config.num_threads` threads. One per process.
+    """Turns sources into images, decoding on `config.num_threads` threads. One per process.
 
     Sets Pillow's own pixel limit to the gate's, its warnings and log off and its strictness on, process-wide: Python
     keeps every distinct warning's text for as long as the process lives, and strangers don't write our logs.
@@ -107,8 +107,8 @@ class ImageGate:
         self._fetcher = ImageFetcher(config)
         self._threads = ThreadPoolExecutor(config.num_threads, thread_name_prefix="image")
 
-    async def load(self, source: ImageSource, param: str, edge: PictureEdge | None = None) -> Picture:
-        """The picture, upright, opaque, sRGB, its longest edge at most `max_edge_px`; of an animation, frame one.
+    async def load(self, source: ImageSource, param: str, edge: ImageEdge | None = None) -> RgbImage:
+        """The image, upright, opaque, sRGB, its longest edge at most `max_edge_px`; of an animation, frame one.
 
         With `edge`, to which its reader will shrink it anyway, it comes at three times that size at most.
 
@@ -119,7 +119,7 @@ class ImageGate:
         if isinstance(source, ImageUrl) and not _is_data_uri(source.url):
             source = ImageBytes(await self._fetcher.fetch(source.url.strip(), param))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _picture, source, self._config, param, edge)
+        return await loop.run_in_executor(self._threads, _image, source, self._config, param, edge)
 
     async def close(self) -> None:
         """End the fetches, drop what waits; a running decode ends by itself."""
@@ -127,12 +127,12 @@ class ImageGate:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _picture(source: ImageSource, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
+def _image(source: ImageSource, config: ImageConfig, param: str, edge: ImageEdge | None) -> RgbImage:
     data = _read(source, config, param)
     if len(data) > config.max_image_bytes:
         raise _too_many_bytes(len(data), config, param)
     if not data:
-        raise InvalidImage(f"{param}: the picture is empty (0 bytes): send a file; {_ACCEPTED}", param)
+        raise InvalidImage(f"{param}: the image is empty (0 bytes): send a file; {_ACCEPTED}", param)
     return _decode(data, config, param, edge)
 
 
@@ -176,7 +176,7 @@ def _from_base64(b64: str, config: ImageConfig, param: str) -> bytes:
         return pybase64.b64decode(digits + b"=" * (-len(digits) % 4), validate=True)
     except ValueError as exc:
         raise InvalidImage(
-            f"{param}: the picture isn't base64: send the file's bytes as base64, "
+            f"{param}: the image isn't base64: send the file's bytes as base64, "
             "or an address that begins with http://, https:// or data:",
             param,
         ) from exc
@@ -184,12 +184,12 @@ def _from_base64(b64: str, config: ImageConfig, param: str) -> bytes:
 
 def _too_many_bytes(num_bytes: int, config: ImageConfig, param: str) -> ServeAppError:
     return ImageTooLarge(
-        f"{param}: the picture has {num_bytes} bytes and the limit is {config.max_image_bytes}: send a smaller one",
+        f"{param}: the image has {num_bytes} bytes and the limit is {config.max_image_bytes}: send a smaller one",
         param,
     )
 
 
-def _decode(data: bytes, config: ImageConfig, param: str, edge: PictureEdge | None) -> Picture:
+def _decode(data: bytes, config: ImageConfig, param: str, edge: ImageEdge | None) -> RgbImage:
     _check_parts(data, param)
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
@@ -198,13 +198,13 @@ def _decode(data: bytes, config: ImageConfig, param: str, edge: PictureEdge | No
             return plain(image, config, edge)
     except Image.DecompressionBombError as exc:
         raise ImageTooLarge(
-            f"{param}: the picture has more than {config.max_image_pixels} pixels, the limit: send it smaller", param
+            f"{param}: the image has more than {config.max_image_pixels} pixels, the limit: send it smaller", param
         ) from exc
     except UnidentifiedImageError as exc:
         raise InvalidImage(f"{param}: this looks like {_looks_like(data)}: {_ACCEPTED}", param) from exc
     except PILLOW_ERRORS as exc:
         raise InvalidImage(
-            f"{param}: the picture is broken or cut short ({len(data)} bytes came): send the whole file", param
+            f"{param}: the image is broken or cut short ({len(data)} bytes came): send the whole file", param
         ) from exc
 
 
@@ -212,7 +212,7 @@ def _check_pixels(image: Image.Image, config: ImageConfig, param: str) -> None:
     num_pixels = image.width * image.height
     if num_pixels > config.max_image_pixels:
         raise ImageTooLarge(
-            f"{param}: the picture has {image.width} x {image.height} = {num_pixels} pixels "
+            f"{param}: the image has {image.width} x {image.height} = {num_pixels} pixels "
             f"and the limit is {config.max_image_pixels}: send it smaller",
             param,
         )
@@ -240,4 +240,4 @@ def _check_tiles(image: Image.Image, data: bytes, config: ImageConfig, param: st
 def _looks_like(data: bytes) -> str:
     start = data[:1024]
     matches = (name for magic, name in _LOOKS_LIKE if re.match(magic, start, re.IGNORECASE | re.DOTALL))
-    return next(matches, "no picture")
+    return next(matches, "no image")

@@ -1,4 +1,4 @@
-"""Makes an opened picture plain: upright, opaque, sRGB, 8 bits a channel, and no larger than wanted.
+"""Makes an opened image plain: upright, opaque, sRGB, 8 bits a channel, and no larger than wanted.
 
 Knows nothing about where it came from, what is taken, or errors: whatever Pillow raises goes up.
 """
@@ -12,7 +12,7 @@ from typing import Final, cast
 from PIL import Image, ImageCms, features
 
 from serve_app.config.http import ImageConfig
-from serve_app.messages import Picture, PictureEdge
+from serve_app.messages import ImageEdge, RgbImage
 
 _HAS_COLOR_PROFILES: Final = features.check("littlecms2")
 
@@ -34,12 +34,12 @@ _TURNS: Final = {  # EXIF orientation to what sets it upright
 }
 _ORIENTATION: Final = 0x0112
 
-# Up to this multiple of its `size` a picture with an `edge` isn't resized: bytes are cheaper than a filter here.
+# Up to this multiple of its `size` an image with an `edge` isn't resized: bytes are cheaper than a filter here.
 _LEFT_ALONE: Final = 1.5
 
 
-def plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> Picture:
-    """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small picture."""
+def plain(image: Image.Image, config: ImageConfig, edge: ImageEdge | None) -> RgbImage:
+    """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small image."""
     size = _fitting(image.size, config.max_edge_px, edge)
     # Twice the size, so that the last step is a good filter's; where `edge` is given, the last step is the model's.
     image.draft(None, size if edge else (size[0] * 2, size[1] * 2))
@@ -53,10 +53,10 @@ def plain(image: Image.Image, config: ImageConfig, edge: PictureEdge | None) -> 
     rgb = _opaque(small, profile, config.background)
     if orientation in _TURNS:
         rgb = rgb.transpose(_TURNS[orientation])
-    return Picture(rgb.width, rgb.height, rgb.tobytes())
+    return RgbImage(rgb.width, rgb.height, rgb.tobytes())
 
 
-def _fitting(size: tuple[int, int], max_edge_px: int, edge: PictureEdge | None) -> tuple[int, int]:
+def _fitting(size: tuple[int, int], max_edge_px: int, edge: ImageEdge | None) -> tuple[int, int]:
     scale = min(1.0, max_edge_px / max(size))
     if edge is not None:
         scale = min(scale, 2 * edge.px / (min(size) if edge.which == "shortest" else max(size)))
@@ -66,7 +66,7 @@ def _fitting(size: tuple[int, int], max_edge_px: int, edge: PictureEdge | None) 
 def _orientation(image: Image.Image) -> object:
     try:
         return image.getexif().get(_ORIENTATION)
-    except PILLOW_ERRORS:  # broken metadata doesn't spoil the picture
+    except PILLOW_ERRORS:  # broken metadata doesn't spoil the image
         return None
 
 
@@ -111,7 +111,7 @@ def _opaque(image: Image.Image, profile: object, background: tuple[int, int, int
 
 
 def _srgb(image: Image.Image, profile: object) -> Image.Image:
-    """Through the picture's own colour profile; one that is broken or for other channels is ignored."""
+    """Through the image's own colour profile; one that is broken or for other channels is ignored."""
     if _HAS_COLOR_PROFILES and isinstance(profile, bytes) and profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))

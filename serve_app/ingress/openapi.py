@@ -16,7 +16,7 @@ from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.dialects.openai.completion_body import CompletionBody
 from serve_app.dialects.openai.completions import create_completion
 from serve_app.dialects.tgi.body import GenerateBody, TokenizeBody
-from serve_app.dialects.tgi.hub_images import CaptionPictureBody, FlatQuestionBody, QuestionBody
+from serve_app.dialects.tgi.hub_images import CaptionImageBody, FlatQuestionBody, QuestionBody
 from serve_app.dialects.tgi.routes import TGI_ROUTES, generate, generate_either, generate_stream, invocations
 from serve_app.dialects.tgi.tokens import chat_tokenize, tokenize
 from serve_app.exchange.body import Body
@@ -25,7 +25,7 @@ from serve_app.ingress.openapi_answers import ANSWERS, reference
 
 Routes = Iterable[tuple[str, str, Handler]]
 
-_HUB = (GenerateBody, CaptionPictureBody, QuestionBody, FlatQuestionBody)
+_HUB = (GenerateBody, CaptionImageBody, QuestionBody, FlatQuestionBody)
 _JSON, _EVENTS, _FORM = "application/json", "text/event-stream", "multipart/form-data"
 _HTML = "text/html"
 # What each handler reads: one of these, in JSON.
@@ -42,7 +42,7 @@ BODIES: Mapping[Handler, tuple[type[Body], ...]] = {
 }
 _FORMS: Mapping[Handler, type[Body]] = {create_captions: CaptionForm}
 _ABOUT_EVENTS = {"description": "Server-sent events; what the data of each is, but for a last [DONE], says x-event."}
-_HOSTED = ("Generations", "PictureAnswers")
+_HOSTED = ("Generations", "ImageAnswers")
 # What each route answers, by the names of `ANSWERS`: one of these in JSON, and the events of a stream.
 _WHOLE: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/chat/completions"): ("ChatCompletion",),
@@ -163,8 +163,8 @@ def _contents(handler: Handler, bodies: tuple[type[Body], ...]) -> dict[str, Any
     contents: dict[str, Any] = {_JSON: _schema([body.__name__ for body in bodies])}
     if form := _FORMS.get(handler):
         files = {"type": "array", "items": {"type": "string", "format": "binary"}, "minItems": 1}
-        pictures = {"type": "object", "properties": {"image": files}, "required": ["image"]}
-        contents[_FORM] = {"schema": {"allOf": [{"$ref": reference(form.__name__)}, pictures]}}
+        images = {"type": "object", "properties": {"image": files}, "required": ["image"]}
+        contents[_FORM] = {"schema": {"allOf": [{"$ref": reference(form.__name__)}, images]}}
     return contents
 
 

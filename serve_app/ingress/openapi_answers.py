@@ -116,7 +116,7 @@ _ENTRY = _object(
         "context_length": _or_null(_COUNT),
         "root": _TEXT,
         "max_model_len": _or_null(_COUNT),
-        "picture_limit": _or_null(_COUNT),
+        "image_limit": _or_null(_COUNT),
         "replicas": _COUNT,
         "version": _or_null(_TEXT),
     },
@@ -251,7 +251,7 @@ ANSWERS: dict[str, Schema] = {
         },
         top_tokens=_many(_TGI_TOKEN),
     ),
-    "PictureAnswers": _many(_object({"answer": _TEXT, "score": _NUMBER})),
+    "ImageAnswers": _many(_object({"answer": _TEXT, "score": _NUMBER})),
     "Info": _object(
         dict.fromkeys(("model_id", "model_pipeline_tag", "router", "version"), _TEXT)
         | dict.fromkeys(("model_sha", "sha", "docker_label"), _or_null(_TEXT))

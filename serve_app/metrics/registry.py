@@ -63,7 +63,7 @@ class Metrics:
         return RequestTracker(self, self.label(model))
 
     def image(self, model: str = "") -> "ImageTracker":
-        """Track one picture from its URL or bytes to pixels: `with metrics.image(model):`."""
+        """Track one image from its URL or bytes to pixels: `with metrics.image(model):`."""
         return ImageTracker(self, self.label(model))
 
     def caption_checked(self, model: str, findings: Iterable[str]) -> None:
@@ -156,7 +156,7 @@ class RequestTracker:
 
 
 class ImageTracker:
-    """One picture: its seconds, and its outcome as in `RequestTracker`."""
+    """One image: its seconds, and its outcome as in `RequestTracker`."""
 
     __slots__ = ("_metrics", "_model", "_started_at")
 

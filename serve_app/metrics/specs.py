@@ -45,11 +45,11 @@ TIME_TO_FIRST_TOKEN = MetricSpec(
 )  # fmt: skip
 IMAGES = MetricSpec(
     "serve_app_images_total", "counter", ("model", "outcome"),
-    "Pictures fetched and decoded, by outcome: ok, client_left or an error's code.", "ingress, lane",
+    "Images fetched and decoded, by outcome: ok, client_left or an error's code.", "ingress, lane",
 )  # fmt: skip
 IMAGE_SECONDS = MetricSpec(
     "serve_app_image_seconds", "histogram", ("model",),
-    "Seconds to fetch, check and decode one picture, whatever the outcome.", "ingress, lane",
+    "Seconds to fetch, check and decode one image, whatever the outcome.", "ingress, lane",
 )  # fmt: skip
 CAPTION_GUARD = MetricSpec(
     "serve_app_caption_guard_total", "counter", ("model", "finding"),

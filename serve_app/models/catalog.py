@@ -14,12 +14,11 @@ from dataclasses import replace
 
 from ray.serve.schema import ApplicationStatusOverview
 
-from serve_app.access.admission import num_places
 from serve_app.config.applications import RoutingConfig
 from serve_app.errors import ModelNotReady, UnknownModel, UnsupportedTask
 from serve_app.messages import Task
 from serve_app.models.descriptions import Describe, Descriptions, Version
-from serve_app.models.entry import READY_STATES, ModelEntry, State, first_able
+from serve_app.models.entry import READY_STATES, ModelEntry, State, first_able, num_places
 from serve_app.models.serve_states import STARTING, num_serving, replica_counts, with_state, without_room
 from serve_app.placement import cluster
 from serve_app.placement.cluster import Declaration
@@ -96,10 +95,10 @@ class Catalog:
             raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, known)}", "model")
         return self._entries[name]
 
-    def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
+    def choose(self, name: str | None, task: Task, *, with_images: bool = False) -> ModelEntry:
         if name in self._aliases:
             name = self._drawn(name, task)
-        entry = self.find(name) if name is not None else self._default(task, with_pictures)
+        entry = self.find(name) if name is not None else self._default(task, with_images)
         if not entry.may_serve(task):
             able = [e.name for e in self._entries.values() if e.may_serve(task)]
             wrong = f"model '{entry.name}' doesn't do {task}{nearest_hint('', able)}"
@@ -323,8 +322,8 @@ class Catalog:
         description = replace(base.description, adapters=()) if base.description else None
         return replace(base, name=name, description=description, base=base.name)
 
-    def _default(self, task: Task, with_pictures: bool) -> ModelEntry:
-        first = first_able(self._entries.values(), task, with_pictures)
+    def _default(self, task: Task, with_images: bool) -> ModelEntry:
+        first = first_able(self._entries.values(), task, with_images)
         if first is None:
             raise UnknownModel(f"no model here does {task}: name one in the ingress's user_config", "model")
         return first

@@ -3,6 +3,7 @@
 Knows nothing of HTTP, and nothing of where the list comes from.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -14,6 +15,7 @@ State = Literal["pending", "loading", "ready", "scaled_to_zero", "unhealthy", "f
 
 
 READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
+_AT_HAND = 1 / 8  # of what runs: until the next ones are there, and so that Ray Serve sees that more is asked
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +51,14 @@ class ModelEntry:
         return not tasks or task in tasks
 
     @property
-    def may_take_pictures(self) -> bool:
-        """Whether it takes pictures, as far as anybody has told."""
-        return self.description is None or self.description.takes_pictures
+    def may_take_images(self) -> bool:
+        """Whether it takes images, as far as anybody has told."""
+        return self.description is None or self.description.takes_images
 
-    def require_pictures(self, param: str) -> None:
+    def require_images(self, param: str) -> None:
         """Raise `UnsupportedTask` if this model is known to read text only."""
-        if not self.may_take_pictures:
-            raise UnsupportedTask(f"{param}: model '{self.name}' reads text only: send it no pictures", param)
+        if not self.may_take_images:
+            raise UnsupportedTask(f"{param}: model '{self.name}' reads text only: send it no images", param)
 
     def as_json(self, *, with_reason: bool) -> dict[str, Any]:
         """The entry of `/v1/models`: OpenAI's four fields, then ours. A reason may name folders and nodes."""
@@ -73,7 +75,7 @@ class ModelEntry:
             # vLLM's names, for its clients: `vllm bench serve` takes the tokenizer that `root` names.
             "root": self.base or (known and known.hub_id) or self.name,
             "max_model_len": known.context_length if known else None,
-            "picture_limit": known.picture_limit if known else None,
+            "image_limit": known.image_limit if known else None,
             "replicas": self.num_replicas,
             "version": known.version if known else None,
         }
@@ -86,10 +88,18 @@ class ModelEntry:
         return entry | ({"reason": self.reason} if self.reason and with_reason else {})
 
 
-def first_able(entries: Iterable[ModelEntry], task: Task, with_pictures: bool) -> ModelEntry | None:
-    """A task's default among these: the first; `with_pictures` the first that takes them, where any does."""
+def num_places(num_at_once: int, num_replicas: int) -> int:
+    """How many requests a model takes at once of which so many replicas are there, each running `num_at_once`.
+
+    A few more than run: so that no replica lacks work, and so that Ray Serve wakes one where there is none.
+    """
+    return num_at_once * num_replicas + math.ceil(_AT_HAND * num_at_once * max(1, num_replicas))
+
+
+def first_able(entries: Iterable[ModelEntry], task: Task, with_images: bool) -> ModelEntry | None:
+    """A task's default among these: the first; `with_images` the first that takes them, where any does."""
     able = [entry for entry in entries if entry.may_serve(task)]
-    return next((entry for entry in able if entry.may_take_pictures or not with_pictures), able[0] if able else None)
+    return next((entry for entry in able if entry.may_take_images or not with_images), able[0] if able else None)
 
 
 class Catalog(Protocol):
@@ -105,8 +115,8 @@ class Catalog(Protocol):
         """The model of that name, in whatever state. Raises `UnknownModel` with the nearest names."""
         ...
 
-    def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
-        """The model that will answer: the named one, or the task's default, which `with_pictures` takes pictures.
+    def choose(self, name: str | None, task: Task, *, with_images: bool = False) -> ModelEntry:
+        """The model that will answer: the named one, or the task's default, which `with_images` takes images.
 
         Raises `UnknownModel`, `UnsupportedTask`, or `ModelNotReady` where it has never been ready or failed.
         """

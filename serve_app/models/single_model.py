@@ -30,7 +30,7 @@ class SingleModelCatalog:
             raise UnknownModel(f"model '{name}' isn't served at this address{hint}", "model")
         return self._entries[name]
 
-    def choose(self, name: str | None, task: Task, *, with_pictures: bool = False) -> ModelEntry:
+    def choose(self, name: str | None, task: Task, *, with_images: bool = False) -> ModelEntry:
         entry = self._model if name is None else self.find(name)
         if not entry.may_serve(task):
             wrong = f"model '{entry.name}' doesn't do {task}: ask another model"

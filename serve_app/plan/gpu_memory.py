@@ -46,13 +46,13 @@ def _share(model: ModelConfig) -> float:
 
 
 def memory_findings(model: ModelConfig, size: ModelSize, memory: GpuMemory | None, place: str) -> Iterator[Finding]:
-    """Over-committed memory, with the arithmetic, and pictures that no context holds."""
-    context, picture = size.context_tokens, size.picture_tokens
-    if "caption" in model.tasks and picture and context and picture >= context:
+    """Over-committed memory, with the arithmetic, and images that no context holds."""
+    context, image = size.context_tokens, size.image_tokens
+    if "caption" in model.tasks and image and context and image >= context:
         yield error(
             f"{place}.max_context_tokens",
-            f"one picture takes {picture:,} tokens and the context is {context:,}: no picture can be answered",
-            f"raise it above {picture:,}, or leave caption out of tasks",
+            f"one image takes {image:,} tokens and the context is {context:,}: no image can be answered",
+            f"raise it above {image:,}, or leave caption out of tasks",
         )
     if memory is None or memory.budget_gib is None or memory.weights_gib is None:
         return

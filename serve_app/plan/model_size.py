@@ -1,4 +1,4 @@
-"""How large a model is: weights, key-value cache per token, tokens per picture. Read from its folder's headers.
+"""How large a model is: weights, key-value cache per token, tokens per image. Read from its folder's headers.
 
 A hub model counts where it lies in the hub's cache already: nothing is downloaded.
 """
@@ -30,7 +30,7 @@ class ModelSize:
     weight_bytes: int | None = None
     kv_bytes_per_token: int | None = None
     kv_bytes_per_context: int | None = None  # less than all its tokens' where layers look at a sliding window only
-    picture_tokens: int | None = None
+    image_tokens: int | None = None
     context_tokens: int | None = None
     unknown: str | None = None
 
@@ -60,7 +60,7 @@ def size_of(config: ModelConfig) -> ModelSize:
         kv_bytes_per_context=int(per_token * _kept_tokens(config, values, text, context))
         if per_token and context
         else None,
-        picture_tokens=_picture_tokens(folder, values),
+        image_tokens=_image_tokens(folder, values),
         context_tokens=context,
         unknown=None if elements and tensors else "its headers don't tell it",
     )
@@ -176,8 +176,8 @@ def _sliding_share(values: dict[str, Any], text: dict[str, Any]) -> float:
     return 1.0 if is_windowed else 0.0
 
 
-def _picture_tokens(folder: Path, values: dict[str, Any]) -> int | None:
-    """Tokens of one picture where the checkpoint fixes them; None where the picture's size decides, or unknown."""
+def _image_tokens(folder: Path, values: dict[str, Any]) -> int | None:
+    """Tokens of one image where the checkpoint fixes them; None where the image's size decides, or unknown."""
     processor = folder / "processor_config.json"
     for told in (values, _json(processor) if processor.is_file() else {}):
         number = _first(told, "image_seq_length", "mm_tokens_per_image", "image_seq_len", "num_image_tokens")

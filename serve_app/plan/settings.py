@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from math import inf
 from typing import Any
 
-from serve_app.access.admission import num_places
 from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.models.entry import num_places
 from serve_app.plan.addresses import address_findings
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning

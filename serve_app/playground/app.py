@@ -14,7 +14,7 @@ from serve_app.playground.service import Service
 
 
 def create_playground_app(config: PlaygroundConfig, address: str, folder: Path) -> ASGIApp:
-    """For the service at `address`. `folder` is where Gradio keeps uploaded pictures (GRADIO_TEMP_DIR)."""
+    """For the service at `address`. `folder` is where Gradio keeps uploaded images (GRADIO_TEMP_DIR)."""
     page = build_page(Service(address), config.title, config.max_waiting_requests)
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),

@@ -1,4 +1,4 @@
-"""One picture's caption as it is written, with the prompt that was sent and how fast it came."""
+"""One image's caption as it is written, with the prompt that was sent and how fast it came."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -15,10 +15,10 @@ from serve_app.playground.showing import (
     Update,
     address_input,
     asked,
-    chosen_picture,
+    chosen_image,
+    image_input,
     measured,
     paced,
-    picture_input,
     refusals_shown,
     visitor_of,
 )
@@ -29,7 +29,7 @@ class CaptionTab:
         self._service = service
         with gr.Row():
             with gr.Column():
-                picture, address = picture_input("caption-picture"), address_input()
+                image, address = image_input("caption-image"), address_input()
                 self.model = gr.Dropdown(label="Model", choices=[], allow_custom_value=True, elem_id="caption-model")
                 with gr.Row():
                     style = gr.Dropdown(label="Style", choices=["short"], value="short", allow_custom_value=True)
@@ -58,7 +58,7 @@ class CaptionTab:
         )
         asking = ask.click(
             self.caption,
-            [picture, address, self.model, *wishes, prompt, max_tokens, temperature, seed],
+            [image, address, self.model, *wishes, prompt, max_tokens, temperature, seed],
             [caption, sent, speed],
             api_name="caption",
             preprocess=False,
@@ -79,7 +79,7 @@ class CaptionTab:
 
     async def caption(
         self,
-        picture: File | None,
+        image: File | None,
         address: str | None,
         model: str | None,
         style: str | None,
@@ -92,7 +92,7 @@ class CaptionTab:
         seed: Number,
         request: gr.Request,
     ) -> AsyncGenerator[tuple[str, str, str]]:
-        """A picture's caption, the prompt that was sent, and how fast it came."""
+        """An image's caption, the prompt that was sent, and how fast it came."""
         with refusals_shown():
             fields = sampling_of(max_tokens=max_tokens, temperature=temperature, seed=seed) | {"model": model}
             if text_of(prompt):
@@ -100,7 +100,7 @@ class CaptionTab:
             else:
                 fields |= {"style": style, "length": length_of(text_of(length))}
                 fields |= {"options": options or None, "name": text_of(name) or None}
-            chosen = chosen_picture(picture, address)
+            chosen = chosen_image(image, address)
             answer = self._service.caption(chosen, given(fields), visitor_of(request))
             async with aclosing(paced(answer)) as saying:
                 async for said in saying:

@@ -1,4 +1,4 @@
-"""A conversation with pictures. The session keeps its turns, not the browser, which could change them."""
+"""A conversation with images. The session keeps its turns, not the browser, which could change them."""
 
 import base64
 from collections.abc import AsyncGenerator
@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from serve_app.playground.fields import Number, given, sampling_of, text_of
-from serve_app.playground.guarded_blocks import picture_of
+from serve_app.playground.guarded_blocks import image_of
 from serve_app.playground.service import Refused, Service
 from serve_app.playground.showing import NO_SPEED, File, Update, measured, paced, refusals_shown, visitor_of
 
@@ -27,7 +27,7 @@ class ChatTab:
         turns = gr.State([])
         shown = gr.Chatbot(label="Conversation", height=420, elem_id="chat")
         message = gr.MultimodalTextbox(
-            label="Message", placeholder="A message; pictures too", file_count="multiple", file_types=["image"],
+            label="Message", placeholder="A message; images too", file_count="multiple", file_types=["image"],
             sources=["upload"], elem_id="chat-message",
         )  # fmt: skip
         speed = gr.Markdown(NO_SPEED, elem_id="chat-speed")
@@ -55,7 +55,7 @@ class ChatTab:
         temperature: Number,
         request: gr.Request,
     ) -> AsyncGenerator[tuple[list[Turn], list[Bubble], str, Update]]:
-        """The answer to a message, which may bring pictures, after the turns before it.
+        """The answer to a message, which may bring images, after the turns before it.
 
         A turn without an answer isn't kept: its message stands in the field again.
         """
@@ -91,10 +91,10 @@ def _openai_message(turn: Turn) -> dict[str, Any]:
 
 
 def _data_uri(file: File) -> str:
-    picture = picture_of(file)
-    assert isinstance(picture, bytes), "addresses are refused in messages"
+    image = image_of(file)
+    assert isinstance(image, bytes), "addresses are refused in messages"
     # The service looks at the bytes, whatever type an address names.
-    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
 def _bubbles(turns: list[Turn]) -> list[Bubble]:

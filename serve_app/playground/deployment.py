@@ -37,7 +37,7 @@ def build_playground(config: PlaygroundConfig) -> Application:
 
 
 class PlaygroundDeployment:
-    """Uploaded pictures live in a folder of this replica's own, which ends with it."""
+    """Uploaded images live in a folder of this replica's own, which ends with it."""
 
     def __init__(self, config: PlaygroundConfig) -> None:
         self._config = config

@@ -82,7 +82,7 @@ class Door:
         if not _OPEN.fullmatch(f"{method} {path or '/'}"):
             return JSONResponse({"detail": "not served here"}, 404)
         if path.startswith(_UPLOAD) and scope["method"] == "POST" and _num_bytes(self._folder) > self._max_bytes:
-            return JSONResponse({"detail": "the playground holds too many pictures for now: try again later"}, 503)
+            return JSONResponse({"detail": "the playground holds too many images for now: try again later"}, 503)
         is_call = scope["method"] == "POST" and not path.startswith(_UPLOAD)
         if is_call and not _is_small(headers.get("content-length", "")):
             return JSONResponse({"detail": f"a call has a Content-Length, and at most {_MAX_CALL_BYTES} bytes"}, 413)

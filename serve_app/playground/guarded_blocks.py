@@ -1,7 +1,7 @@
 """Gradio's Blocks, without what Gradio does to visitors' files: it fetches none, and reads none but those uploaded.
 
-Events that take pictures are made with `preprocess=False`, so that Gradio decodes none either: they get a dict with a
-`path` or a `url`, of which `picture_of` makes what is sent to the service, whose own gate looks at it.
+Events that take images are made with `preprocess=False`, so that Gradio decodes none either: they get a dict with a
+`path` or a `url`, of which `image_of` makes what is sent to the service, whose own gate looks at it.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _ADDRESSES = ("http://", "https://", "data:")
 
 
 class GuardedBlocks(gr.Blocks):  # type: ignore[misc] # Gradio's classes are untyped
-    """An address stands for a picture, unfetched, and is refused anywhere else; a path must be an upload's."""
+    """An address stands for an image, unfetched, and is refused anywhere else; a path must be an upload's."""
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *rest: Any, **options: Any) -> Any:
         inputs, addresses = list(inputs), {}
@@ -39,7 +39,7 @@ class GuardedBlocks(gr.Blocks):  # type: ignore[misc] # Gradio's classes are unt
             raise gr.Error("this file wasn't uploaded here: upload it", print_exception=False)
 
 
-def picture_of(file: dict[str, Any]) -> bytes | str:
+def image_of(file: dict[str, Any]) -> bytes | str:
     """What is sent to the service: an uploaded file's bytes, or the address. Raises `Refused` if it is gone."""
     address = _address_of(file)
     if address is not None:
@@ -47,7 +47,7 @@ def picture_of(file: dict[str, Any]) -> bytes | str:
     try:
         return Path(file["path"]).read_bytes()
     except OSError as exc:
-        raise Refused("this picture isn't kept any more: upload it again") from exc
+        raise Refused("this image isn't kept any more: upload it again") from exc
 
 
 def _is_below(path: str, folder: str) -> bool:

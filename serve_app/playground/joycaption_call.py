@@ -8,7 +8,7 @@ import gradio as gr
 from serve_app.playground import joycaption_space
 from serve_app.playground.fields import text_of
 from serve_app.playground.service import Service
-from serve_app.playground.showing import File, chosen_picture, paced, refusals_shown, visitor_of
+from serve_app.playground.showing import File, chosen_image, paced, refusals_shown, visitor_of
 
 
 class JoyCaptionCall:
@@ -42,7 +42,7 @@ class JoyCaptionCall:
         """The prompt that was used and the caption, by the default caption model."""
         visitor = visitor_of(request)
         with refusals_shown():
-            chosen, styles = chosen_picture(input_image, None), await self._service.styles(None, visitor)
+            chosen, styles = chosen_image(input_image, None), await self._service.styles(None, visitor)
             fields = joycaption_space.fields_of(
                 styles, text_of(caption_type), str(caption_length), extra_options or [], text_of(name_input),
                 text_of(custom_prompt),

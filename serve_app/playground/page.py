@@ -15,7 +15,7 @@ from serve_app.playground.service import Model, Service
 from serve_app.playground.showing import Update, asked, visitor_of
 from serve_app.playground.side_by_side_tab import MAX_MODELS, SideBySideTab
 
-_DELETE_EVERY_S, _DELETE_AFTER_S = 300, 3600  # uploaded pictures
+_DELETE_EVERY_S, _DELETE_AFTER_S = 300, 3600  # uploaded images
 
 
 def build_page(service: Service, title: str, max_waiting: int) -> gr.Blocks:

@@ -89,13 +89,13 @@ class Service:
         """`GET /v1/captions/styles`: of the default caption model where none is named."""
         return await self._get("/v1/captions/styles", visitor, {"model": model} if model else None)
 
-    async def caption(self, picture: bytes | str, fields: dict[str, Any], visitor: Visitor) -> AsyncGenerator[Said]:
-        """The caption of a picture, bytes or an address that the service fetches, as it comes and then whole."""
-        if isinstance(picture, bytes):
+    async def caption(self, image: bytes | str, fields: dict[str, Any], visitor: Visitor) -> AsyncGenerator[Said]:
+        """The caption of an image, bytes or an address that the service fetches, as it comes and then whole."""
+        if isinstance(image, bytes):
             form = {name: _as_form(value) for name, value in (fields | {"stream": True}).items()}
-            request: dict[str, Any] = {"data": form, "files": {"image": ("picture", picture)}}
+            request: dict[str, Any] = {"data": form, "files": {"image": ("image", image)}}
         else:
-            request = {"json": fields | {"stream": True, "image": {"url": picture}}}
+            request = {"json": fields | {"stream": True, "image": {"url": image}}}
         watch, text, is_whole = _Stopwatch(), "", False
         async with self._events("/v1/captions", visitor, request) as events:
             async for event in events:

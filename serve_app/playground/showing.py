@@ -1,4 +1,4 @@
-"""What the page's tabs share: the input for a picture, how answers and refusals are shown, and whose call it is."""
+"""What the page's tabs share: the input for an image, how answers and refusals are shown, and whose call it is."""
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Iterator
@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from serve_app.playground.fields import text_of
-from serve_app.playground.guarded_blocks import picture_of
+from serve_app.playground.guarded_blocks import image_of
 from serve_app.playground.service import Refused, Said, Visitor
 
 SHOW_EVERY_S = 0.05
@@ -18,21 +18,21 @@ File = dict[str, Any]  # as Gradio tells of one: its `path` here, or the `url` o
 Answer = TypeVar("Answer")
 
 
-def picture_input(elem_id: str) -> gr.Image:
-    return gr.Image(label="Picture", type="filepath", sources=["upload", "clipboard"], height=240, elem_id=elem_id)
+def image_input(elem_id: str) -> gr.Image:
+    return gr.Image(label="Image", type="filepath", sources=["upload", "clipboard"], height=240, elem_id=elem_id)
 
 
 def address_input() -> gr.Textbox:
-    return gr.Textbox(label="… or a picture's address", placeholder="https://…", max_lines=1)
+    return gr.Textbox(label="… or an image's address", placeholder="https://…", max_lines=1)
 
 
-def chosen_picture(picture: File | None, address: str | None) -> bytes | str:
+def chosen_image(image: File | None, address: str | None) -> bytes | str:
     """What is sent to the service. Raises `Refused` where there is neither."""
     if typed := text_of(address):
         return typed
-    if picture is None:
-        raise Refused("there is no picture: drop one, or paste its address")
-    return picture_of(picture)
+    if image is None:
+        raise Refused("there is no image: drop one, or paste its address")
+    return image_of(image)
 
 
 def measured(said: Said) -> str:

@@ -1,4 +1,4 @@
-"""One picture, captioned by several models at once."""
+"""One image, captioned by several models at once."""
 
 import time
 from collections.abc import AsyncGenerator
@@ -14,9 +14,9 @@ from serve_app.playground.showing import (
     File,
     Update,
     address_input,
-    chosen_picture,
+    chosen_image,
+    image_input,
     measured,
-    picture_input,
     refusals_shown,
     visitor_of,
 )
@@ -29,7 +29,7 @@ class SideBySideTab:
         self._service = service
         with gr.Row():
             with gr.Column():
-                picture, address = picture_input("compare-picture"), address_input()
+                image, address = image_input("compare-image"), address_input()
             with gr.Column():
                 self.models = gr.Dropdown(
                     label=f"Models ({MAX_MODELS} at most)", choices=[], multiselect=True, max_choices=MAX_MODELS
@@ -43,15 +43,15 @@ class SideBySideTab:
                     caption = gr.Textbox(label="Caption", lines=6, elem_id=f"compare-{number}")
                     columns += [column, caption, gr.Markdown(elem_id=f"compare-speed-{number}")]
         ask.click(
-            self.compare, [picture, address, self.models, style], columns, api_visibility="private", preprocess=False
+            self.compare, [image, address, self.models, style], columns, api_visibility="private", preprocess=False
         )
 
     async def compare(
-        self, picture: File | None, address: str | None, models: list[str] | None, style: str, request: gr.Request
+        self, image: File | None, address: str | None, models: list[str] | None, style: str, request: gr.Request
     ) -> AsyncGenerator[list[Update]]:
         """For each of `MAX_MODELS` columns: whether it is there, its caption, and how fast that came."""
         with refusals_shown():
-            chosen, models = chosen_picture(picture, address), (models or [])[:MAX_MODELS]
+            chosen, models = chosen_image(image, address), (models or [])[:MAX_MODELS]
             if not models:
                 raise Refused("choose at least one model")
             columns: list[Update] = []

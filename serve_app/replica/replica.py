@@ -21,8 +21,8 @@ from serve_app.messages import (
     GenerationRequest,
     Message,
     ModelDescription,
-    Picture,
     Put,
+    RgbImage,
     Sampling,
     StreamTotal,
     Task,
@@ -38,7 +38,7 @@ logger = logging.getLogger("serve_app")
 
 WARM_UP_TIMEOUT_S = 300.0  # kernels may be compiled by the first request
 _WARM_UP_TEXT = (Text("Hello"),)
-_WARM_UP_PICTURE = (Picture(64, 64, bytes([128]) * (64 * 64 * 3)), Text("What is this?"))
+_WARM_UP_IMAGE = (RgbImage(64, 64, bytes([128]) * (64 * 64 * 3)), Text("What is this?"))
 
 
 class Replica:
@@ -132,16 +132,16 @@ class Replica:
 
     async def _warm_up(self) -> None:
         """A few tokens from the engine itself, so that no metric counts them."""
-        if not self._engine.takes_pictures:
+        if not self._engine.takes_images:
             await self._try_out(_WARM_UP_TEXT)
             return
-        await self._try_out(_WARM_UP_PICTURE)
+        await self._try_out(_WARM_UP_IMAGE)
         try:
             await self._try_out(_WARM_UP_TEXT)
-        except ServeAppError as exc:  # captioners may know no prompt without a picture
-            logger.info("model=%s: answers no text without a picture (%s)", self._name, exc.message)
+        except ServeAppError as exc:  # captioners may know no prompt without an image
+            logger.info("model=%s: answers no text without an image (%s)", self._name, exc.message)
 
-    async def _try_out(self, parts: tuple[Text | Picture, ...]) -> None:
+    async def _try_out(self, parts: tuple[Text | RgbImage, ...]) -> None:
         sampling = Sampling(max_tokens=2, temperature=0.0)
         request = GenerationRequest("warm-up", self._name, (Message("user", parts),), sampling, WARM_UP_TIMEOUT_S)
         await self._engine.generate(request, lambda chunk: None)
@@ -152,10 +152,10 @@ class Replica:
             engine=type(self._engine).__name__.removesuffix("Engine").lower(),
             family=self._engine.family if self._config.family == "auto" else self._config.family,
             context_length=self._engine.context_length,
-            takes_pictures=self._engine.takes_pictures,
+            takes_images=self._engine.takes_images,
             adapters=tuple(self._config.adapters),
-            picture_limit=self._engine.picture_limit,
-            picture_edge=self._engine.picture_edge,
+            image_limit=self._engine.image_limit,
+            image_edge=self._engine.image_edge,
             num_at_once=min(self._engine.num_at_once, self._config.ongoing_limit),
             version=self._version[0],
             version_note=self._version[1],
@@ -178,13 +178,13 @@ class Replica:
         await self._engine.stop()
 
     def _tasks(self) -> tuple[Task, ...]:
-        """The configured tasks; a model that takes no pictures has no captions."""
-        return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_pictures)
+        """The configured tasks; a model that takes no images has no captions."""
+        return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_images)
 
 
 @contextmanager
 def _logged(request: GenerationRequest, generation: GenerationTracker) -> Iterator[None]:
-    """One line for what the block does, however it ends; never a prompt, a picture or an answer."""
+    """One line for what the block does, however it ends; never a prompt, an image or an answer."""
     begun_s, error = time.monotonic(), None
     try:
         yield

@@ -1,7 +1,7 @@
-"""Which replica probably has a request's picture or conversation in its cache, without asking any.
+"""Which replica probably has a request's image or conversation in its cache, without asking any.
 
-A request has keys, from the most telling to the least: the whole conversation up to each turn, then its pictures.
-An instruction alone is no key where there are pictures, because every caption has the same one. Knows nothing of
+A request has keys, from the most telling to the least: the whole conversation up to each turn, then its images.
+An instruction alone is no key where there are images, because every caption has the same one. Knows nothing of
 Ray.
 """
 

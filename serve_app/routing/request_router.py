@@ -14,7 +14,7 @@ from serve_app.routing.affinity import Placements
 
 
 class AffinityRouter(RequestRouter):  # type: ignore[misc] # untyped in Ray
-    """A request goes where its picture or its conversation went before, unless that replica is too busy."""
+    """A request goes where its image or its conversation went before, unless that replica is too busy."""
 
     def initialize_state(self, **settings: Any) -> None:
         """`settings` are those of `Placements`."""

@@ -256,7 +256,7 @@ class _Methods:
 
 
 def _is_large(request: GenerationRequest) -> bool:
-    if sum(len(picture.rgb) for picture in request.pictures) > _MOST_BY_VALUE:
+    if sum(len(image.rgb) for image in request.images) > _MOST_BY_VALUE:
         return True
     return len(pickle.dumps(request, pickle.HIGHEST_PROTOCOL)) > _MOST_BY_VALUE
 

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from serve_app.access.admission import Admission, estimated_tokens, num_places
+from serve_app.access.admission import Admission, estimated_tokens
 from serve_app.access.keys import Key
 from serve_app.config.http import AdmissionConfig
 from serve_app.errors import DeadlineExceeded, EngineFailed, ModelNotReady, Overloaded, RateLimited, ServeAppError
-from serve_app.messages import GenerationRequest, Message, Picture, Sampling, Text, Tool, ToolCall, ToolUse
+from serve_app.messages import GenerationRequest, Message, RgbImage, Sampling, Text, Tool, ToolCall, ToolUse
+from serve_app.models.entry import num_places
 
 
 class World:
@@ -156,9 +157,9 @@ async def _through(admission: Admission, request: GenerationRequest, key: Key | 
         return admitted
 
 
-def test_pictures_count_as_tokens() -> None:
-    picture = Picture(1, 1, b"123")
-    request = GenerationRequest("id", "m", (Message("user", (picture, Text("Hi!"))),), Sampling(), 1.0)
+def test_images_count_as_tokens() -> None:
+    image = RgbImage(1, 1, b"123")
+    request = GenerationRequest("id", "m", (Message("user", (image, Text("Hi!"))),), Sampling(), 1.0)
     assert estimated_tokens(request) == 577
 
 

@@ -188,7 +188,7 @@ async def test_a_request_of_more_answers_than_a_minute_has_passes_when_nothing_e
         clock.now_s += 10_000 / limit * 60.0
 
 
-async def test_pictures_are_asked_for_each_time() -> None:
+async def test_images_are_asked_for_each_time() -> None:
     clock = Clock(0.0)
     budgets = [Budget(link.lease, clock) for link in [Link(clock)] for _ in range(2)]
     key = a_key(images_per_minute=10)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from prometheus_client import CollectorRegistry
 
-from serve_app.access.admission import Admission, num_places
+from serve_app.access.admission import Admission
 from serve_app.access.keys import Key
 from serve_app.config.applications import ModelConfig, RoutingConfig
 from serve_app.config.http import HttpConfig
@@ -15,7 +15,7 @@ from serve_app.engines.choice import create_engine
 from serve_app.messages import GenerationRequest, Message, ModelDescription, Sampling, Text
 from serve_app.metrics.registry import Metrics
 from serve_app.models.catalog import Catalog
-from serve_app.models.entry import ModelEntry
+from serve_app.models.entry import ModelEntry, num_places
 from serve_app.replica.replica import Replica
 
 VLLM_AT_ONCE = 256  # its `max_num_seqs`, where none is given

@@ -450,7 +450,7 @@ def test_neither_ray_nor_http_is_imported(module: str) -> None:
     code = (
         "import sys\n"
         "for name in ('ray', 'torch', 'vllm', 'starlette', 'aiohttp', 'httpx'): sys.modules[name] = None\n"
-        f"import serve_app.{module}\n"
+        f"import serve_app.access.{module}\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

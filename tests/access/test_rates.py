@@ -113,13 +113,13 @@ def test_tokens_go_into_debt_that_the_next_request_waits_out(rates: Rates, clock
     assert wait_s(rates, ALL) == pytest.approx(6)
 
 
-def test_more_pictures_than_a_minutes_worth_pass_alone(rates: Rates, clock: Clock) -> None:
+def test_more_images_than_a_minutes_worth_pass_alone(rates: Rates, clock: Clock) -> None:
     rates.take(ALL, 1, 1)
     assert wait_s(rates, ALL, images=90) == pytest.approx(2)
     clock.now_s += 2
     assert wait_s(rates, ALL, images=90) == 0
     assert wait_s(rates, ALL, images=1) == pytest.approx(122)
-    assert wait_s(rates, ALL, images=0) == 0  # a text waits for no picture
+    assert wait_s(rates, ALL, images=0) == 0  # a text waits for no image
 
 
 def test_keys_do_not_touch_each_other(rates: Rates) -> None:

@@ -29,7 +29,7 @@ from benchmarks.hostile_cases import (
     all_cases,
     hosts,
     kind_of_address,
-    kind_of_odd_picture,
+    kind_of_odd_image,
     with_port,
 )
 from benchmarks.hostile_figures import (
@@ -48,7 +48,7 @@ from benchmarks.hostile_figures import (
 from benchmarks.hostile_servers import HARDENED_ENVIRONMENT, HARDENED_FLAGS, data_uri
 from benchmarks.hostile_site import listening
 from serve_app.images.address import is_public
-from tests.images.test_hostile_images import NUM_HOSTILE_PICTURES
+from tests.images.test_hostile_images import NUM_HOSTILE_IMAGES
 from tests.images.test_hostile_urls import ADDRESSES, IN_A_HEADER, REDIRECTS, SERVERS, redirect
 
 PAGE = (Path(__file__).parent.parent.parent / "docs" / "security.md").read_text()
@@ -77,8 +77,8 @@ def test_kinds_of_addresses(name: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "kind"), [("JPEG and ZIP", POLYGLOT), ("TIFF of two pages", ANIMATED)])
-def test_kinds_of_odd_pictures(name: str, kind: str) -> None:
-    assert kind_of_odd_picture(name) == kind
+def test_kinds_of_odd_images(name: str, kind: str) -> None:
+    assert kind_of_odd_image(name) == kind
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_kinds_of_odd_pictures(name: str, kind: str) -> None:
         ("http://[fd00::1]/a", "http://[fd00::1]:PORT/a"),
         ("http://127.0.0.1:PORT/", "http://127.0.0.1:PORT/"),
         ("http://good.example:0/", "http://good.example:0/"),
-        ("http:///picture.png", "http:///picture.png"),
+        ("http:///image.png", "http:///image.png"),
         ("file:///etc/passwd", "file:///etc/passwd"),
     ],
 )
@@ -104,8 +104,8 @@ def cases() -> dict[str, list[Case]]:
 def test_every_hostile_case_of_the_tests_is_there_once(cases: dict[str, list[Case]]) -> None:
     assert set(cases) == set(GROUPS) == set(NUM_AT_ONCE)
     assert all(cases.values())
-    pictures = [case for some in cases.values() for case in some if case.file is not None]
-    assert len(pictures) == NUM_HOSTILE_PICTURES + len(cases[LARGE])
+    images = [case for some in cases.values() for case in some if case.file is not None]
+    assert len(images) == NUM_HOSTILE_IMAGES + len(cases[LARGE])
     urls = [case for some in cases.values() for case in some if case.file is None]
     by_name = [case for case in urls if case.name.startswith("a name: ")]
     assert len(urls) == len(ADDRESSES) + len(IN_A_HEADER) + len(REDIRECTS) + len(SERVERS) + len(by_name)
@@ -119,7 +119,7 @@ def test_only_the_two_strangers_have_a_public_address() -> None:
 
 async def test_a_listener_tells_at_which_address_it_was_reached() -> None:
     async with listening() as listener, httpx.AsyncClient(trust_env=False) as client:
-        answer = await client.get(f"http://127.0.0.1:{listener.port}/picture.png")
+        answer = await client.get(f"http://127.0.0.1:{listener.port}/image.png")
     assert answer.headers["content-type"] == "image/png"
     assert listener.reached == {"127.0.0.1"}
 

@@ -8,7 +8,7 @@ import yaml
 
 from benchmarks.serving import engine
 from benchmarks.serving.client import Calls
-from benchmarks.serving.pictures import PictureShelf
+from benchmarks.serving.images import ImageShelf
 from benchmarks.serving.public_client import flags
 from benchmarks.serving.systems import (
     PORTS_EACH,
@@ -20,7 +20,7 @@ from benchmarks.serving.systems import (
     our_config,
     port_of,
 )
-from benchmarks.serving.workloads import CHAT, OTHER_CHAT, WORKLOADS, Load, PictureKind
+from benchmarks.serving.workloads import CHAT, OTHER_CHAT, WORKLOADS, ImageKind, Load
 from serve_app.config.file import model_names, read_config_file
 
 
@@ -111,12 +111,12 @@ def test_fields_that_a_system_refuses_are_left_out() -> None:
     assert not {"ignore_eos", "stream_options"} & set(json.loads(call.body))
 
 
-def test_pictures_go_as_data_as_files_and_by_address(tmp_path: Path) -> None:
+def test_images_go_as_data_as_files_and_by_address(tmp_path: Path) -> None:
     (tmp_path / "0.3mp-0.jpg").write_bytes(b"\xff\xd8\xffjpeg")
-    shelf = PictureShelf(tmp_path, "http://127.0.0.1:18990")
+    shelf = ImageShelf(tmp_path, "http://127.0.0.1:18990")
 
     def body(way: str) -> bytes:
-        load = Load("demo", 1, 1, 48, False, PictureKind("0.3mp", way))  # type: ignore[arg-type]  # a Way
+        load = Load("demo", 1, 1, 48, False, ImageKind("0.3mp", way))  # type: ignore[arg-type]  # a Way
         (call,) = Calls(load, "http://127.0.0.1:18000", [], shelf).take(1)
         assert call.num_wanted is None
         return call.body

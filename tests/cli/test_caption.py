@@ -29,7 +29,7 @@ def write(folder: Path, *names: str) -> None:
         (folder / name).write_text(name)
 
 
-def test_one_picture_is_a_caption_on_stdout(api: FakeApi, url: str, tmp_path: Path) -> None:
+def test_one_image_is_a_caption_on_stdout(api: FakeApi, url: str, tmp_path: Path) -> None:
     write(tmp_path, "cat.JPG")
     done = run("caption", "cat.JPG", "--style", "tags", "--seed", "3", "--model", "m", url=url, cwd=tmp_path,
                SERVE_APP_API_KEY="k-1")  # fmt: skip
@@ -39,7 +39,7 @@ def test_one_picture_is_a_caption_on_stdout(api: FakeApi, url: str, tmp_path: Pa
     assert b"k-1" not in done.stderr
 
 
-def test_several_pictures_are_lines_of_file_and_caption(url: str, tmp_path: Path) -> None:
+def test_several_images_are_lines_of_file_and_caption(url: str, tmp_path: Path) -> None:
     write(tmp_path, "a.jpg", "b c.png")
     done = run("caption", "a.jpg", "b c.png", url=url, cwd=tmp_path)
     assert sorted(done.stdout.splitlines()) == [b"a.jpg\tcaption of a.jpg", b"b c.png\tcaption of b c.png"]
@@ -104,22 +104,22 @@ def test_any_file_name_survives(api: FakeApi, url: str, tmp_path: Path, output: 
     assert set(api.seen.values()) == {1}
 
 
-def test_bad_pictures_keep_their_reason_and_shift_nobody(api: FakeApi, url: str, tmp_path: Path) -> None:
+def test_bad_images_keep_their_reason_and_shift_nobody(api: FakeApi, url: str, tmp_path: Path) -> None:
     write(tmp_path, "in/a.jpg", "in/bad.jpg", "in/c.jpg")
     os.symlink("nowhere", tmp_path / "in/gone.jpg")
     (tmp_path / "in/huge.png").write_bytes(b"x" * 6_000_000)
-    api.fault = lambda content, _: failure(400, "invalid_image", "not a picture") if "bad" in content else None
+    api.fault = lambda content, _: failure(400, "invalid_image", "not an image") if "bad" in content else None
     done = run("caption", "in", "-o", "o.jsonl", url=url, cwd=tmp_path)
     found = rows(tmp_path / "o.jsonl")
     assert done.returncode == 1
-    assert found["in/bad.jpg"]["error"] == {"code": "invalid_image", "message": "not a picture"}
+    assert found["in/bad.jpg"]["error"] == {"code": "invalid_image", "message": "not an image"}
     assert found["in/gone.jpg"]["error"]["code"] == "unreadable_file"
     assert found["in/huge.png"]["error"]["code"] in ("body_too_large", "connection_broken")
     assert found["in/c.jpg"]["caption"] == "caption of in/c.jpg"
     assert b"2 captioned; 3 failed (reasons in o.jsonl)" in done.stderr
 
 
-def test_what_is_no_picture_is_passed_over_and_loops_end(api: FakeApi, url: str, tmp_path: Path) -> None:
+def test_what_is_no_image_is_passed_over_and_loops_end(api: FakeApi, url: str, tmp_path: Path) -> None:
     write(tmp_path, "in/z.jpg", "in/sub/b.jpg", "in/.hidden.jpg", "in/note.txt", "in/.git/c.jpg")
     os.symlink("..", tmp_path / "in/sub/loop")
     os.symlink("self.png", tmp_path / "in/self.png")
@@ -228,8 +228,8 @@ def test_what_concerns_the_run_ends_it(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["nothing.jpg"], "No picture, folder or pattern matches 'nothing.jpg'"),
-        (["."], "No pictures there. 1 other files passed over"),
+        (["nothing.jpg"], "No image, folder or pattern matches 'nothing.jpg'"),
+        (["."], "No images there. 1 other files passed over"),
         ([".", "-o", "out.xml"], "name a file that ends in .jsonl or .csv, or write txt"),
         ([".", "-o", "taken.jsonl"], "holds something else than captions"),
         ([".", "--url", "localhost:8000"], "isn't an address"),

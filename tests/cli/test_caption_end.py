@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from tests.cli_fake import (
     EXPECTED,
-    NUM_PICTURES,
+    NUM_IMAGES,
     FakeApi,
     captions,
     command,
@@ -66,12 +66,12 @@ def test_a_full_disk_ends_the_run_between_two_rows(url: str, folder: Path) -> No
     done = subprocess.run(limited, env=environment, cwd=folder, capture_output=True, timeout=60, check=False)
     assert done.returncode == 1
     assert b"o.jsonl can't be written" in done.stderr
-    assert 0 < sum(captions(folder, "o.jsonl").values()) < NUM_PICTURES
+    assert 0 < sum(captions(folder, "o.jsonl").values()) < NUM_IMAGES
     assert run("caption", "in", "-o", "o.jsonl", url=url, cwd=folder).returncode == 0
     assert captions(folder, "o.jsonl") == EXPECTED
 
 
-def test_a_service_that_restarts_costs_no_picture(folder: Path) -> None:
+def test_a_service_that_restarts_costs_no_image(folder: Path) -> None:
     api, port = FakeApi(), free_port()
     api.delay_s = 0.05
     with serving(api, port) as url:
@@ -93,7 +93,7 @@ def test_a_service_that_stays_away_ends_the_run(folder: Path) -> None:
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 3
     assert b"the same command continues when it runs again" in errors
-    assert 0 < sum(captions(folder, "o.csv").values()) < NUM_PICTURES
+    assert 0 < sum(captions(folder, "o.csv").values()) < NUM_IMAGES
 
 
 def test_a_service_that_only_fails_ends_the_run(api: FakeApi, url: str, folder: Path) -> None:
@@ -103,4 +103,4 @@ def test_a_service_that_only_fails_ends_the_run(api: FakeApi, url: str, folder: 
     api.fault = broken
     done = run("caption", "in", "-o", "o.jsonl", "--concurrency", "20", url=url, cwd=folder)
     assert done.returncode == 3
-    assert b"pictures in a row: no memory" in done.stderr
+    assert b"images in a row: no memory" in done.stderr

@@ -9,7 +9,7 @@ import pytest
 
 from serve_app.cli.captioning.outputs import Ledger
 from serve_app.cli.captioning.rows import Asked, Row
-from tests.cli_fake import EXPECTED, NUM_PICTURES, FakeApi, captions, failure, run, start, wait_for
+from tests.cli_fake import EXPECTED, NUM_IMAGES, FakeApi, captions, failure, run, start, wait_for
 
 
 def has_seen(api: FakeApi, num_answers: int) -> bool:
@@ -29,7 +29,7 @@ def test_killed_and_continued(api: FakeApi, url: str, folder: Path, output: str)
     done = run("caption", "in", "-o", output, url=url, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert captions(folder, output) == EXPECTED
-    assert num_kept is None or f"{NUM_PICTURES - num_kept} captioned; {num_kept} done before" in done.stderr.decode()
+    assert num_kept is None or f"{NUM_IMAGES - num_kept} captioned; {num_kept} done before" in done.stderr.decode()
     assert not list((folder / "in").glob(".*.tmp")) or output == "txt"
 
 
@@ -52,14 +52,14 @@ def test_failures_wait_for_retry_failed(api: FakeApi, url: str, folder: Path) ->
 def test_asking_otherwise_is_another_caption(api: FakeApi, url: str, folder: Path) -> None:
     for style in ("short", "tags", "tags"):
         assert run("caption", "in", "-o", "o.jsonl", "--style", style, url=url, cwd=folder).returncode == 0
-    assert api.seen.total() == 2 * NUM_PICTURES
+    assert api.seen.total() == 2 * NUM_IMAGES
     absolute = run("caption", folder / "in", "-o", "o.jsonl", "--style", "tags", url=url, cwd=folder)
-    assert f"{NUM_PICTURES} done before".encode() in absolute.stderr
+    assert f"{NUM_IMAGES} done before".encode() in absolute.stderr
     assert run("caption", "in", "-o", "o.jsonl", "--overwrite", url=url, cwd=folder).returncode == 0
     assert captions(folder, "o.jsonl") == EXPECTED
 
 
-def test_pictures_that_share_a_stem_have_their_own_text(api: FakeApi, url: str, tmp_path: Path) -> None:
+def test_images_that_share_a_stem_have_their_own_text(api: FakeApi, url: str, tmp_path: Path) -> None:
     names = ["a.jpg", "a.png", "A.gif", "b.jpg", "c.jpg", "c.jpg.png"]
     for name in names:
         (tmp_path / name).write_text(name)

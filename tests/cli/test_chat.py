@@ -41,7 +41,7 @@ def test_events_arrive_in_any_pieces() -> None:
 
 def test_a_message_is_answered(api: FakeApi, url: str, tmp_path: Path) -> None:
     (tmp_path / "cat.PNG").write_bytes(b"png")
-    done = run("chat", "What?", "--picture", "cat.PNG", "--picture", "http://x/y.jpg", "--system", "Be brief.",
+    done = run("chat", "What?", "--image", "cat.PNG", "--image", "http://x/y.jpg", "--system", "Be brief.",
                "--max-tokens", "9", url=url, cwd=tmp_path)  # fmt: skip
     assert (done.returncode, done.stdout.decode()) == (0, "Hello\u2028\n"), done.stderr
     data = base64.b64encode(b"png").decode()
@@ -114,7 +114,7 @@ def test_a_conversation(api: FakeApi, url: str, tmp_path: Path) -> None:
     type_line(b"one")
     expect(b"Hello")
     type_line(b"/model other")
-    type_line(b"/picture missing.jpg")
+    type_line(b"/image missing.jpg")
     expect(b"can't be read")
     type_line(b"two")
     expect(b"Hello")

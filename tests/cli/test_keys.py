@@ -189,7 +189,7 @@ def test_a_refusal_is_a_sentence(
     assert done.returncode == code
     assert sentence in done.stderr.decode()
     (tmp_path / "a.jpg").write_text("a")
-    if code == 2:  # a run ends before the first picture
+    if code == 2:  # a run ends before the first image
         done = run("caption", "a.jpg", url=url, cwd=tmp_path, SERVE_APP_API_KEY=sent or "")
         assert (done.returncode, api.seen) == (2, {})
         assert sentence in done.stderr.decode()
@@ -254,7 +254,7 @@ def test_the_session_does_not_show_the_key() -> None:
     from serve_app.cli.captioning.session import Session
 
     session = Session(
-        url="u", api_key=SECRET, pictures=[], is_recursive=True, request=CaptionRequest(Asked(None, None, None)),
+        url="u", api_key=SECRET, images=[], is_recursive=True, request=CaptionRequest(Asked(None, None, None)),
         kind="printed", output=None, is_overwriting=False, is_retrying=False, concurrency=1, limit=None, patience_s=1,
     )  # fmt: skip
     assert SECRET not in repr(session)

@@ -1,4 +1,4 @@
-"""The command line against the whole service: real pictures, a real model, a run killed and continued."""
+"""The command line against the whole service: real images, a real model, a run killed and continued."""
 
 import json
 import os
@@ -30,14 +30,14 @@ def environment(service: RunningService) -> dict[str, str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Every colour and shape as JPEG and PNG, some in odd places, and what is no picture among them."""
+    """Every colour and shape as JPEG and PNG, some in odd places, and what is no image among them."""
     (tmp_path / "deeper").mkdir()
     for number, color in enumerate(sorted(COLORS)):
         for shape in SHAPES:
             where = tmp_path / ("deeper" if number % 2 else ".")
             (where / f"{color}-{shape}.png").write_bytes(png(color, shape))
     (tmp_path / "red-circle.JPG").write_bytes(encode(draw("red", "circle"), "JPEG"))
-    (tmp_path / "broken.png").write_bytes(b"not a picture at all")
+    (tmp_path / "broken.png").write_bytes(b"not an image at all")
     (tmp_path / "notes.txt").write_text("not for captioning")
     return tmp_path
 
@@ -55,7 +55,7 @@ def check_rows(output: Path) -> None:
 def test_a_folder(service: RunningService, folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "captions.jsonl"
     done = command(service, "caption", str(folder), "--output", str(output))
-    assert done.returncode == 1, done.stderr  # one picture is broken
+    assert done.returncode == 1, done.stderr  # one image is broken
     check_rows(output)
     again = command(service, "caption", str(folder), "--output", str(output))
     assert "done before" in again.stdout + again.stderr
@@ -78,14 +78,14 @@ def test_a_run_that_is_killed_goes_on(service: RunningService, folder: Path, tmp
     check_rows(output)
 
 
-def test_one_picture_is_printed(service: RunningService, folder: Path) -> None:
+def test_one_image_is_printed(service: RunningService, folder: Path) -> None:
     done = command(service, "caption", str(folder / "red-circle.JPG"))
     assert done.returncode == 0
     assert says(done.stdout, "red", "circle")
 
 
-def test_chat_with_a_picture(service: RunningService, folder: Path) -> None:
-    done = command(service, "chat", "--picture", str(folder / "red-circle.JPG"), "What color is the circle?")
+def test_chat_with_an_image(service: RunningService, folder: Path) -> None:
+    done = command(service, "chat", "--image", str(folder / "red-circle.JPG"), "What color is the circle?")
     assert done.returncode == 0, done.stderr
     assert "red" in done.stdout.lower()
 

@@ -1,6 +1,6 @@
-"""What LangChain's `ChatOpenAI` makes of the service: ask_langchain.py URL KEY PICTURE, one line of JSON.
+"""What LangChain's `ChatOpenAI` makes of the service: ask_langchain.py URL KEY IMAGE, one line of JSON.
 
-PICTURE is a data URI of a red circle.
+IMAGE is a data URI of a red circle.
 """
 
 import asyncio
@@ -14,12 +14,12 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_openai import ChatOpenAI
 from pydantic import BaseModel
 
-url, key, picture = sys.argv[1:]
+url, key, image = sys.argv[1:]
 WHO = "Who are you?"
 
 
 class Seen(BaseModel):
-    """What is in the picture."""
+    """What is in the image."""
 
     color: Literal["red", "blue"]
 
@@ -45,14 +45,14 @@ def refusal(call: Callable[[], object]) -> tuple[str, str]:
     return "none", ""
 
 
-def about(picture_part: dict[str, Any]) -> list[BaseMessage]:
-    return [HumanMessage(content=[{"type": "text", "text": "What color is the circle?"}, picture_part])]
+def about(image_part: dict[str, Any]) -> list[BaseMessage]:
+    return [HumanMessage(content=[{"type": "text", "text": "What color is the circle?"}, image_part])]
 
 
 chat = client()
 whole = chat.invoke(WHO)
 pieces = list(client(stream_usage=True).stream(WHO))
-data = picture.partition(",")[2]
+data = image.partition(",")[2]
 turns = [SystemMessage("You are brief."), HumanMessage("Hello"), AIMessage("Hello!"), HumanMessage(WHO)]
 sampled = client(temperature=1.5, seed=7, max_tokens=12)
 told = {
@@ -62,8 +62,8 @@ told = {
     "pieces": [piece.content for piece in pieces],
     "streamed_usage": [piece.usage_metadata for piece in pieces if piece.usage_metadata],
     "turns": chat.invoke(turns).content,
-    "picture": chat.invoke(about({"type": "image_url", "image_url": {"url": picture}})).content,
-    "own_picture_part": chat.invoke(about({"type": "image", "base64": data, "mime_type": "image/png"})).content,
+    "image": chat.invoke(about({"type": "image_url", "image_url": {"url": image}})).content,
+    "own_image_part": chat.invoke(about({"type": "image", "base64": data, "mime_type": "image/png"})).content,
     "stopped": chat.bind(stop=["model"]).invoke(WHO).content,
     "seeded": [sampled.invoke("Hello").content for _ in range(2)],
     "several": [answer.content for answer in chat.batch([WHO, "Hello"])],
@@ -71,7 +71,7 @@ told = {
     # A model of this size would write blanks for ever.
     "structured": client(frequency_penalty=2)
     .with_structured_output(Seen)
-    .invoke(about({"type": "image_url", "image_url": {"url": picture}}))
+    .invoke(about({"type": "image_url", "image_url": {"url": image}}))
     .model_dump(),
     "awaited": asyncio.run(client().ainvoke(WHO)).content,
     "tools": refusal(lambda: chat.bind_tools([WEATHER]).invoke(WHO)),

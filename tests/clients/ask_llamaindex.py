@@ -1,6 +1,6 @@
-"""What LlamaIndex's `OpenAILike` makes of the service: ask_llamaindex.py URL KEY PICTURE PROMPT, one line of JSON.
+"""What LlamaIndex's `OpenAILike` makes of the service: ask_llamaindex.py URL KEY IMAGE PROMPT, one line of JSON.
 
-PICTURE is a data URI of a red circle, PROMPT a prompt as the demo's chat template writes it.
+IMAGE is a data URI of a red circle, PROMPT a prompt as the demo's chat template writes it.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ import openai
 from llama_index.core.llms import ChatMessage, ImageBlock, TextBlock
 from llama_index.llms.openai_like import OpenAILike
 
-url, key, picture, prompt = sys.argv[1:]
+url, key, image, prompt = sys.argv[1:]
 WHO = [ChatMessage(role="user", content="Who are you?")]
 
 
@@ -41,7 +41,7 @@ def refusal(call: Callable[[], object]) -> tuple[str, str]:
 
 
 chat, text = client(is_chat_model=True), client(is_chat_model=False)
-file = base64.b64decode(picture.partition(",")[2])
+file = base64.b64decode(image.partition(",")[2])
 seen = ChatMessage(role="user", blocks=[ImageBlock(image=file), TextBlock(text="What color is the circle?")])
 turns = [
     ChatMessage(role="system", content="You are brief."),
@@ -53,7 +53,7 @@ told = {
     "whole": chat.chat(WHO).message.content,
     "pieces": [piece.delta for piece in chat.stream_chat(WHO)],
     "turns": chat.chat(turns).message.content,
-    "picture": chat.chat([seen]).message.content,
+    "image": chat.chat([seen]).message.content,
     "asked_by_text": chat.complete("Who are you?").text,
     "completed": text.complete(prompt).text,
     "completed_pieces": [piece.delta for piece in text.stream_complete(prompt)],

@@ -225,11 +225,11 @@ REPLICA = """
 import asyncio, multiprocessing, os, sys
 import serve_app.app  # as in a replica's process, where Ray imports it before anything of ours runs
 from prometheus_client import CollectorRegistry
-from serve_app.config import ModelConfig
+from serve_app.config.applications import ModelConfig
 from serve_app.errors import ConfigError
-from serve_app.load_progress import LoadProgress
+from serve_app.checkpoints.load_progress import LoadProgress
 from serve_app.metrics.registry import Metrics
-from serve_app.replica import start_replica
+from serve_app.replica.replica import start_replica
 
 async def main():
     config = ModelConfig.model_validate_json(sys.argv[1])

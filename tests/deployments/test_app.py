@@ -9,12 +9,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from serve_app import app
-from serve_app.access.admission import num_places
 from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig
 from serve_app.config.file import BUILDERS
 from serve_app.deployments.ingress import IngressDeployment
 from serve_app.metrics.reporter import Reporter
 from serve_app.metrics.snapshot import Snapshot, Source
+from serve_app.models.entry import num_places
 
 
 def deployment_of(application: Any) -> Any:

@@ -31,7 +31,7 @@ def model(name: str, autoscaling: dict[str, Any], **script: Any) -> dict[str, An
             "max_batch_size": 4,
             "max_queued_requests": 2000,
             "autoscaling": autoscaling,
-            "engine_args": {"takes_pictures": False, **script},
+            "engine_args": {"takes_images": False, **script},
         },
     }
 

@@ -26,7 +26,7 @@ DEADLINE_S = 120.0  # generous: how long it takes isn't what is tested
 
 def model(name: str, **changes: Any) -> dict[str, Any]:
     """A model that says its own name."""
-    script = {"takes_pictures": False, "tokens": [changes.pop("says", name)]}
+    script = {"takes_images": False, "tokens": [changes.pop("says", name)]}
     return {
         "name": name,
         "import_path": "serve_app.app:build_model",

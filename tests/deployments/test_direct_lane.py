@@ -82,8 +82,8 @@ def test_completions_answer_the_same_by_either_way(client: httpx.Client) -> None
 def test_openai_client_works_on_it(service: RunningService) -> None:
     http = httpx.Client(trust_env=False)
     with openai.OpenAI(base_url=f"{service.url}{DEMO}/v1", api_key="none", http_client=http) as client:
-        picture = {"type": "image_url", "image_url": {"url": data_uri(png("blue", "square", (200, 200)))}}
-        question = [picture, {"type": "text", "text": "What is in this picture?"}]
+        image = {"type": "image_url", "image_url": {"url": data_uri(png("blue", "square", (200, 200)))}}
+        question = [image, {"type": "text", "text": "What is in this picture?"}]
         messages = [{"role": "user", "content": question}]
         stream = client.chat.completions.create(model="demo", messages=messages, stream=True)
         assert "blue square" in "".join(chunk.choices[0].delta.content or "" for chunk in stream)

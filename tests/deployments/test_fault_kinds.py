@@ -42,7 +42,7 @@ SCALING = {
 def model(name: str, autoscaling: dict[str, Any] | None = None, **engine_args: Any) -> dict[str, Any]:
     args = {
         "source": "none", "engine": "scripted", "num_cpus": 0.1, "tasks": ["chat"], "max_batch_size": 64,
-        "engine_args": {"takes_pictures": False, "tokens_per_s": 50} | engine_args,
+        "engine_args": {"takes_images": False, "tokens_per_s": 50} | engine_args,
     }  # fmt: skip
     if autoscaling:
         args["autoscaling"] = autoscaling

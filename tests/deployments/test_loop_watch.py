@@ -28,7 +28,7 @@ def start(work: str, loop: str = "asyncio", on_processor: int | None = None) -> 
     """A process whose loop, on a thread of its own as in Ray Serve, does `work` once, and then says "done"."""
     program = f"""
         import asyncio, os, sys, threading, time
-        from serve_app.loop_watch import end_if_stuck
+        from serve_app.deployments.loop_watch import end_if_stuck
         if {on_processor!r} is not None:
             os.sched_setaffinity(0, [{on_processor!r}])
             os.nice(19)

@@ -111,10 +111,10 @@ async def test_what_is_larger_than_a_grpc_message_arrives_whole(
 ) -> None:
     """Pixels, a prompt, and an answer of more than the 4 MiB that Ray Serve's replicas take by default."""
     _, service = streams
-    picture = {"type": "image_url", "image_url": {"url": data_uri(png("red", "circle", size=(3000, 2000)))}}
+    image = {"type": "image_url", "image_url": {"url": data_uri(png("red", "circle", size=(3000, 2000)))}}
     prompt = {"type": "text", "text": "!echo " + "word " * 1_000_000}
     bodies: list[dict[str, Any]] = [
-        {"messages": [{"role": "user", "content": [picture, {"type": "text", "text": "!echo one two"}]}]},
+        {"messages": [{"role": "user", "content": [image, {"type": "text", "text": "!echo one two"}]}]},
         {"messages": [{"role": "user", "content": [prompt]}], "max_tokens": 2},
     ]
     async with client_of(service) as client:

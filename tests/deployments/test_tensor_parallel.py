@@ -22,7 +22,7 @@ START_TIMEOUT_S = 1200.0  # some twenty processes import vLLM; a minute or two o
 RECOVERY_S = 1200.0
 
 TEXTS = ("Who are you?", "What can you do?", "Hello", "How many planets are there?")
-PICTURES = [(color, shape) for color in sorted(COLORS)[:2] for shape in SHAPES]
+IMAGES = [(color, shape) for color in sorted(COLORS)[:2] for shape in SHAPES]
 ON_VLLM: dict[str, Any] = {
     "source": "demo",
     "engine": "vllm",
@@ -101,7 +101,7 @@ def answers_to_texts(service: RunningService, model: str) -> list[list[str]]:
     return [ask(service, model, text(words)) for words in TEXTS]
 
 
-def answers_to_pictures(service: RunningService, model: str) -> list[list[str]]:
+def answers_to_images(service: RunningService, model: str) -> list[list[str]]:
     return [
         ask(
             service,
@@ -109,7 +109,7 @@ def answers_to_pictures(service: RunningService, model: str) -> list[list[str]]:
             {"type": "image_url", "image_url": {"url": data_uri(png(color, shape))}},
             text("Describe this picture in detail."),
         )
-        for color, shape in PICTURES
+        for color, shape in IMAGES
     ]
 
 
@@ -122,10 +122,10 @@ def whole_texts(beside: RunningService) -> list[list[str]]:
 
 
 @pytest.fixture(scope="module")
-def whole_pictures(beside: RunningService) -> list[list[str]]:
-    answers = answers_to_pictures(beside, "whole")
-    told = [says("".join(answer), *asked) for answer, asked in zip(answers, PICTURES, strict=True)]
-    assert sum(told) >= len(PICTURES) - 1, answers  # the model is small; that it looks at the picture is what counts
+def whole_images(beside: RunningService) -> list[list[str]]:
+    answers = answers_to_images(beside, "whole")
+    told = [says("".join(answer), *asked) for answer, asked in zip(answers, IMAGES, strict=True)]
+    assert sum(told) >= len(IMAGES) - 1, answers  # the model is small; that it looks at the image is what counts
     return answers
 
 
@@ -146,26 +146,26 @@ def test_halves_on_one_node_answer_as_the_whole(
     beside: RunningService,
     one_node: RayNodes,
     whole_texts: list[list[str]],
-    whole_pictures: list[list[str]],
+    whole_images: list[list[str]],
 ) -> None:
     group = group_of(one_node, "halves")
     assert_one_rank_in_each_gpu_bundle(group)
     assert len(set(group.nodes)) == 1
     assert answers_to_texts(beside, "halves") == whole_texts
-    assert answers_to_pictures(beside, "halves") == whole_pictures
+    assert answers_to_images(beside, "halves") == whole_images
 
 
 def test_halves_on_two_nodes_answer_as_the_whole(
     across: RunningService,
     two_nodes: RayNodes,
     whole_texts: list[list[str]],
-    whole_pictures: list[list[str]],
+    whole_images: list[list[str]],
 ) -> None:
     group = group_of(two_nodes, "halves")
     assert_one_rank_in_each_gpu_bundle(group)
     assert len(set(group.nodes[1:])) == 2
     assert answers_to_texts(across, "halves") == whole_texts
-    assert answers_to_pictures(across, "halves") == whole_pictures
+    assert answers_to_images(across, "halves") == whole_images
 
 
 def test_a_rank_that_dies_takes_its_replica_down_and_a_new_one_comes(

@@ -8,7 +8,7 @@ from tests.drawings import b64, data_uri, encode, png
 
 pytestmark = pytest.mark.cluster
 
-PICTURE = b64(png("red", "circle"))
+IMAGE = b64(png("red", "circle"))
 HUGE = b64(encode(Image.new("1", (20_000, 20_000))))
 TRUNCATED = b64(encode(Image.effect_noise((200, 200), 80).convert("RGB"), "JPEG")[:3000])
 HI = [{"role": "user", "content": "hi"}]
@@ -42,7 +42,7 @@ CHAT_CASES = {
     "context too long": (chat(messages=[{"role": "user", "content": "word " * 20_000}]), 400,
                          "context_length_exceeded", "tokens"),
     "answer too long": (chat(max_tokens=1_000_000), 400, "context_length_exceeded", "1000000"),
-    "picture for a text model": (
+    "image for a text model": (
         {"model": "script", "messages": [{"role": "user", "content": [
             {"type": "image_url", "image_url": {"url": data_uri(png("red", "circle"))}}]}]},
         400, "unsupported_task", "text only"),
@@ -53,17 +53,17 @@ CHAT_CASES = {
 }  # fmt: skip
 
 CAPTION_CASES = {
-    "no picture": ({}, 400, "invalid_request", "image"),
-    "both fields": ({"image": PICTURE, "images": [PICTURE]}, 400, "invalid_request", "exactly one"),
-    "no pictures": ({"images": []}, 400, "invalid_request", "images"),
-    "hundred pictures": ({"images": [PICTURE] * 100}, 400, "too_many_images", "16"),
+    "no image": ({}, 400, "invalid_request", "image"),
+    "both fields": ({"image": IMAGE, "images": [IMAGE]}, 400, "invalid_request", "exactly one"),
+    "no images": ({"images": []}, 400, "invalid_request", "images"),
+    "hundred images": ({"images": [IMAGE] * 100}, 400, "too_many_images", "16"),
     "text file": ({"image": b64(b"just some text, nothing to see here")}, 400, "invalid_image", "image"),
     "no base64": ({"image": "!!!"}, 400, "invalid_image", "base64"),
     "truncated JPEG": ({"image": TRUNCATED}, 400, "invalid_image", "image"),
     "20,000 x 20,000": ({"image": HUGE}, 413, "image_too_large", "pixels"),
-    "unknown style": ({"image": PICTURE, "style": "poem"}, 400, "invalid_request", "style"),
+    "unknown style": ({"image": IMAGE, "style": "poem"}, 400, "invalid_request", "style"),
     "url and b64": ({"image": {"url": "x", "b64": "y"}}, 400, "invalid_request", "exactly one"),
-    "text model": ({"image": PICTURE, "model": "script"}, 400, "unsupported_task", "caption"),
+    "text model": ({"image": IMAGE, "model": "script"}, 400, "unsupported_task", "caption"),
     "ftp": ({"image": {"url": "ftp://example.com/x.png"}}, 400, "image_url_refused", "http"),
 }
 
@@ -81,7 +81,7 @@ def check(response: httpx.Response, status: int, code: str, part: str) -> None:
 def _serves_on(client: httpx.Client) -> object:
     """After each bad request, a good one is answered."""
     yield
-    good = client.post("/v1/captions", json={"image": PICTURE})
+    good = client.post("/v1/captions", json={"image": IMAGE})
     assert good.status_code == 200, good.text
 
 
@@ -134,7 +134,7 @@ def test_a_form_with_an_unknown_field(client: httpx.Client) -> None:
     check(response, 400, "invalid_request", "did you mean 'style'")
 
 
-def test_one_pixel_is_a_picture(client: httpx.Client) -> None:
+def test_one_pixel_is_an_image(client: httpx.Client) -> None:
     (caption,) = client.post("/v1/captions", json={"image": b64(encode(Image.new("RGB", (1, 1))))}).json()["data"]
     assert caption["object"] == "caption"
 

@@ -13,7 +13,7 @@ from serve_app.dialects.openai.completion_body import CompletionBody
 from serve_app.exchange.body import validate
 from serve_app.messages import Sampling
 from tests.dialects.test_malformed import check_error
-from tests.malformed_captions import PICTURE
+from tests.malformed_captions import IMAGE
 from tests.own_lane import bearer, echo, lane_client
 
 CHAT, COMPLETIONS, CAPTIONS = "/v1/chat/completions", "/v1/completions", "/v1/captions"
@@ -86,8 +86,8 @@ def test_an_empty_text_is_answered(script: httpx.Client, demo: httpx.Client, con
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        (CAPTIONS, {"image": PICTURE, "prompt": LONG}, "prompt"),
-        (CAPTIONS, {"image": PICTURE, "max_tokens": 5000}, "max_tokens"),
+        (CAPTIONS, {"image": IMAGE, "prompt": LONG}, "prompt"),
+        (CAPTIONS, {"image": IMAGE, "max_tokens": 5000}, "max_tokens"),
         (CHAT, echo("x", max_completion_tokens=5000), "max_completion_tokens"),
         (CHAT, echo("x", max_completion_tokens=5000, stream=True), "max_completion_tokens"),
         (CHAT, {"messages": [{"role": "user", "content": LONG}]}, "messages"),
@@ -113,7 +113,7 @@ def test_an_error_names_the_clients_own_field(script: httpx.Client, path: str, b
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        (CAPTIONS, {"image": PICTURE, "format": {"type": "json", "schema": BAD_SCHEMA}}, "format"),
+        (CAPTIONS, {"image": IMAGE, "format": {"type": "json", "schema": BAD_SCHEMA}}, "format"),
         (CHAT, {"messages": [USER], "structured_outputs": {"json": BAD_SCHEMA}}, "structured_outputs"),
         (CHAT, {"messages": [USER], "structured_outputs": {"regex": "("}, "stream": True}, "structured_outputs"),
         (COMPLETIONS, {"prompt": "a", "structured_outputs": {"json": BAD_SCHEMA}}, "structured_outputs"),

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from serve_app.errors import ServeAppError
 from serve_app.exchange.body import Body
-from tests.malformed_captions import PICTURE, caption_cases, header_cases, route_cases
+from tests.malformed_captions import IMAGE, caption_cases, header_cases, route_cases
 from tests.malformed_chats import chat_cases
 from tests.malformed_json import Case
 from tests.own_lane import as_bytes, bearer, echo, own_lane
@@ -97,7 +97,7 @@ def test_what_is_odd_and_allowed(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize(("key", "path"), [("spent", "/v1/chat/completions"), ("blind", "/v1/captions")])
 def test_a_spent_key_is_told_when_to_come_back(client: httpx.Client, key: str, path: str) -> None:
-    body = echo("once") if key == "spent" else {"images": [PICTURE] * 2}
+    body = echo("once") if key == "spent" else {"images": [IMAGE] * 2}
     assert client.post(path, json=body, headers=bearer(key)).status_code == 200
     refused = client.post(path, json=body, headers=bearer(key))
     check_error(refused, 429, "rate_limit_exceeded")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.dialects.test_malformed import check_error, check_serves_on
 from tests.dialects.tgi.test_malformed import check as check_tgi_error
-from tests.malformed_captions import CAPTIONS, PICTURE
+from tests.malformed_captions import CAPTIONS, IMAGE
 from tests.malformed_json import CHAT, COMPLETIONS
 from tests.own_lane import lane_client
 
@@ -27,7 +27,7 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{
 GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
     (CHAT, {"model": "script", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5, "stop": ["x"]}),
     (CHAT, {"messages": [{"role": "user", "content": [{"type": "text", "text": "hi"}, {
-        "type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}", "detail": "low"}}]}]}),
+        "type": "image_url", "image_url": {"url": f"data:image/png;base64,{IMAGE}", "detail": "low"}}]}]}),
     (CHAT, {"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "tool_calls": [CALL]}, {
         "role": "tool", "tool_call_id": "c", "content": "sun"}], "tools": [TOOL], "tool_choice": {
         "type": "function", "function": {"name": "f"}}, "parallel_tool_calls": False}),
@@ -40,23 +40,23 @@ GOOD: tuple[tuple[str, dict[str, Any]], ...] = (
     (CHAT, {"messages": [{"role": "user", "content": "hi"}], "structured_outputs": {"choice": ["a", "b"]}}),
     (COMPLETIONS, {"prompt": ["hi", "there"], "n": 2, "max_tokens": 5, "stop": ["x"], "logprobs": 2, "stream": True}),
     (COMPLETIONS, {"prompt": [[5, 6], [7]], "temperature": 1, "seed": 7, "response_format": {"type": "json_object"}}),
-    ("/generate", {"inputs": f"![](data:image/png;base64,{PICTURE}) hi", "parameters": {
+    ("/generate", {"inputs": f"![](data:image/png;base64,{IMAGE}) hi", "parameters": {
         "max_new_tokens": 5, "stop": ["x"], "details": True, "best_of": 2, "do_sample": True, "temperature": 0.5}}),
     ("/", {"inputs": "hi", "stream": True, "parameters": {"truncate": 9, "seed": 3, "top_p": 0.5, "top_n_tokens": 2,
         "grammar": {"type": "json", "value": {"type": "object"}}, "watermark": None}, "options": {}}),
-    ("/", {"inputs": {"question": "what?", "image": PICTURE}, "parameters": {"top_k": 2}, "options": {}}),
-    ("/", {"inputs": PICTURE, "question": "what?", "image": PICTURE, "parameters": {}}),
-    ("/", {"inputs": PICTURE, "parameters": {"max_new_tokens": 5}}),
+    ("/", {"inputs": {"question": "what?", "image": IMAGE}, "parameters": {"top_k": 2}, "options": {}}),
+    ("/", {"inputs": IMAGE, "question": "what?", "image": IMAGE, "parameters": {}}),
+    ("/", {"inputs": IMAGE, "parameters": {"max_new_tokens": 5}}),
     ("/invocations", {"prompt": "hi", "max_tokens": 5}),
     ("/tokenize", {"inputs": "hi there"}),
-    (CAPTIONS, {"image": PICTURE, "style": "tags", "stream": True, "stop": "x"}),
-    (CAPTIONS, {"images": [{"b64": PICTURE}, {"url": f"data:image/png;base64,{PICTURE}"}], "prompt": "what?"}),
-    (CAPTIONS, {"image": PICTURE, "style": "detailed", "length": "long", "language": "de", "n": 2, "temperature": 1,
+    (CAPTIONS, {"image": IMAGE, "style": "tags", "stream": True, "stop": "x"}),
+    (CAPTIONS, {"images": [{"b64": IMAGE}, {"url": f"data:image/png;base64,{IMAGE}"}], "prompt": "what?"}),
+    (CAPTIONS, {"image": IMAGE, "style": "detailed", "length": "long", "language": "de", "n": 2, "temperature": 1,
                 "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "frequency_penalty": 0.5, "format": {
                     "type": "json", "schema": {"type": "object", "properties": {"a": {"type": "string"}}}}}),
-    (CAPTIONS, {"image": PICTURE, "length": 50, "format": "tags", "guard": {
+    (CAPTIONS, {"image": IMAGE, "length": 50, "format": "tags", "guard": {
         "checks": ["loop", "empty"], "retries": 1}, "max_tokens": 9, "min_tokens": 1}),
-    (CAPTIONS, {"image": PICTURE, "options": ["a"], "name": "Ann", "task": "od", "guard": True}),
+    (CAPTIONS, {"image": IMAGE, "options": ["a"], "name": "Ann", "task": "od", "guard": True}),
 )  # fmt: skip
 
 ODD = st.one_of(

@@ -15,7 +15,7 @@ from serve_app.errors import ContextTooLong, InvalidRequest, concrete_errors
 from serve_app.exchange.body import validate
 from serve_app.messages import OutputFormat
 from tests.dialects.test_malformed import check_error
-from tests.malformed_captions import PICTURE
+from tests.malformed_captions import IMAGE
 from tests.own_lane import CONTEXT_TOKENS, MODEL, bearer, echo, lane_client
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -209,7 +209,7 @@ def test_models_have_vllms_names_too(script: httpx.Client) -> None:
         (CHAT, {"messages": [{"role": "user", "content": "word " * 2000}]}),
         (CHAT, echo("x", max_tokens=5000)),
         (COMPLETIONS, {"prompt": "word " * 2000}),
-        ("/v1/captions", {"image": PICTURE, "prompt": "word " * 2000}),
+        ("/v1/captions", {"image": IMAGE, "prompt": "word " * 2000}),
     ],
 )
 def test_a_context_too_long_is_told_in_openais_words(script: httpx.Client, path: str, body: Any) -> None:

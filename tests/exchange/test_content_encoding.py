@@ -171,9 +171,9 @@ def test_what_says_that_it_is_something_else_is_refused(lane: httpx.Client, path
     assert "application/json" in answer.text
 
 
-def test_captions_and_pictures_keep_their_own_types(lane: httpx.Client) -> None:
+def test_captions_and_images_keep_their_own_types(lane: httpx.Client) -> None:
     assert post(lane, b'{"image": "AAAA"}', "/v1/captions", content_type="text/plain").status_code == 415
     assert post(lane, b'{"inputs": "!echo hi"}', "/", content_type="text/plain").status_code == 415
-    picture = post(lane, png("red", "circle"), "/", content_type="image/png")
-    assert picture.json()[0]["generated_text"]
+    image = post(lane, png("red", "circle"), "/", content_type="image/png")
+    assert image.json()[0]["generated_text"]
     assert post(lane, BODY, "/invocations", content_type="application/octet-stream").status_code == 200

@@ -27,7 +27,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "root": {"admin": True},
     "few": {"requests_per_minute": 6},
     "fresh": {"requests_per_minute": 6},
-    "pictures": {"images_per_minute": 3},
+    "images": {"images_per_minute": 3},
     "tokens": {"tokens_per_minute": 40},
 }
 LANES = ("", "/models/script")
@@ -196,14 +196,14 @@ def test_a_limit_holds_over_both_replicas_and_the_direct_lane(service: RunningSe
     assert "6 requests a minute" in refused[0].json()["error"]["message"]
 
 
-def test_pictures_and_tokens_are_limited_too(service: RunningService) -> None:
-    picture = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
-    part = {"type": "image_url", "image_url": {"url": picture}}
+def test_images_and_tokens_are_limited_too(service: RunningService) -> None:
+    image = "data:image/gif;base64,R0lGODlhAQABAAAAACH5BAEKAAEALAAAAAABAAEAAAICTAEAOw=="
+    part = {"type": "image_url", "image_url": {"url": image}}
     content: list[dict[str, Any]] = [part, {"type": "text", "text": "hi"}]
-    assert ask(service, content, "pictures").status_code == 200
-    assert ask(service, content * 2, "pictures").status_code == 200
-    assert error_of(ask(service, content, "pictures")) == (429, "rate_limit_exceeded")
-    assert ask(service, "!echo no picture", "pictures").status_code == 200
+    assert ask(service, content, "images").status_code == 200
+    assert ask(service, content * 2, "images").status_code == 200
+    assert error_of(ask(service, content, "images")) == (429, "rate_limit_exceeded")
+    assert ask(service, "!echo no image", "images").status_code == 200
     answers = [ask(service, "!tokens 60", "tokens") for _ in range(4)]  # the tokens of one are a moment on their way
     assert answers[0].status_code == 200
     refused = answers[-1]

@@ -23,7 +23,7 @@ from serve_app.dialects.openai.chat_body import MAX_CALLS, MAX_MESSAGES, MAX_MET
 from serve_app.dialects.openai.completion_body import MAX_PROMPT_TOKENS, MAX_PROMPTS, CompletionBody
 from serve_app.dialects.sampling_body import MAX_STOP_CHARACTERS, MAX_STOP_STRINGS
 from serve_app.dialects.tgi.body import GenerateBody, TokenizeBody
-from serve_app.dialects.tgi.hub_images import CaptionPictureBody, FlatQuestionBody, QuestionBody
+from serve_app.dialects.tgi.hub_images import CaptionImageBody, FlatQuestionBody, QuestionBody
 from serve_app.errors import InvalidRequest
 from serve_app.exchange import json_text
 from serve_app.exchange.body import MAX_FIELDS, MAX_LABEL_CHARACTERS, MAX_TEXT_CHARACTERS, Body, parse_json
@@ -31,14 +31,14 @@ from serve_app.exchange.off_loop import LARGEST_ON_LOOP, off_loop
 from tests.own_lane import bearer, own_lane
 
 BODIES: tuple[type[Body], ...] = (
-    ChatBody, CompletionBody, CaptionBody, CaptionForm, GenerateBody, TokenizeBody, CaptionPictureBody, QuestionBody,
+    ChatBody, CompletionBody, CaptionBody, CaptionForm, GenerateBody, TokenizeBody, CaptionImageBody, QuestionBody,
     FlatQuestionBody,
 )  # fmt: skip
-# Bounded by the body alone: pictures, prompts with pictures in them, and what `check_output_format` bounds.
+# Bounded by the body alone: images, prompts with images in them, and what `check_output_format` bounds.
 UNBOUNDED = {
     "ImageAddress.url", "ImageObject.url", "ImageObject.b64", "CaptionBody.image", "CaptionBody.images",
     "ImagePart.image_url", "Question.image", "FlatQuestionBody.image", "FlatQuestionBody.inputs",
-    "CaptionPictureBody.inputs", "GenerateBody.inputs", "CompletionBody.prompt", "JsonGrammar.value",
+    "CaptionImageBody.inputs", "GenerateBody.inputs", "CompletionBody.prompt", "JsonGrammar.value",
     "RegexGrammar.value", "StructuredOutputs.json", "StructuredOutputs.regex", "StructuredOutputs.choice",
     "ChatMessage.content",  # as a text it becomes a part, which has its own
 }  # fmt: skip
@@ -78,8 +78,8 @@ def test_large_and_legitimate_bodies_are_taken() -> None:
     assert len(parse_json(json.dumps({"messages": messages}).encode(), ChatBody).messages) == MAX_MESSAGES
     said = {"role": "user", "content": "a " * 1_000_000}
     assert parse_json(json.dumps({"messages": [said]}).encode(), ChatBody)
-    pictures = ["A" * 1_500_000] * 16
-    assert len(parse_json(json.dumps({"images": pictures}).encode(), CaptionBody).images or ()) == 16
+    images = ["A" * 1_500_000] * 16
+    assert len(parse_json(json.dumps({"images": images}).encode(), CaptionBody).images or ()) == 16
 
 
 _json = st.recursive(

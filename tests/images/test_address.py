@@ -9,7 +9,7 @@ from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageUrlRefused
 from serve_app.images.gate import ImageBase64, ImageBytes, ImageGate, ImageSource, ImageUrl
 from tests.drawings import b64, data_uri
-from tests.images.test_fetch import LOOPBACK, PICTURE, Answers, Site, failure, fetch, site
+from tests.images.test_fetch import IMAGE, LOOPBACK, Answers, Site, failure, fetch, site
 
 __all__ = ["site"]  # the fixture
 
@@ -23,15 +23,15 @@ async def refusal(url: str, resolver: Answers | None = None, **values: Any) -> s
 
 
 async def test_listed_takes_a_listed_host_wherever_its_name_leads(site: Site) -> None:
-    url = f"http://pictures.inner.example:{site.port}/picture.png"
-    for entry in ("pictures.inner.example", "*.inner.example", f"pictures.inner.example:{site.port}"):
-        assert await fetch(url, Answers(["127.0.0.1"]), **LISTED | {"allowed_hosts": (entry,)}) == PICTURE
+    url = f"http://images.inner.example:{site.port}/image.png"
+    for entry in ("images.inner.example", "*.inner.example", f"images.inner.example:{site.port}"):
+        assert await fetch(url, Answers(["127.0.0.1"]), **LISTED | {"allowed_hosts": (entry,)}) == IMAGE
 
 
 async def test_listed_takes_a_listed_network_whatever_name_leads_there(site: Site) -> None:
     for host in ("whatever.example", "127.0.0.1"):
-        url = f"http://{host}:{site.port}/picture.png"
-        assert await fetch(url, Answers(["127.0.0.1"]), **LISTED | {"allowed_networks": (LOOPBACK,)}) == PICTURE
+        url = f"http://{host}:{site.port}/image.png"
+        assert await fetch(url, Answers(["127.0.0.1"]), **LISTED | {"allowed_networks": (LOOPBACK,)}) == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ async def test_listed_asks_no_name_server_about_a_name_that_nothing_could_allow(
     assert resolver.num_asked == 0
 
 
-@pytest.mark.parametrize("target", ["http://elsewhere.example:PORT/picture.png", "http://127.0.0.1:PORT/picture.png"])
+@pytest.mark.parametrize("target", ["http://elsewhere.example:PORT/image.png", "http://127.0.0.1:PORT/image.png"])
 async def test_listed_holds_for_every_hop(site: Site, target: str) -> None:
     url = f"http://good.example:{site.port}/to?at={target.replace('PORT', str(site.port))}"
     await refusal(url, Answers(["127.0.0.1"]), **LISTED | {"allowed_hosts": ("good.example",)})
@@ -62,9 +62,9 @@ async def test_listed_holds_for_every_hop(site: Site, target: str) -> None:
 
 
 async def test_listed_follows_from_one_listed_place_to_another(site: Site) -> None:
-    url = f"http://good.example:{site.port}/to?at=http://127.0.0.1:{site.port}/picture.png"
+    url = f"http://good.example:{site.port}/to?at=http://127.0.0.1:{site.port}/image.png"
     listed = LISTED | {"allowed_hosts": ("good.example",), "allowed_networks": (LOOPBACK,)}
-    assert await fetch(url, Answers(["127.0.0.1"]), **listed) == PICTURE
+    assert await fetch(url, Answers(["127.0.0.1"]), **listed) == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ async def test_none_fetches_nothing_and_says_what_to_send(url: str) -> None:
 
 
 SENT: dict[str, ImageSource] = {
-    "upload": ImageBytes(PICTURE),
-    "base64": ImageBase64(b64(PICTURE)),
-    "data URI": ImageUrl(data_uri(PICTURE)),
+    "upload": ImageBytes(IMAGE),
+    "base64": ImageBase64(b64(IMAGE)),
+    "data URI": ImageUrl(data_uri(IMAGE)),
 }
 
 

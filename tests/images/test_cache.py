@@ -9,9 +9,9 @@ import pytest
 
 from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageFetchFailed, RequestError
-from serve_app.images.cache import Fetched, PictureCache, SharedFetches, allowed_keep_s
+from serve_app.images.cache import Fetched, ImageCache, SharedFetches, allowed_keep_s
 from serve_app.images.fetch import ImageFetcher
-from tests.images.test_fetch import LOOPBACK, PICTURE, Answers
+from tests.images.test_fetch import IMAGE, LOOPBACK, Answers
 from tests.scripted_clock import Clock
 
 NEVER_S = 3600.0
@@ -34,7 +34,7 @@ def test_cache_control(cache_control: str, seconds: float) -> None:
 
 def test_the_cache_forgets_in_time() -> None:
     clock = Clock(0.0)
-    cache = PictureCache(100_000, clock)
+    cache = ImageCache(100_000, clock)
     cache.put("a", Fetched(b"x", 10))
     clock.now_s = 9.9
     assert cache.get("a") == b"x"
@@ -44,7 +44,7 @@ def test_the_cache_forgets_in_time() -> None:
 
 
 def test_the_least_recently_used_goes_first() -> None:
-    cache = PictureCache(100_000)
+    cache = ImageCache(100_000)
     for name in "abcd":
         cache.put(name, Fetched(b"x" * 24_000, 10))
     assert cache.get("a")
@@ -53,26 +53,26 @@ def test_the_least_recently_used_goes_first() -> None:
     assert cache.num_bytes <= 100_000
 
 
-def test_one_picture_takes_at_most_a_quarter() -> None:
-    cache = PictureCache(100_000)
+def test_one_image_takes_at_most_a_quarter() -> None:
+    cache = ImageCache(100_000)
     cache.put("a", Fetched(b"x" * 24_000, 10))
     cache.put("b", Fetched(b"x" * 25_001, 10))
     assert cache.get("a")
     assert cache.get("b") is None
 
 
-def test_long_urls_and_tiny_pictures_count_too() -> None:
-    cache = PictureCache(100_000)
+def test_long_urls_and_tiny_images_count_too() -> None:
+    cache = ImageCache(100_000)
     for number in range(1000):
         cache.put(f"{number}{'u' * 8000}", Fetched(b"x", 10))
     assert sum(cache.get(f"{number}{'u' * 8000}") is not None for number in range(1000)) == 11
 
 
 def test_a_cache_of_no_bytes_keeps_nothing_and_replacing_counts_once() -> None:
-    nothing = PictureCache(0)
+    nothing = ImageCache(0)
     nothing.put("a", Fetched(b"", 10))
     assert nothing.get("a") is None
-    cache = PictureCache(10_000)
+    cache = ImageCache(10_000)
     for data in (b"x" * 1000, b"y" * 10, b"y" * 10):
         cache.put("a", Fetched(data, 10))
     assert cache.get("a") == b"y" * 10
@@ -109,7 +109,7 @@ class Source:
 
 
 def shared(joinable_s: float = NEVER_S) -> SharedFetches:
-    return SharedFetches(PictureCache(100_000), joinable_s)
+    return SharedFetches(ImageCache(100_000), joinable_s)
 
 
 async def turns(number: int = 5) -> None:
@@ -198,7 +198,7 @@ async def test_closing_ends_what_runs() -> None:
 # --- through the fetcher
 
 
-class Pictures:
+class Images:
     """A server that holds every answer back until `open` is set, and counts connections."""
 
     def __init__(self, headers: str, status: str) -> None:
@@ -219,7 +219,7 @@ class Pictures:
         gone = asyncio.create_task(reader.read())
         await asyncio.wait({gone, asyncio.create_task(self.open.wait())}, return_when=asyncio.FIRST_COMPLETED)
         self.num_now -= 1
-        writer.write(self.start + PICTURE)
+        writer.write(self.start + IMAGE)
         writer.close()
 
     async def has_asked(self, num_requests: int) -> None:
@@ -228,8 +228,8 @@ class Pictures:
 
 
 @asynccontextmanager
-async def pictures(headers: str = "", status: str = "200 OK") -> AsyncIterator[Pictures]:
-    site = Pictures(headers, status)
+async def images(headers: str = "", status: str = "200 OK") -> AsyncIterator[Images]:
+    site = Images(headers, status)
     server = await asyncio.start_server(site.answer, "127.0.0.1", 0)
     site.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
@@ -245,19 +245,19 @@ def fetcher(**values: Any) -> ImageFetcher:
 
 
 async def test_requests_for_one_url_ask_the_server_once() -> None:
-    async with pictures() as site:
+    async with images() as site:
         pool = fetcher()
         waiting = [asyncio.create_task(pool.fetch(f"{site.url}/a?sig=1#{n}", f"image[{n}]")) for n in range(30)]
         await site.has_asked(1)
         site.open.set()
-        assert await asyncio.gather(*waiting) == [PICTURE] * 30
-        assert await pool.fetch(f"{site.url}/a?sig=1", "image") == PICTURE
-        assert await pool.fetch(f"{site.url}/a?sig=2", "image") == PICTURE
+        assert await asyncio.gather(*waiting) == [IMAGE] * 30
+        assert await pool.fetch(f"{site.url}/a?sig=1", "image") == IMAGE
+        assert await pool.fetch(f"{site.url}/a?sig=2", "image") == IMAGE
         assert site.paths == ["/a?sig=1", "/a?sig=2"]
 
 
 async def test_each_who_waits_gets_the_error_under_their_own_name() -> None:
-    async with pictures("Content-Encoding: br\r\n") as site:
+    async with images("Content-Encoding: br\r\n") as site:
         pool = fetcher()
         waiting = [asyncio.create_task(pool.fetch(f"{site.url}/a", f"image[{n}]")) for n in range(3)]
         await site.has_asked(1)
@@ -267,21 +267,21 @@ async def test_each_who_waits_gets_the_error_under_their_own_name() -> None:
     for number, error in enumerate(errors):
         assert isinstance(error, RequestError)
         assert error.param == f"image[{number}]"
-        assert error.message.startswith(f"image[{number}]: the picture's server sends it compressed")
+        assert error.message.startswith(f"image[{number}]: the image's server sends it compressed")
 
 
 async def test_each_who_waits_has_a_deadline_of_their_own() -> None:
     """The first gives up, and the fetch goes on for the second, who came while it still had a future."""
-    async with pictures() as site:
+    async with images() as site:
         pool = fetcher(fetch_timeout_s=2)
         first = asyncio.create_task(pool.fetch(f"{site.url}/a", "first"))
         await site.has_asked(1)
         await asyncio.sleep(0.5)
         second = asyncio.create_task(pool.fetch(f"{site.url}/a", "second"))
-        with pytest.raises(ImageFetchFailed, match="first: the picture didn't arrive"):
+        with pytest.raises(ImageFetchFailed, match="first: the image didn't arrive"):
             await first
         site.open.set()
-        assert await second == PICTURE
+        assert await second == IMAGE
         assert len(site.paths) == 1
 
 
@@ -289,32 +289,32 @@ async def test_each_who_waits_has_a_deadline_of_their_own() -> None:
     ("headers", "values", "num_asked"),
     [("", {}, 1), ("Cache-Control: max-age=60\r\n", {}, 1), ("Cache-Control: no-store\r\n", {}, 2),
      ("Cache-Control: public\r\nCache-Control: max-age=0\r\n", {}, 2), ("", {"fetch_cache_bytes": 0}, 2),
-     ("", {"fetch_cache_s": 0}, 2), ("", {"fetch_cache_bytes": 4 * len(PICTURE)}, 2)],
+     ("", {"fetch_cache_s": 0}, 2), ("", {"fetch_cache_bytes": 4 * len(IMAGE)}, 2)],
 )  # fmt: skip
-async def test_when_a_picture_is_asked_for_again(headers: str, values: dict[str, Any], num_asked: int) -> None:
-    async with pictures(headers) as site:
+async def test_when_an_image_is_asked_for_again(headers: str, values: dict[str, Any], num_asked: int) -> None:
+    async with images(headers) as site:
         site.open.set()
         pool = fetcher(**values)
         for _ in range(2):
-            assert await pool.fetch(f"{site.url}/a", "image") == PICTURE
+            assert await pool.fetch(f"{site.url}/a", "image") == IMAGE
         assert len(site.paths) == num_asked
 
 
 @pytest.mark.parametrize(("cache_control", "num_asked"), [("public", 1), ("no-store", 2)])
 async def test_a_redirect_has_a_say_in_what_is_kept(cache_control: str, num_asked: int) -> None:
-    async with pictures() as end:
+    async with images() as end:
         headers = f"Cache-Control: {cache_control}\r\nLocation: {end.url}/a\r\n"
-        async with pictures(headers, "302 Found") as start:
+        async with images(headers, "302 Found") as start:
             start.open.set()
             end.open.set()
             pool = fetcher()
             for _ in range(2):
-                assert await pool.fetch(f"{start.url}/", "image") == PICTURE
+                assert await pool.fetch(f"{start.url}/", "image") == IMAGE
             assert (len(start.paths), len(end.paths)) == (num_asked, num_asked)
 
 
 async def test_only_success_is_kept() -> None:
-    async with pictures(status="404 Not Found") as site:
+    async with images(status="404 Not Found") as site:
         site.open.set()
         pool = fetcher()
         for _ in range(2):
@@ -324,22 +324,22 @@ async def test_only_success_is_kept() -> None:
 
 
 async def test_connections_to_one_host_are_bounded_and_do_not_hold_up_another() -> None:
-    async with pictures() as slow, pictures() as fast:
+    async with images() as slow, images() as fast:
         pool = fetcher(max_fetches_per_host=3, max_fetches=4)
         fast.open.set()
         port = slow.url.rpartition(":")[2]
         urls = [f"http://{host}:{port}/{n}" for n, host in enumerate(["slow.example", "SLOW.example."] * 5)]
         waiting = [asyncio.create_task(pool.fetch(url, "image")) for url in urls]
         await slow.has_asked(3)
-        assert await pool.fetch(f"{fast.url}/x", "image") == PICTURE
+        assert await pool.fetch(f"{fast.url}/x", "image") == IMAGE
         assert slow.num_most == 3
         slow.open.set()
-        assert await asyncio.gather(*waiting) == [PICTURE] * 10
+        assert await asyncio.gather(*waiting) == [IMAGE] * 10
         assert slow.num_most == 3
 
 
 async def test_connections_are_bounded_in_all_and_waiting_counts_against_the_deadline() -> None:
-    async with pictures() as site:
+    async with images() as site:
         pool = fetcher(max_fetches=2, fetch_timeout_s=0.5)
         port = site.url.rpartition(":")[2]
         waiting = [asyncio.create_task(pool.fetch(f"http://host{n}.example:{port}/", f"i{n}")) for n in range(6)]
@@ -347,11 +347,11 @@ async def test_connections_are_bounded_in_all_and_waiting_counts_against_the_dea
         assert [type(error) for error in errors] == [ImageFetchFailed] * 6
         assert len(site.paths) == 2
         site.open.set()
-        assert await pool.fetch(f"{site.url}/", "image") == PICTURE
+        assert await pool.fetch(f"{site.url}/", "image") == IMAGE
 
 
 async def test_a_turn_is_given_back_however_a_fetch_ends() -> None:
-    async with pictures() as site:
+    async with images() as site:
         pool = fetcher(max_fetches=1)
         for _ in range(3):
             task = asyncio.create_task(pool.fetch(f"{site.url}/", "image"))
@@ -362,4 +362,4 @@ async def test_a_turn_is_given_back_however_a_fetch_ends() -> None:
         with pytest.raises(RequestError):
             await pool.fetch("http://10.0.0.1/", "image")
         site.open.set()
-        assert await pool.fetch(f"{site.url}/", "image") == PICTURE
+        assert await pool.fetch(f"{site.url}/", "image") == IMAGE

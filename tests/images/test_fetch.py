@@ -1,4 +1,4 @@
-"""Fetching pictures from real servers on this machine; the long lists of hostile URLs are in test_hostile_urls.py."""
+"""Fetching images from real servers on this machine; the long lists of hostile URLs are in test_hostile_urls.py."""
 
 import asyncio
 import gzip
@@ -23,12 +23,12 @@ from serve_app.images.fetch import ImageFetcher
 from serve_app.images.gate import ImageGate, ImageUrl
 from tests.drawings import png
 
-PICTURE = png("red", "circle", (40, 30))
+IMAGE = png("red", "circle", (40, 30))
 LOOPBACK = "127.0.0.1/32"
 
 
 class Site:
-    """A picture server on this machine; `requests` is what it was asked, `asked_at` at which of its addresses."""
+    """An image server on this machine; `requests` is what it was asked, `asked_at` at which of its addresses."""
 
     def __init__(self) -> None:
         self.requests: list[web.BaseRequest] = []
@@ -44,8 +44,8 @@ class Site:
         assert request.transport is not None
         self.asked_at.append(request.transport.get_extra_info("sockname")[0])
         match request.path.strip("/").split("/"):
-            case ["picture.png"]:
-                return web.Response(body=PICTURE, headers={"Set-Cookie": "a=b"})
+            case ["image.png"]:
+                return web.Response(body=IMAGE, headers={"Set-Cookie": "a=b"})
             case ["status", status]:
                 return web.Response(status=int(status), body=b"secret body")
             case ["to"]:
@@ -54,7 +54,7 @@ class Site:
             case ["loop", number]:
                 raise web.HTTPFound(f"/loop/{int(number) + 1}")
             case ["encoded", encoding]:
-                return web.Response(body=gzip.compress(PICTURE), headers={"Content-Encoding": encoding})
+                return web.Response(body=gzip.compress(IMAGE), headers={"Content-Encoding": encoding})
             case ["chunks", number]:
                 return await self._drip(request, int(number), pause_s=0)
             case ["drip"]:
@@ -169,15 +169,15 @@ async def failure(url: str, resolver: AbstractResolver | None = None, **values: 
 # --- what works
 
 
-async def test_a_picture(site: Site) -> None:
-    assert await fetch(f"{site.url}/picture.png") == PICTURE
+async def test_an_image(site: Site) -> None:
+    assert await fetch(f"{site.url}/image.png") == IMAGE
 
 
 async def test_the_request_says_little(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    await fetch(f"{site.url}/picture.png?a=%2Fb&c=d+e#fragment", user_agent="tester/1")
+    await fetch(f"{site.url}/image.png?a=%2Fb&c=d+e#fragment", user_agent="tester/1")
     (request,) = site.requests
-    assert request.raw_path == "/picture.png?a=%2Fb&c=d+e"
+    assert request.raw_path == "/image.png?a=%2Fb&c=d+e"
     assert dict(request.headers) == {
         "Host": f"127.0.0.1:{site.port}",
         "User-Agent": "tester/1",
@@ -189,50 +189,50 @@ async def test_the_request_says_little(site: Site, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 async def test_redirects_are_followed_without_cookies_or_referer(site: Site, status: int) -> None:
-    assert await fetch(f"{site.url}/to?status={status}&at=/picture.png") == PICTURE
+    assert await fetch(f"{site.url}/to?status={status}&at=/image.png") == IMAGE
     assert not {"Cookie", "Referer"} & set(site.requests[-1].headers)
 
 
 async def test_as_many_redirects_as_allowed(site: Site) -> None:
-    assert await fetch(f"{site.url}/to?at=/to?at=/picture.png", max_redirects=2) == PICTURE
-    error = await failure(f"{site.url}/to?at=/to?at=/picture.png", max_redirects=1)
+    assert await fetch(f"{site.url}/to?at=/to?at=/image.png", max_redirects=2) == IMAGE
+    error = await failure(f"{site.url}/to?at=/to?at=/image.png", max_redirects=1)
     assert isinstance(error, ImageFetchFailed)
     assert "more than 1 times" in error.message
 
 
 async def test_the_gate_decodes_what_was_fetched(site: Site) -> None:
     gate = ImageGate(ImageConfig(allowed_networks=(LOOPBACK,)))
-    assert (await gate.load(ImageUrl(f" {site.url}/picture.png\n"), "image")).width == 40
+    assert (await gate.load(ImageUrl(f" {site.url}/image.png\n"), "image")).width == 40
     await gate.close()
 
 
 ALLOWING: dict[str, dict[str, tuple[str, ...]]] = {
     "network": {"allowed_networks": ("127.0.0.0/8",)},
-    "host": {"allowed_hosts": ("pictures.inner.example",)},
-    "host with port": {"allowed_hosts": ("Pictures.inner.example:PORT",)},
+    "host": {"allowed_hosts": ("images.inner.example",)},
+    "host with port": {"allowed_hosts": ("Images.inner.example:PORT",)},
     "wildcard": {"allowed_hosts": ("*.example",)},
     "wildcard with port": {"allowed_hosts": ("*.inner.example:PORT",)},
 }
 NOT_ALLOWING: dict[str, dict[str, tuple[str, ...]]] = {
     "nothing": {},
     "other network": {"allowed_networks": ("10.0.0.0/8", "::/0")},
-    "other host": {"allowed_hosts": ("inner.example", "pictures.inner.exampl", "xpictures.inner.example")},
-    "other port": {"allowed_hosts": ("pictures.inner.example:1",)},
-    "wildcard below": {"allowed_hosts": ("*.pictures.inner.example", "*.nner.example")},
+    "other host": {"allowed_hosts": ("inner.example", "images.inner.exampl", "ximages.inner.example")},
+    "other port": {"allowed_hosts": ("images.inner.example:1",)},
+    "wildcard below": {"allowed_hosts": ("*.images.inner.example", "*.nner.example")},
 }
 
 
 @pytest.mark.parametrize("rules", ALLOWING.values(), ids=list(ALLOWING))
-@pytest.mark.parametrize("host", ["pictures.inner.example", "PICTURES.inner.example."])
+@pytest.mark.parametrize("host", ["images.inner.example", "IMAGES.inner.example."])
 async def test_allow_list(site: Site, rules: dict[str, tuple[str, ...]], host: str) -> None:
     allowed: dict[str, Any] = {"allowed_networks": ()}
     allowed |= {key: tuple(v.replace("PORT", str(site.port)) for v in values) for key, values in rules.items()}
-    assert await fetch(f"http://{host}:{site.port}/picture.png", Answers(["127.0.0.1"]), **allowed) == PICTURE
+    assert await fetch(f"http://{host}:{site.port}/image.png", Answers(["127.0.0.1"]), **allowed) == IMAGE
 
 
 @pytest.mark.parametrize("rules", NOT_ALLOWING.values(), ids=list(NOT_ALLOWING))
 async def test_what_the_allow_list_does_not_name(site: Site, rules: dict[str, tuple[str, ...]]) -> None:
-    url = f"http://pictures.inner.example:{site.port}/picture.png"
+    url = f"http://images.inner.example:{site.port}/image.png"
     error = await failure(url, Answers(["127.0.0.1"]), **({"allowed_networks": ()} | rules))
     assert isinstance(error, ImageUrlRefused)
     assert not site.requests
@@ -249,7 +249,7 @@ def test_an_allow_list_of_something_else_is_a_config_error(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST", "localhost.localdomain", "ip6-localhost", "0x7f000001"])
 async def test_the_systems_names_for_this_machine(site: Site, host: str) -> None:
-    error = await failure(f"http://{host}:{site.port}/picture.png", allowed_networks=())
+    error = await failure(f"http://{host}:{site.port}/image.png", allowed_networks=())
     assert isinstance(error, ImageUrlRefused) or "can't be resolved" in error.message
     assert not site.requests
 
@@ -266,9 +266,9 @@ def test_public_addresses(address: str, expected: bool) -> None:
 
 async def test_dns_rebinding_changes_nothing(site: Site) -> None:
     """The server listens on every loopback address; only 127.0.0.1 is allowed, and 127.0.0.2 is the attack."""
-    url = f"http://rebind.example:{site.port}/picture.png"
+    url = f"http://rebind.example:{site.port}/image.png"
     good_then_bad = Answers(["127.0.0.1"], ["127.0.0.2"])
-    assert await fetch(url, good_then_bad) == PICTURE
+    assert await fetch(url, good_then_bad) == IMAGE
     assert good_then_bad.num_asked == 1
     assert isinstance(await failure(url, good_then_bad), ImageUrlRefused)
     assert len(site.requests) == 1
@@ -276,15 +276,15 @@ async def test_dns_rebinding_changes_nothing(site: Site) -> None:
 
 async def test_a_redirect_to_the_same_name_is_resolved_and_checked_again(site: Site) -> None:
     resolver = Answers(["127.0.0.1"], ["127.0.0.2"])
-    error = await failure(f"http://rebind.example:{site.port}/to?at=/picture.png", resolver)
+    error = await failure(f"http://rebind.example:{site.port}/to?at=/image.png", resolver)
     assert isinstance(error, ImageUrlRefused)
     assert [request.path for request in site.requests] == ["/to"]
 
 
 async def test_only_the_checked_of_several_addresses_is_asked(site: Site) -> None:
-    url = f"http://mixed.example:{site.port}/picture.png"
+    url = f"http://mixed.example:{site.port}/image.png"
     for answer in (["127.0.0.2", "127.0.0.1"], ["127.0.0.1", "127.0.0.2"], ["::1", "127.0.0.1"]):
-        assert await fetch(url, Answers(answer)) == PICTURE
+        assert await fetch(url, Answers(answer)) == IMAGE
     assert site.asked_at == ["127.0.0.1"] * 3
     assert isinstance(await failure(url, Answers(["127.0.0.2", "::1", "10.0.0.1"])), ImageUrlRefused)
 
@@ -292,10 +292,10 @@ async def test_only_the_checked_of_several_addresses_is_asked(site: Site) -> Non
 async def test_an_allowance_for_one_host_is_not_lent_to_another(site: Site) -> None:
     config = ImageConfig(allowed_hosts=("good.example",))
     fetcher = ImageFetcher(config, Answers(["127.0.0.1"]))
-    assert await fetcher.fetch(f"http://good.example:{site.port}/picture.png", "image") == PICTURE
+    assert await fetcher.fetch(f"http://good.example:{site.port}/image.png", "image") == IMAGE
     for host in ("evil.example", "127.0.0.1"):
         with pytest.raises(ImageUrlRefused):
-            await fetcher.fetch(f"http://{host}:{site.port}/picture.png", "image")
+            await fetcher.fetch(f"http://{host}:{site.port}/image.png", "image")
     assert len(site.requests) == 1
 
 
@@ -420,10 +420,10 @@ async def test_cancelling_closes_the_connection() -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for pictures.example, with its key."""
+    """A self-signed certificate for images.example, with its key."""
     path = tmp_path / "tls.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
-               "-days", "1", "-subj", "/CN=pictures.example", "-addext", "subjectAltName=DNS:pictures.example",
+               "-days", "1", "-subj", "/CN=images.example", "-addext", "subjectAltName=DNS:images.example",
                "-keyout", str(path), "-out", f"{path}.crt"]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True)
     path.write_bytes(path.read_bytes() + Path(f"{path}.crt").read_bytes())
@@ -439,7 +439,7 @@ async def secure(certificate: Path) -> AsyncIterator[Site]:
 
 
 async def test_a_certificate_nobody_signed_is_refused(secure: Site) -> None:
-    error = await failure(f"https://pictures.example:{secure.port}/picture.png", Answers(["127.0.0.1"]))
+    error = await failure(f"https://images.example:{secure.port}/image.png", Answers(["127.0.0.1"]))
     assert isinstance(error, ImageFetchFailed)
     assert "TLS certificate" in error.message
     assert not secure.requests
@@ -453,16 +453,16 @@ def _trusted(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_trusted")
 async def test_tls_is_checked_for_the_name_and_not_the_address(secure: Site) -> None:
-    url = f"https://pictures.example:{secure.port}/picture.png"
-    assert await fetch(url, Answers(["127.0.0.1"])) == PICTURE
-    assert secure.requests[0].host == f"pictures.example:{secure.port}"
-    error = await failure(url.replace("pictures", "other"), Answers(["127.0.0.1"]))
+    url = f"https://images.example:{secure.port}/image.png"
+    assert await fetch(url, Answers(["127.0.0.1"])) == IMAGE
+    assert secure.requests[0].host == f"images.example:{secure.port}"
+    error = await failure(url.replace("images", "other"), Answers(["127.0.0.1"]))
     assert "TLS certificate" in error.message
 
 
 @pytest.mark.usefixtures("_trusted")
 async def test_a_redirect_from_https_to_http_is_refused(secure: Site, site: Site) -> None:
-    url = f"https://pictures.example:{secure.port}/to?at={site.url}/picture.png"
+    url = f"https://images.example:{secure.port}/to?at={site.url}/image.png"
     error = await failure(url, Answers(["127.0.0.1"]))
     assert isinstance(error, ImageUrlRefused)
     assert "stays on https" in error.message

@@ -18,7 +18,7 @@ from PIL import Image, ImageCms, TiffImagePlugin, features
 from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageTooLarge, ImageUrlRefused, InvalidImage, RequestError
 from serve_app.images.gate import FORMATS, ImageBase64, ImageBytes, ImageGate, ImageSource, ImageUrl, source_from_text
-from serve_app.messages import Picture
+from serve_app.messages import RgbImage
 from tests.drawings import b64, data_uri, png
 
 RED = (255, 0, 0)
@@ -33,7 +33,7 @@ async def gate() -> AsyncIterator[ImageGate]:
     await gate.close()
 
 
-async def load(source: ImageSource | bytes, **values: Any) -> Picture:
+async def load(source: ImageSource | bytes, **values: Any) -> RgbImage:
     """Through a gate of its own, with these config values."""
     gate = ImageGate(ImageConfig(**values))
     try:
@@ -48,9 +48,9 @@ def save(image: Image.Image, image_format: str = "PNG", **options: Any) -> bytes
     return buffer.getvalue()
 
 
-def pixel(picture: Picture, x: int = 0, y: int = 0) -> tuple[int, int, int]:
-    start = (y * picture.width + x) * 3
-    return cast(tuple[int, int, int], tuple(picture.rgb[start : start + 3]))
+def pixel(image: RgbImage, x: int = 0, y: int = 0) -> tuple[int, int, int]:
+    start = (y * image.width + x) * 3
+    return cast(tuple[int, int, int], tuple(image.rgb[start : start + 3]))
 
 
 def is_near(color: tuple[int, ...], wanted: tuple[int, ...], tolerance: int = 12) -> bool:
@@ -72,9 +72,9 @@ def huge_png(width: int, height: int) -> bytes:
 
 @pytest.mark.parametrize("image_format", FORMATS)
 async def test_every_format(image_format: str) -> None:
-    picture = await load(save(Image.new("RGB", (30, 20), RED), image_format))
-    assert (picture.width, picture.height, len(picture.rgb)) == (30, 20, 30 * 20 * 3)
-    assert is_near(pixel(picture, 15, 10), RED)
+    image = await load(save(Image.new("RGB", (30, 20), RED), image_format))
+    assert (image.width, image.height, len(image.rgb)) == (30, 20, 30 * 20 * 3)
+    assert is_near(pixel(image, 15, 10), RED)
 
 
 def test_avif_is_taken_where_pillow_has_it() -> None:
@@ -98,7 +98,7 @@ SOURCES: dict[str, ImageSource] = {
 
 
 @pytest.mark.parametrize("source", SOURCES.values(), ids=list(SOURCES))
-async def test_every_source_is_the_same_picture(source: ImageSource) -> None:
+async def test_every_source_is_the_same_image(source: ImageSource) -> None:
     assert await load(source) == await load(PNG)
 
 
@@ -157,8 +157,8 @@ async def test_every_mode(data: bytes, color: tuple[int, int, int]) -> None:
 async def test_float_with_negative_values_is_stretched() -> None:
     image = Image.new("F", (2, 1), -1000.0)
     image.putpixel((1, 0), 1000.0)
-    picture = await load(save(image, "TIFF"))
-    assert (pixel(picture), pixel(picture, 1)) == ((0, 0, 0), WHITE)
+    loaded = await load(save(image, "TIFF"))
+    assert (pixel(loaded), pixel(loaded, 1)) == ((0, 0, 0), WHITE)
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "WEBP", *(["AVIF"] if "AVIF" in FORMATS else [])])
@@ -171,10 +171,10 @@ async def test_orientation(image_format: str, orientation: int, corner: tuple[in
     image.paste(RED, (0, 0, 32, 16))  # the stored top left; `corner` is where it belongs
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = await load(save(image, image_format, exif=exif))
-    assert (picture.width, picture.height) == ((64, 32) if orientation < 5 else (32, 64))
-    x, y = (side * (edge - 9) + 4 for side, edge in zip(corner, (picture.width, picture.height), strict=True))
-    assert is_near(pixel(picture, x, y), RED, 40)
+    loaded = await load(save(image, image_format, exif=exif))
+    assert (loaded.width, loaded.height) == ((64, 32) if orientation < 5 else (32, 64))
+    x, y = (side * (edge - 9) + 4 for side, edge in zip(corner, (loaded.width, loaded.height), strict=True))
+    assert is_near(pixel(loaded, x, y), RED, 40)
 
 
 async def test_broken_exif_is_ignored() -> None:
@@ -206,8 +206,8 @@ def gamma_profile(gamma: float) -> bytes:
 @pytest.mark.parametrize("image_format", ["GIF", "WEBP", "PNG", "TIFF"])
 async def test_first_frame_of_an_animation(image_format: str) -> None:
     frames = [Image.new("RGB", (16, 16), color) for color in ("red", "blue")]
-    picture = await load(save(frames[0], image_format, save_all=True, append_images=frames[1:]))
-    assert is_near(pixel(picture), RED)
+    image = await load(save(frames[0], image_format, save_all=True, append_images=frames[1:]))
+    assert is_near(pixel(image), RED)
 
 
 @pytest.mark.parametrize(
@@ -219,16 +219,16 @@ async def test_first_frame_of_an_animation(image_format: str) -> None:
 async def test_longest_edge(
     gate: ImageGate, image_format: str, size: tuple[int, int], wanted: tuple[int, int]
 ) -> None:
-    picture = await gate.load(ImageBytes(save(Image.new("RGB", size, RED), image_format)), "image")
-    assert (picture.width, picture.height) == wanted
-    assert is_near(pixel(picture), RED)
+    image = await gate.load(ImageBytes(save(Image.new("RGB", size, RED), image_format)), "image")
+    assert (image.width, image.height) == wanted
+    assert is_near(pixel(image), RED)
 
 
 async def test_shrinking_keeps_transparent_colours_out() -> None:
     image = Image.new("RGBA", (64, 64), (0, 255, 0, 0))
     image.paste((255, 0, 0, 255), (0, 0, 32, 64))
-    picture = await load(save(image), max_edge_px=16)
-    assert all(green <= red for red, green, _ in (pixel(picture, x) for x in range(16)))
+    loaded = await load(save(image), max_edge_px=16)
+    assert all(green <= red for red, green, _ in (pixel(loaded, x) for x in range(16)))
 
 
 async def test_jpeg_is_shrunk_while_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,11 +257,11 @@ async def refusal(source: ImageSource | bytes, **values: Any) -> RequestError:
     return error
 
 
-NO_PICTURES = {
+NO_IMAGES = {
     "empty": (b"", "empty (0 bytes)"),
     "text": (b"hello, world\n", "looks like text"),
     "Unicode": ("Grüße".encode(), "looks like text"),
-    "noise": (bytes(range(7)) * 9, "looks like no picture"),
+    "noise": (bytes(range(7)) * 9, "looks like no image"),
     "SVG": (b'<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>', "looks like SVG"),
     "plain SVG": (b'\n <svg width="1">', "looks like SVG"),
     "HTML": (b"\n<!DOCTYPE html><html><script>secret</script>", "looks like an HTML page"),
@@ -274,14 +274,14 @@ NO_PICTURES = {
     "Photoshop": (b"8BPS\0\1", "looks like a Photoshop file"),
     "JPEG header only": (b"\xff\xd8\xff", "JPEG"),
     "PNG header only": (b"\x89PNG\r\n\x1a\n", "PNG"),
-    "PPM, which Pillow could read": (b"P6 1 1 255\n\0\0\0", "looks like no picture"),
-    "ICO, which Pillow could read": (save(Image.new("RGB", (16, 16)), "ICO"), "looks like no picture"),
+    "PPM, which Pillow could read": (b"P6 1 1 255\n\0\0\0", "looks like no image"),
+    "ICO, which Pillow could read": (save(Image.new("RGB", (16, 16)), "ICO"), "looks like no image"),
     "EPS, which Pillow would run": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "looks like text"),
 }
 
 
-@pytest.mark.parametrize(("data", "words"), NO_PICTURES.values(), ids=list(NO_PICTURES))
-async def test_no_picture(data: bytes, words: str) -> None:
+@pytest.mark.parametrize(("data", "words"), NO_IMAGES.values(), ids=list(NO_IMAGES))
+async def test_no_image(data: bytes, words: str) -> None:
     error = await refusal(data)
     assert isinstance(error, InvalidImage)
     assert words in error.message
@@ -357,8 +357,8 @@ async def test_pixels_are_counted_before_they_are_allocated() -> None:
 
 
 async def test_pillows_own_limit_is_neither_error_nor_warning() -> None:
-    picture = await load(save(Image.new("1", (10_000, 9_000), 1)), max_image_pixels=100_000_000, max_edge_px=64)
-    assert (picture.width, picture.height) == (64, 58)
+    image = await load(save(Image.new("1", (10_000, 9_000), 1)), max_image_pixels=100_000_000, max_edge_px=64)
+    assert (image.width, image.height) == (64, 58)
 
 
 async def test_the_pixel_limit_is_exact() -> None:
@@ -414,22 +414,22 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", originals())
-async def test_damaged_files_are_pictures_or_errors(gate: ImageGate, name: str) -> None:
+async def test_damaged_files_are_images_or_errors(gate: ImageGate, name: str) -> None:
     data, chance = originals()[name], random.Random(name)
     for length in range(0, min(len(data), 120), 3):
-        await picture_or_error(gate, data[:length])
+        await image_or_error(gate, data[:length])
     for _ in range(250):
-        await picture_or_error(gate, damaged(data, chance))
+        await image_or_error(gate, damaged(data, chance))
     assert (await gate.load(ImageBytes(data), "image")).rgb
 
 
-async def picture_or_error(gate: ImageGate, data: bytes) -> None:
+async def image_or_error(gate: ImageGate, data: bytes) -> None:
     try:
-        picture = await gate.load(ImageBytes(data), "image")
+        image = await gate.load(ImageBytes(data), "image")
     except (InvalidImage, ImageTooLarge):
         return
-    assert len(picture.rgb) == picture.width * picture.height * 3
-    assert max(picture.width, picture.height) <= 512
+    assert len(image.rgb) == image.width * image.height * 3
+    assert max(image.width, image.height) <= 512
 
 
 async def test_damaged_tiff_tags(gate: ImageGate) -> None:
@@ -444,7 +444,7 @@ async def test_damaged_tiff_tags(gate: ImageGate) -> None:
                 at = start + 2 + 12 * entry
                 if struct.unpack_from("<H", data, at)[0] == tag:
                     struct.pack_into("<HII", data, at + 2, 4, 1, value)
-            await picture_or_error(gate, bytes(data))
+            await image_or_error(gate, bytes(data))
 
 
 # --- where it runs

@@ -1,4 +1,4 @@
-"""Hostile pictures are refused in the right words and cost little, odd ones come out right; a good one loads next."""
+"""Hostile images are refused in the right words and cost little, odd ones come out right; a good one loads next."""
 
 import math
 import random
@@ -47,7 +47,7 @@ async def check_refused(gate: ImageGate, data: bytes, error_class: type[RequestE
     assert not any(leak in error.message for leak in LEAKS), error.message
 
 
-async def check_good_picture(gate: ImageGate) -> None:
+async def check_good_image(gate: ImageGate) -> None:
     assert pixel(await gate.load(ImageBytes(GOOD), PARAM)) == RED
 
 
@@ -145,7 +145,7 @@ BOMBS = bombs()
 @pytest.mark.parametrize(("data", "error_class", "words"), BOMBS.values(), ids=list(BOMBS))
 async def test_bombs(gate: ImageGate, data: bytes, error_class: type[RequestError], words: str) -> None:
     await check_refused(gate, data, error_class, words)
-    await check_good_picture(gate)
+    await check_good_image(gate)
 
 
 ALL_BOMBS_MIB = 150  # beside what the process had; one of them alone would take 4 GB
@@ -163,7 +163,7 @@ def test_all_bombs_together_stay_small_and_end(tmp_path: Path) -> None:
     assert grown_mib < ALL_BOMBS_MIB
 
 
-# --- no pictures, broken ones, and files that pretend
+# --- no images, broken ones, and files that pretend
 
 
 def broken() -> dict[str, Refused]:
@@ -174,8 +174,8 @@ def broken() -> dict[str, Refused]:
         "empty": (b"", InvalidImage, "empty (0 bytes)"),
         "one byte": (b"\xff", InvalidImage, UNKNOWN),
         "text": (b"a secret text", InvalidImage, "looks like text"),
-        "zeros": (bytes(1000), InvalidImage, "looks like no picture"),
-        "noise": (random.Random(1).randbytes(1000), InvalidImage, "looks like no picture"),
+        "zeros": (bytes(1000), InvalidImage, "looks like no image"),
+        "noise": (random.Random(1).randbytes(1000), InvalidImage, "looks like no image"),
         "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg' onload='secret()'/>", InvalidImage, "looks like SVG"),
         "SVG behind a comment": (b"<?xml version='1.0'?><!-- secret --><svg/>", InvalidImage, "looks like SVG"),
         "SVG, compressed": (made.packed(b"<svg/>"), InvalidImage, "looks like an archive"),
@@ -196,18 +196,18 @@ def broken() -> dict[str, Refused]:
         "PNG, compressed": (made.packed(image), InvalidImage, "looks like an archive"),
         "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), InvalidImage, "looks like HEIC"),
         "MP4": (b"\0\0\0\x18ftypisom\0\0\2\0isomavc1" + bytes(99), InvalidImage, "looks like a video"),
-        "WebM": (b"\x1a\x45\xdf\xa3" + bytes(99), InvalidImage, "looks like no picture"),
+        "WebM": (b"\x1a\x45\xdf\xa3" + bytes(99), InvalidImage, "looks like no image"),
         "AVI": (b"RIFF\0\0\0\0AVI LIST", InvalidImage, UNKNOWN),
         "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", InvalidImage, "looks like JPEG 2000"),
         "JPEG XL": (b"\xff\x0a" + bytes(99), InvalidImage, "looks like JPEG XL"),
         "Photoshop": (b"8BPS\0\1" + bytes(99), InvalidImage, "looks like a Photoshop file"),
         "PostScript": (b"%!PS-Adobe-3.0 EPSF-3.0\n(secret) run\n", InvalidImage, "looks like text"),
-        "program": (b"\x7fELF\2\1\1" + bytes(99), InvalidImage, "looks like no picture"),
+        "program": (b"\x7fELF\2\1\1" + bytes(99), InvalidImage, "looks like no image"),
         "script": (b"#!/bin/sh\nsecret\n", InvalidImage, "looks like text"),
-        "ICO": (save(red((16, 16)), "ICO"), InvalidImage, "looks like no picture"),
-        "PPM": (save(red(), "PPM"), InvalidImage, "looks like no picture"),
-        "TGA": (save(red(), "TGA"), InvalidImage, "looks like no picture"),
-        "ICNS": (b"icns\0\0\0\x08" + bytes(99), InvalidImage, "looks like no picture"),
+        "ICO": (save(red((16, 16)), "ICO"), InvalidImage, "looks like no image"),
+        "PPM": (save(red(), "PPM"), InvalidImage, "looks like no image"),
+        "TGA": (save(red(), "TGA"), InvalidImage, "looks like no image"),
+        "ICNS": (b"icns\0\0\0\x08" + bytes(99), InvalidImage, "looks like no image"),
         "PNG behind a byte": (b"x" + image, InvalidImage, UNKNOWN),
         "PNG without edges": (made.png(0, 0), InvalidImage, ""),
         "PNG without width": (made.png(0, 9), InvalidImage, ""),
@@ -234,9 +234,9 @@ def broken() -> dict[str, Refused]:
         "TIFF of 65535 samples": (made.tiff(gray(8, 8, 9) | {277: 65535}, squeezed), InvalidImage, ""),
         "TIFF of unknown compression": (made.tiff(gray(8, 8, 64, 12345), bytes(64)), InvalidImage, ""),
         "TIFF of values beyond bounds": (_float_tiff(math.inf), InvalidImage, BROKEN),
-        "WEBP without picture": (b"RIFF\x04\0\0\0WEBP", InvalidImage, "WEBP"),
+        "WEBP without image": (b"RIFF\x04\0\0\0WEBP", InvalidImage, "WEBP"),
         "WEBP, lying length": (b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff", InvalidImage, BROKEN),
-        "JPEG without picture": (b"\xff\xd8\xff\xd9", InvalidImage, "JPEG"),
+        "JPEG without image": (b"\xff\xd8\xff\xd9", InvalidImage, "JPEG"),
         "JPEG without edges": (made.jpeg_of_edges(0, 0), InvalidImage, ""),
         "JPEG without width": (made.jpeg_of_edges(0, 9), InvalidImage, ""),
         "JPEG without quantisation": (jpeg.replace(b"\xff\xdb", b"\xff\xec"), InvalidImage, BROKEN),
@@ -262,7 +262,7 @@ BROKEN_FILES = broken()
 @pytest.mark.parametrize(("data", "error_class", "words"), BROKEN_FILES.values(), ids=list(BROKEN_FILES))
 async def test_broken_files(gate: ImageGate, data: bytes, error_class: type[RequestError], words: str) -> None:
     await check_refused(gate, data, error_class, words)
-    await check_good_picture(gate)
+    await check_good_image(gate)
 
 
 PARTS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)
@@ -273,7 +273,7 @@ PARTS = (0.02, 0.1, 0.3, 0.5, 0.7, 0.9)
 async def test_files_cut_short(gate: ImageGate, image_format: str, part: float) -> None:
     data = save(noise(), image_format)
     await check_refused(gate, data[: int(len(data) * part)], InvalidImage, "")
-    await check_good_picture(gate)
+    await check_good_image(gate)
 
 
 # --- odd, and fine
@@ -311,7 +311,7 @@ def odd() -> dict[str, tuple[bytes, tuple[int, ...], int]]:
         "animated WEBP": (_animation("WEBP", lossless=True), RED, 0),
         "animated PNG": (made.apng(RED, (0, 0, 255)), RED, 0),
         "TIFF of two pages": (_animation("TIFF"), RED, 0),
-        "JPEG of two pictures": (_animation("MPO"), RED, 3),
+        "JPEG of two images": (_animation("MPO"), RED, 3),
         "CMYK": (save(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF"), RED, 0),
         "CMYK, inverted as Adobe does": (cmyk, RED, 3),
         "16 bits": (save(Image.new("I;16", (8, 8), 32768)), (128,) * 3, 1),
@@ -410,9 +410,9 @@ WITH_MUCH_BESIDE = with_much_beside()
     ("data", "color", "tolerance"), [*ODD.values(), *WITH_MUCH_BESIDE.values()], ids=[*ODD, *WITH_MUCH_BESIDE]
 )
 async def test_odd_files_come_out_right(gate: ImageGate, data: bytes, color: tuple[int, ...], tolerance: int) -> None:
-    picture = await gate.load(ImageBytes(data), PARAM)
-    assert len(picture.rgb) == picture.width * picture.height * 3
-    assert is_near(pixel(picture), color, tolerance), pixel(picture)
+    image = await gate.load(ImageBytes(data), PARAM)
+    assert len(image.rgb) == image.width * image.height * 3
+    assert is_near(pixel(image), color, tolerance), pixel(image)
 
 
 async def test_strangers_write_no_log(gate: ImageGate, caplog: pytest.LogCaptureFixture) -> None:
@@ -423,4 +423,4 @@ async def test_strangers_write_no_log(gate: ImageGate, caplog: pytest.LogCapture
     assert not caplog.records
 
 
-NUM_HOSTILE_PICTURES = len(BOMBS) + len(BROKEN_FILES) + len(FORMATS) * len(PARTS) + len(ODD)
+NUM_HOSTILE_IMAGES = len(BOMBS) + len(BROKEN_FILES) + len(FORMATS) * len(PARTS) + len(ODD)

@@ -1,7 +1,7 @@
-"""Hostile URLs: names, spellings, redirects and servers that mean harm, and that a good picture loads right after.
+"""Hostile URLs: names, spellings, redirects and servers that mean harm, and that a good image loads right after.
 
-Everything happens on this machine. `good.example` is a listed host with a picture, `bad.example` a listed host whose
-server misbehaves; every other name leads to the picture's server too, and nothing allows it.
+Everything happens on this machine. `good.example` is a listed host with an image, `bad.example` a listed host whose
+server misbehaves; every other name leads to the image's server too, and nothing allows it.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageFetchFailed, ImageTooLarge, ImageUrlRefused, RequestError
 from serve_app.images.fetch import ImageFetcher
-from tests.images.test_fetch import PICTURE, Answers, Site, site
+from tests.images.test_fetch import IMAGE, Answers, Site, site
 
 __all__ = ["site"]  # the fixture
 
@@ -69,16 +69,16 @@ async def check_refused(images: ImageFetcher, url: str, error_class: type[Reques
     assert not any(leak in error.message for leak in LEAKS), error.message
 
 
-async def check_good_picture(images: ImageFetcher, site: Site) -> None:
+async def check_good_image(images: ImageFetcher, site: Site) -> None:
     site.requests.clear()
-    assert await images.fetch(f"http://good.example:{site.port}/picture.png", PARAM) == PICTURE
-    assert [request.path for request in site.requests] == ["/picture.png"]
+    assert await images.fetch(f"http://good.example:{site.port}/image.png", PARAM) == IMAGE
+    assert [request.path for request in site.requests] == ["/image.png"]
 
 
 # --- spellings of what must not be asked
 
 ADDRESSES = {
-    "loopback": "http://127.0.0.1:PORT/picture.png",
+    "loopback": "http://127.0.0.1:PORT/image.png",
     "loopback, default port": "http://127.0.0.1/",
     "loopback, elsewhere in its network": "http://127.255.255.254:PORT/",
     "short form of two parts": "http://127.1:PORT/",
@@ -106,7 +106,7 @@ ADDRESSES = {
     "percent-encoded": "http://%31%32%37.0.0.1:PORT/",
     "percent-encoded dots": "http://127%2e0%2e0%2e1:PORT/",
     "zero": "http://0:PORT/",
-    "unspecified": "http://0.0.0.0:PORT/picture.png",
+    "unspecified": "http://0.0.0.0:PORT/image.png",
     "private, class A": "http://10.0.0.1/",
     "private, class B": "http://172.31.255.255/",
     "private, class C": "http://192.168.1.1/",
@@ -133,7 +133,7 @@ ADDRESSES = {
     "IPv6 loopback": "http://[::1]:PORT/",
     "IPv6 loopback, written out": "http://[0000:0000:0000:0000:0000:0000:0000:0001]:PORT/",
     "IPv6 unspecified": "http://[::]:PORT/",
-    "IPv4-mapped loopback": "http://[::ffff:127.0.0.1]:PORT/picture.png",
+    "IPv4-mapped loopback": "http://[::ffff:127.0.0.1]:PORT/image.png",
     "IPv4-mapped in hexadecimal": "http://[::ffff:7f00:1]:PORT/",
     "IPv4-compatible": "http://[::127.0.0.1]:PORT/",
     "IPv4-translated": "http://[::ffff:0:127.0.0.1]:PORT/",
@@ -157,15 +157,15 @@ ADDRESSES = {
     "IPv6 documentation": "http://[2001:db8::1]/",
     "IPv6 never closed": "http://[::1:PORT/",
     "IPv6 of the future": "http://[v1.fe80::1]/",
-    "localhost": "http://localhost:PORT/picture.png",
+    "localhost": "http://localhost:PORT/image.png",
     "localhost, loud": "http://LOCALHOST:PORT/",
     "localhost, trailing dot": "http://localhost.:PORT/",
     "localhost below": "http://a.localhost:PORT/",
-    "a name that leads to loopback": "http://loopback.example:PORT/picture.png",
-    "the listed host as a prefix": "http://good.example.evil.example:PORT/picture.png",
-    "the listed host as a suffix": "http://evilgood.example:PORT/picture.png",
-    "the listed host, look-alike": "http://gооd.example:PORT/picture.png",  # Cyrillic
-    "the listed host as user": "http://good.example@127.0.0.1:PORT/picture.png",
+    "a name that leads to loopback": "http://loopback.example:PORT/image.png",
+    "the listed host as a prefix": "http://good.example.evil.example:PORT/image.png",
+    "the listed host as a suffix": "http://evilgood.example:PORT/image.png",
+    "the listed host, look-alike": "http://gооd.example:PORT/image.png",  # Cyrillic
+    "the listed host as user": "http://good.example@127.0.0.1:PORT/image.png",
     "the listed host as user of a name": "http://good.example:80@evil.example:PORT/",
     "the listed host behind a backslash": "http://127.0.0.1:PORT\\@good.example/",
     "the listed host before a backslash": "http://good.example\\@127.0.0.1:PORT/",
@@ -173,26 +173,26 @@ ADDRESSES = {
     "the listed host before a question mark": "http://127.0.0.1:PORT?@good.example/",
     "two users": "http://a@good.example@127.0.0.1:PORT/",
     "empty user": "http://@127.0.0.1:PORT/",
-    "user and password": "http://user:secret@good.example:PORT/picture.png",
+    "user and password": "http://user:secret@good.example:PORT/image.png",
     "newline in the host": "http://loca\nlhost:PORT/",
     "tab in the host": "http://127.0.0\t.1:PORT/",
     "carriage return and header": "http://127.0.0.1:PORT/\r\nHost: good.example",
     "space in the host": "http://good.example .evil.example:PORT/",
     "NUL in the host": "http://good.example\0.evil.example:PORT/",
     "soft hyphen in the host": "http://local\u00adhost:PORT/",
-    "empty host": "http:///picture.png",
+    "empty host": "http:///image.png",
     "empty host with port": "http://:PORT/",
     "an empty international name": "http://xn--/",
     "only dots": "http://...:PORT/",
-    "no slashes": "http:good.example/picture.png",
-    "one slash": "http:/good.example/picture.png",
+    "no slashes": "http:good.example/image.png",
+    "one slash": "http:/good.example/image.png",
     "port 0": "http://good.example:0/",
     "port 99999": "http://good.example:99999/",
     "port -1": "http://good.example:-1/",
     "port in words": "http://good.example:http/",
     "file": "file:///etc/passwd",
     "file with host": "file://good.example/etc/passwd",
-    "FTP": "ftp://good.example/picture.png",
+    "FTP": "ftp://good.example/image.png",
     "gopher": "gopher://127.0.0.1:6379/_SET%20x%20y",
     "dict": "dict://127.0.0.1:11211/stat",
     "ldap": "ldap://127.0.0.1/",
@@ -202,12 +202,12 @@ ADDRESSES = {
     "http twice": "http://http://good.example/",
     "data": "data:,x",
     "data look-alike": "data-uri:image/png;base64,AAAA",
-    "data with slashes": "data://good.example/picture.png",
+    "data with slashes": "data://good.example/image.png",
     "unix socket": "http+unix://%2Frun%2Fdocker.sock/info",
     "websocket": "ws://good.example:PORT/",
-    "no scheme": "//good.example/picture.png",
+    "no scheme": "//good.example/image.png",
     "a path": "/etc/passwd",
-    "a name": "picture.png",
+    "a name": "image.png",
     "nothing": "",
     "nine thousand characters": "http://good.example/" + "a" * 9000,
 }
@@ -218,7 +218,7 @@ async def test_addresses(site: Site, url: str) -> None:
     images = fetcher()
     await check_refused(images, url.replace("PORT", str(site.port)), ImageUrlRefused)
     assert not site.requests
-    await check_good_picture(images, site)
+    await check_good_image(images, site)
 
 
 IN_A_HEADER = [name for name, url in ADDRESSES.items() if re.match(r"\w+://[^/]", url) and len(url) < 8192]
@@ -292,15 +292,15 @@ async def test_names(site: Site, resolver: AbstractResolver, error_class: type[R
     """Of each name's server the first hop redirects to itself, so that the name is asked about again."""
     deadline_s = HANGS_S if words == LATE else 20
     images = fetcher(resolver, allowed_networks=(f"{STAND_IN}/32",), fetch_timeout_s=deadline_s)
-    await check_refused(images, f"http://name.example:{site.port}/to?at=/picture.png", error_class, words)
+    await check_refused(images, f"http://name.example:{site.port}/to?at=/image.png", error_class, words)
     assert not [request for request in site.requests if request.path != "/to"]
-    await check_good_picture(images, site)
+    await check_good_image(images, site)
 
 
 @pytest.mark.parametrize("addresses", [["127.0.0.1", STAND_IN], [STAND_IN, "127.0.0.1"], ["::1", "bad", STAND_IN]])
 async def test_mixed_answers_lead_to_the_allowed_address_only(site: Site, addresses: list[str]) -> None:
     images = fetcher(Answers(addresses), allowed_networks=(f"{STAND_IN}/32",))
-    assert await images.fetch(f"http://mixed.example:{site.port}/picture.png", PARAM) == PICTURE
+    assert await images.fetch(f"http://mixed.example:{site.port}/image.png", PARAM) == IMAGE
     assert site.asked_at == [STAND_IN]
 
 
@@ -308,18 +308,18 @@ async def test_mixed_answers_lead_to_the_allowed_address_only(site: Site, addres
 
 NO_PUBLIC = "isn't public"
 REDIRECTS: dict[str, tuple[bytes, type[RequestError], str]] = {
-    "to loopback": (b"http://127.0.0.1:PORT/picture.png", ImageUrlRefused, NO_PUBLIC),
-    "to loopback without scheme": (b"//127.0.0.1:PORT/picture.png", ImageUrlRefused, NO_PUBLIC),
+    "to loopback": (b"http://127.0.0.1:PORT/image.png", ImageUrlRefused, NO_PUBLIC),
+    "to loopback without scheme": (b"//127.0.0.1:PORT/image.png", ImageUrlRefused, NO_PUBLIC),
     "to loopback, decimal": (b"http://2130706433:PORT/", ImageUrlRefused, "number"),
     "to IPv6 loopback": (b"http://[::1]:PORT/", ImageUrlRefused, NO_PUBLIC),
     "to the metadata address": (b"http://169.254.169.254/latest/", ImageUrlRefused, NO_PUBLIC),
-    "to a name that leads to loopback": (b"http://other.example:PORT/picture.png", ImageUrlRefused, NO_PUBLIC),
+    "to a name that leads to loopback": (b"http://other.example:PORT/image.png", ImageUrlRefused, NO_PUBLIC),
     "to a file": (b"file:///etc/passwd", ImageUrlRefused, "only http"),
-    "to a file in a relative way": (b"file:picture.png", ImageUrlRefused, "only http"),
+    "to a file in a relative way": (b"file:image.png", ImageUrlRefused, "only http"),
     "to data": (b"data:image/png;base64,AAAA", ImageUrlRefused, "only http"),
     "to javascript": (b"javascript:alert(1)", ImageUrlRefused, "only http"),
     "to gopher": (b"gopher://127.0.0.1:6379/_x", ImageUrlRefused, "only http"),
-    "with a password": (b"http://user:secret@good.example:PORT/picture.png", ImageUrlRefused, "user or password"),
+    "with a password": (b"http://user:secret@good.example:PORT/image.png", ImageUrlRefused, "user or password"),
     "with the listed host as user": (b"http://good.example@127.0.0.1:PORT/", ImageUrlRefused, "user or password"),
     "with a backslash": (b"http://good.example\\@127.0.0.1:PORT/", ImageUrlRefused, ""),
     "to port 0": (b"http://good.example:0/", ImageUrlRefused, ""),
@@ -341,14 +341,14 @@ async def test_redirects(site: Site, location: bytes, error_class: type[RequestE
     images = fetcher()
     async with serving(redirect(location.replace(b"PORT", str(site.port).encode()))) as port:
         await check_refused(images, f"http://bad.example:{port}/", error_class, words)
-    assert not [request for request in site.requests if request.path == "/picture.png"]
-    await check_good_picture(images, site)
+    assert not [request for request in site.requests if request.path == "/image.png"]
+    await check_good_image(images, site)
 
 
-@pytest.mark.parametrize("location", [b"http://good.example:PORT/picture.png#x", b"//good.example:PORT/picture.png"])
+@pytest.mark.parametrize("location", [b"http://good.example:PORT/image.png#x", b"//good.example:PORT/image.png"])
 async def test_redirects_that_are_fine(site: Site, location: bytes) -> None:
     async with serving(redirect(location.replace(b"PORT", str(site.port).encode()))) as port:
-        assert await fetcher().fetch(f"http://bad.example:{port}/", PARAM) == PICTURE
+        assert await fetcher().fetch(f"http://bad.example:{port}/", PARAM) == IMAGE
 
 
 # --- servers
@@ -442,7 +442,7 @@ SERVERS: dict[str, tuple[Behaviour, type[RequestError], str]] = {
     "a length too large": (ok(b"Content-Length: 100001", stays=True), ImageTooLarge, "100000 bytes"),
     "a length of a terabyte": (ok(b"Content-Length: 1099511627776"), ImageTooLarge, "100000 bytes"),
     "a length of a thousand digits": (ok(b"Content-Length: " + b"9" * 1000), ImageFetchFailed, ""),
-    "a length that isn't reached": (ok(b"Content-Length: 500", body=PICTURE[:99]), ImageFetchFailed, BROKE),
+    "a length that isn't reached": (ok(b"Content-Length: 500", body=IMAGE[:99]), ImageFetchFailed, BROKE),
     "a negative length": (ok(b"Content-Length: -1", body=b"secret"), ImageFetchFailed, NO_HTTP),
     "a length in words": (ok(b"Content-Length: secret"), ImageFetchFailed, NO_HTTP),
     "two lengths": (ok(b"Content-Length: 5", b"Content-Length: 6", body=b"secret"), ImageFetchFailed, NO_HTTP),
@@ -490,7 +490,7 @@ SERVERS: dict[str, tuple[Behaviour, type[RequestError], str]] = {
     "too many requests": (status(b"429 X", b"Retry-After: 99999"), ImageFetchFailed, "status 429"),
     "an error": (status(b"500 secret"), ImageFetchFailed, "status 500"),
     "away": (status(b"503 secret", b"Refresh: 0; url=http://127.0.0.1/"), ImageFetchFailed, "status 503"),
-    "gzip": (ok(b"Content-Encoding: gzip", body=gzip.compress(PICTURE)), ImageFetchFailed, ENCODED),
+    "gzip": (ok(b"Content-Encoding: gzip", body=gzip.compress(IMAGE)), ImageFetchFailed, ENCODED),
     "a gzip bomb": (ok(b"Content-Encoding: x-gzip", body=gzip.compress(bytes(10**7))), ImageFetchFailed, ENCODED),
     "brotli": (ok(b"Content-Encoding: br", body=b"secret"), ImageFetchFailed, ENCODED),
     "encoded twice": (ok(b"Content-Encoding: identity, gzip", body=b"secret"), ImageFetchFailed, ENCODED),
@@ -503,26 +503,26 @@ async def test_servers(site: Site, behaviour: Behaviour, error_class: type[Reque
     images = fetcher(fetch_timeout_s=HANGS_S if words == LATE else 20)
     async with serving(behaviour) as port:
         await check_refused(images, f"http://bad.example:{port}/?token=secret", error_class, words)
-    await check_good_picture(images, site)
+    await check_good_image(images, site)
 
 
 FINE = {
-    "a body without length": ok(body=PICTURE),
-    "an interim answer": Behaviour(b"HTTP/1.1 100 Continue\r\n\r\n" + ok(body=PICTURE).start),
-    "a hundred interim answers": Behaviour(b"HTTP/1.1 103 X\r\nLink: a\r\n\r\n" * 100 + ok(body=PICTURE).start),
-    "a wrong type": ok(b"Content-Type: text/html", body=PICTURE),
-    "an address on a success": ok(b"Location: http://127.0.0.1/", body=PICTURE),
-    "an unknown transfer encoding": ok(b"Transfer-Encoding: something", body=PICTURE),
-    "identity": ok(b"Content-Encoding: identity", body=PICTURE),
-    "HTTP/1.0": Behaviour(b"HTTP/1.0 200 OK\r\n\r\n" + PICTURE),
-    "chunks with extensions": ok(CHUNKED, body=b"%x;a=b\r\n" % len(PICTURE) + PICTURE + b"\r\n0\r\nX: y\r\n\r\n"),
+    "a body without length": ok(body=IMAGE),
+    "an interim answer": Behaviour(b"HTTP/1.1 100 Continue\r\n\r\n" + ok(body=IMAGE).start),
+    "a hundred interim answers": Behaviour(b"HTTP/1.1 103 X\r\nLink: a\r\n\r\n" * 100 + ok(body=IMAGE).start),
+    "a wrong type": ok(b"Content-Type: text/html", body=IMAGE),
+    "an address on a success": ok(b"Location: http://127.0.0.1/", body=IMAGE),
+    "an unknown transfer encoding": ok(b"Transfer-Encoding: something", body=IMAGE),
+    "identity": ok(b"Content-Encoding: identity", body=IMAGE),
+    "HTTP/1.0": Behaviour(b"HTTP/1.0 200 OK\r\n\r\n" + IMAGE),
+    "chunks with extensions": ok(CHUNKED, body=b"%x;a=b\r\n" % len(IMAGE) + IMAGE + b"\r\n0\r\nX: y\r\n\r\n"),
 }
 
 
 @pytest.mark.parametrize("behaviour", FINE.values(), ids=list(FINE))
 async def test_servers_that_are_odd_but_fine(behaviour: Behaviour) -> None:
     async with serving(behaviour) as port:
-        assert await fetcher().fetch(f"http://bad.example:{port}/", PARAM) == PICTURE
+        assert await fetcher().fetch(f"http://bad.example:{port}/", PARAM) == IMAGE
 
 
 NUM_HOSTILE_URLS = len(ADDRESSES) + len(NAMES) + len(REDIRECTS) + len(SERVERS)

@@ -14,11 +14,11 @@ from jsonschema import Draft202012Validator
 from serve_app.ingress.app import ROUTES
 from serve_app.ingress.openapi import BODIES, document
 from tests.dialects.test_mutations import GOOD, check_answer
-from tests.malformed_captions import PICTURE
+from tests.malformed_captions import IMAGE
 from tests.own_lane import bearer, own_lane
 
 NUM_EXAMPLES = 150
-WORDS = ("script", "hi", "!echo hi", f"data:image/png;base64,{PICTURE}", "ftp://a/b", "{}", "a+", "\0")
+WORDS = ("script", "hi", "!echo hi", f"data:image/png;base64,{IMAGE}", "ftp://a/b", "{}", "a+", "\0")
 PAGE = document(ROUTES, "")
 OPERATIONS = [(m.upper(), path, about) for path, several in PAGE["paths"].items() for m, about in several.items()]
 

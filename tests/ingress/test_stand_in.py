@@ -155,7 +155,7 @@ async def test_a_stream_that_breaks_off_is_not_said_to_be_whole() -> None:
 
 
 def test_the_proxy_imports_no_engine_for_it() -> None:
-    code = "import sys, serve_app.stand_in\nassert not {'ray', 'torch', 'transformers', 'PIL'} & sys.modules.keys()"
+    code = "import sys, serve_app.ingress.stand_in\nassert not {'ray', 'torch', 'transformers', 'PIL'} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -51,7 +51,7 @@ def open_demo() -> dict[str, Any]:
 
 
 ALL_OPTIONS = ManifestOptions(
-    name="pictures", namespace="ai", image="registry.example/a@sha256:00", secret="s", secret_env=("A", "B"),
+    name="images", namespace="ai", image="registry.example/a@sha256:00", secret="s", secret_env=("A", "B"),
     redis_address="10.0.0.1:6379", redis_secret="r", cpus_per_machine=16, gpus_per_machine=8,
     gpu_node_selector={"gpu": "h100"}, cache_claim="models",
 )  # fmt: skip
@@ -131,7 +131,7 @@ def test_a_worker_drains_for_as_long_as_a_request_may_take(made: dict[str, Any])
 
 def test_the_options_arrive() -> None:
     made = ray_service(read_config_file(CONFIG), ALL_OPTIONS)
-    assert made["metadata"] == {"name": "pictures", "namespace": "ai"}
+    assert made["metadata"] == {"name": "images", "namespace": "ai"}
     gpu = groups_of(made)["gpu"]
     assert gpu["template"]["spec"]["nodeSelector"] == {"gpu": "h100"}
     assert container_of(gpu)["resources"]["limits"]["nvidia.com/gpu"] == "8"

@@ -1,4 +1,4 @@
-"""Builders of the captioners: architectures that answer to one picture, most of them without a chat template."""
+"""Builders of the captioners: architectures that answer to one image, most of them without a chat template."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Builders of the models that chat about pictures: LLaVA and its kin, Idefics and its kin, the Gemmas."""
+"""Builders of the models that chat about images: LLaVA and its kin, Idefics and its kin, the Gemmas."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Builders of the models that read pictures at their own size, as patches: Qwen-VL, InternVL, MiniCPM-V.
+"""Builders of the models that read images at their own size, as patches: Qwen-VL, InternVL, MiniCPM-V.
 
 Their processors want a video processor, and that wants torchvision: the folders are written part by part, as on
 the hub, so that they can be built without.

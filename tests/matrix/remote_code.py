@@ -45,7 +45,7 @@ def build_remote_vlm(folder: Path) -> Path:
 
 
 def build_minicpmv(folder: Path) -> Path:
-    """MiniCPM-V 2.6's conventions: `chat`, and the picture before it, unless it stands among the messages."""
+    """MiniCPM-V 2.6's conventions: `chat`, and the image before it, unless it stands among the messages."""
     return _minicpm(folder, MiniCPMV, TinyMiniCPMVConfig, also_named=("AutoModelForCausalLM",))
 
 

@@ -20,7 +20,7 @@ BOTH: tuple[Task, ...] = ("chat", "caption")
 class Row:
     """One promised model. `build` writes a checkpoint of `architecture` into a folder.
 
-    `picture_limit` None is no limit but the context, 0 is text only. `vllm`: whether vLLM serves this architecture,
+    `image_limit` None is no limit but the context, 0 is text only. `vllm`: whether vLLM serves this architecture,
     and whether only beside torchvision; `vllm_dtype`: what its CPU build runs it in; `vllm_differs`: why its tokens
     there are others than transformers'. `has_videos`: its processor wants a video processor, and that torchvision,
     which the engine does without. `needs_code`: its folder carries code that must be trusted.
@@ -32,8 +32,8 @@ class Row:
     build: Callable[[Path], Path]
     family: Family = "generic"
     tasks: tuple[Task, ...] = BOTH
-    picture_limit: int | None = None
-    needs_picture: bool = False
+    image_limit: int | None = None
+    needs_image: bool = False
     vllm: Vllm = "no"
     vllm_dtype: Literal["float32", "bfloat16"] = "float32"
     vllm_differs: str = ""
@@ -42,8 +42,8 @@ class Row:
     note: str = TINY
 
     @property
-    def takes_pictures(self) -> bool:
-        return self.picture_limit != 0
+    def takes_images(self) -> bool:
+        return self.image_limit != 0
 
     @property
     def engines(self) -> tuple[str, ...]:
@@ -58,11 +58,11 @@ def _captioner(
     family: Family,
     vllm: Vllm = "no",
 ) -> Row:
-    return Row(name, model, architecture, build, family, picture_limit=1, needs_picture=True, vllm=vllm)
+    return Row(name, model, architecture, build, family, image_limit=1, needs_image=True, vllm=vllm)
 
 
 def _text(name: str, model: str, architecture: str, build: Callable[[Path], Path]) -> Row:
-    return Row(name, model, architecture, build, tasks=("chat",), picture_limit=0, vllm="yes")
+    return Row(name, model, architecture, build, tasks=("chat",), image_limit=0, vllm="yes")
 
 
 def _chatter(
@@ -101,8 +101,8 @@ ROWS: tuple[Row, ...] = (
         _BLIP2,
         captioners.build_minigpt4,
         "blip2",
-        picture_limit=1,
-        needs_picture=True,
+        image_limit=1,
+        needs_image=True,
         note=LOADER,
     ),
     _chatter("llava", "LLaVA 1.5", _LLAVA, tiny_models.build_llava, "llava"),
@@ -155,8 +155,8 @@ ROWS: tuple[Row, ...] = (
         "PaliGemmaForConditionalGeneration",
         chatters.build_paligemma,
         "paligemma",
-        picture_limit=1,
-        needs_picture=True,
+        image_limit=1,
+        needs_image=True,
         vllm="needs torchvision",
         vllm_differs="vLLM's attention on CPUs has no mask for prompts that see forward",
     ),
@@ -188,7 +188,7 @@ ROWS: tuple[Row, ...] = (
         "CogVLM, CogVLM2",
         "CogVLMForCausalLM (remote code, makes its own inputs)",
         remote_code.build_cogvlm,
-        picture_limit=1,
+        image_limit=1,
         needs_code=True,
         note=LOADER,
     ),

@@ -8,7 +8,7 @@ from tests.matrix.rows import ROWS, Row
 PAGE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 START, END = "<!-- written by tests/matrix/table.py -->", "<!-- end -->"
 _HEADER = (
-    "| model | architecture | engines | tensor parallel | pictures | batches | int8 | evidence |",
+    "| model | architecture | engines | tensor parallel | images | batches | int8 | evidence |",
     "|---|---|---|---|---|---|---|---|",
 )
 
@@ -29,7 +29,7 @@ def page() -> str:
 def _line(row: Row, measured: dict[str, str]) -> str:
     vllm = {"no": "", "yes": "vLLM", "needs torchvision": "vLLM with torchvision"}[row.vllm]
     was_run = "" if measured.get("vllm") else " (not run)"
-    limit = {None: "any number", 0: "none"}.get(row.picture_limit, str(row.picture_limit))
+    limit = {None: "any number", 0: "none"}.get(row.image_limit, str(row.image_limit))
     ways = (("engine", "batches"), ("HTTP", "http"), ("vLLM's tokens", "vllm"))
     tested = [name for name, what in ways if measured.get(what)]
     cells = (

@@ -23,12 +23,12 @@ from serve_app.engines.transformers.prompt_batch import collate
 from serve_app.engines.transformers.remote_model import RemoteModel
 from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
 from serve_app.families import caption_prompt
-from serve_app.messages import GenerationRequest, Message, Picture, RawPrompt, Text
+from serve_app.messages import GenerationRequest, Message, RawPrompt, RgbImage, Text
 from tests.matrix.conftest import Checkpoints
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
 from tests.streaming import stream
-from tests.tiny_engine import answer, num_bytes, picture, request, started, together
+from tests.tiny_engine import answer, image, num_bytes, request, started, together
 
 WITH_CODE = [row for row in ROWS if row.needs_code]
 WITH_VIDEOS = [row for row in ROWS if row.has_videos]
@@ -47,19 +47,19 @@ def loaded(engine: TransformersEngine) -> Checkpoint:
 
 
 def mixed_requests(row: Row) -> list[GenerationRequest]:
-    """A caption of two pictures with one prompt, longer and shorter questions, and texts where it answers to them."""
+    """A caption of two images with one prompt, longer and shorter questions, and texts where it answers to them."""
     caption = caption_prompt(row.family, "short")
     asked = []
-    if row.takes_pictures:
+    if row.takes_images:
         asked += [
-            request(picture(40, 24, 1), caption),
-            request(picture(40, 24, 2), caption, max_tokens=20),
-            request(picture(40, 24, 3), "what colour has it?"),
-            request(picture(24, 60, 4), "hi", max_tokens=5),
+            request(image(40, 24, 1), caption),
+            request(image(40, 24, 2), caption, max_tokens=20),
+            request(image(40, 24, 3), "what colour has it?"),
+            request(image(24, 60, 4), "hi", max_tokens=5),
         ]
-    if row.picture_limit is None:
-        asked.append(request("first", picture(40, 24, 5), "and then", picture(64, 64, 6), "differ?"))
-    if not row.needs_picture:
+    if row.image_limit is None:
+        asked.append(request("first", image(40, 24, 5), "and then", image(64, 64, 6), "differ?"))
+    if not row.needs_image:
         asked += [request("a text"), request("a longer text about nothing at all", max_tokens=9)]
     return asked
 
@@ -67,9 +67,9 @@ def mixed_requests(row: Row) -> list[GenerationRequest]:
 async def test_it_is_known_for_what_it_is(row: Row, checkpoints: Checkpoints) -> None:
     async with serving(row, checkpoints) as engine:
         assert engine.family == row.family
-        assert engine.takes_pictures == row.takes_pictures
-        assert engine.picture_limit == (row.picture_limit or None)
-        assert loaded(engine).architecture.needs_picture == row.needs_picture
+        assert engine.takes_images == row.takes_images
+        assert engine.image_limit == (row.image_limit or None)
+        assert loaded(engine).architecture.needs_image == row.needs_image
 
 
 async def test_int8(row: Row, checkpoints: Checkpoints) -> None:
@@ -85,7 +85,7 @@ async def test_int8(row: Row, checkpoints: Checkpoints) -> None:
 
 
 async def test_a_raw_prompt_is_what_its_template_makes(row: Row, checkpoints: Checkpoints) -> None:
-    """The template's own text, sent raw with the pictures in their places, is the same prompt to the token."""
+    """The template's own text, sent raw with the images in their places, is the same prompt to the token."""
     async with serving(row, checkpoints) as engine:
         checkpoint = loaded(engine)
         asked = [each for each in mixed_requests(row) if all(len(m.parts) <= 2 for m in each.messages)]
@@ -102,21 +102,21 @@ async def test_a_raw_prompt_is_what_its_template_makes(row: Row, checkpoints: Ch
             assert (await answer(engine, raw))[1] > 0
 
 
-def templated(checkpoint: Checkpoint, chat: GenerationRequest) -> tuple[Text | Picture, ...]:
+def templated(checkpoint: Checkpoint, chat: GenerationRequest) -> tuple[Text | RgbImage, ...]:
     """The parts of a raw prompt that say what the template makes of this chat."""
     content = [
         {"type": "text", "text": p.text} if isinstance(p, Text) else {"type": "image"} for p in chat.messages[0].parts
     ]
-    is_text = not checkpoint.takes_pictures
+    is_text = not checkpoint.takes_images
     text = checkpoint.processor.apply_chat_template(
         [{"role": "user", "content": content[0]["text"] if is_text else content}],
         tokenize=False,
         add_generation_prompt=True,
     )
-    pieces = text.split(checkpoint.picture_mark) if checkpoint.picture_mark else [text]
-    assert len(pieces) == len(chat.pictures) + 1, text
-    parts: list[Text | Picture] = [Text(pieces[0])]
-    for shown, piece in zip(chat.pictures, pieces[1:], strict=True):
+    pieces = text.split(checkpoint.image_mark) if checkpoint.image_mark else [text]
+    assert len(pieces) == len(chat.images) + 1, text
+    parts: list[Text | RgbImage] = [Text(pieces[0])]
+    for shown, piece in zip(chat.images, pieces[1:], strict=True):
         parts += [shown, Text(piece)]
     return tuple(parts)
 
@@ -128,9 +128,9 @@ async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:
         prompts = [prepare(loaded(engine), one) for one in asked]
     async with serving(row, checkpoints, batch_wait_s=0.3) as engine:
         assert await together(engine, asked) == alone
-    assert len({text for text, _, _ in alone}) == len(alone)  # each picture and each text has its own answer
+    assert len({text for text, _, _ in alone}) == len(alone)  # each image and each text has its own answer
     assert all(num_tokens > 1 for _, num_tokens, _ in alone)
-    alike = prompts[:3] if row.takes_pictures else prompts
+    alike = prompts[:3] if row.takes_images else prompts
     assert len({prompt.num_tokens for prompt in alike}) > 1
     num_batches = len({prompt.batch_key for prompt in alike})
     kinds = {1: "any prompts", len(alike): "one at a time"}
@@ -140,7 +140,7 @@ async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:
 async def test_the_answer_is_new_text_only(row: Row, checkpoints: Checkpoints) -> None:
     """An echo would make an answer of a long prompt longer than the tokens it may have."""
     long = "tell me more about what can be seen in this picture"
-    asked = request(*([picture(40, 24, 1)] if row.takes_pictures else []), long, max_tokens=3)
+    asked = request(*([image(40, 24, 1)] if row.takes_images else []), long, max_tokens=3)
     async with serving(row, checkpoints, batch_wait_s=0.0) as engine:
         text, num_tokens, _ = await answer(engine, asked)
     assert num_tokens <= 3
@@ -156,12 +156,12 @@ class _FirstLogits(LogitsProcessor):  # type: ignore[misc]  # untyped
         return scores
 
 
-async def test_another_picture_changes_the_first_logits(row: Row, checkpoints: Checkpoints) -> None:
-    if not row.takes_pictures:
+async def test_another_image_changes_the_first_logits(row: Row, checkpoints: Checkpoints) -> None:
+    if not row.takes_images:
         return
 
     async with serving(row, checkpoints) as engine:
-        logits = [_first_logits(loaded(engine), request(picture(40, 24, seed), "what?")) for seed in (1, 2, 1)]
+        logits = [_first_logits(loaded(engine), request(image(40, 24, seed), "what?")) for seed in (1, 2, 1)]
     assert torch.equal(logits[0], logits[2])
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
@@ -177,39 +177,39 @@ def _first_logits(checkpoint: Checkpoint, asked: GenerationRequest) -> torch.Ten
     return first.seen
 
 
-async def test_too_many_pictures_are_refused_by_name_and_number(row: Row, checkpoints: Checkpoints) -> None:
+async def test_too_many_images_are_refused_by_name_and_number(row: Row, checkpoints: Checkpoints) -> None:
     async with serving(row, checkpoints) as engine:
-        if row.picture_limit == 1:
-            with pytest.raises(InvalidRequest, match=r"2 pictures and model 'tiny' takes 1"):
-                await answer(engine, request(picture(9, 9, 1), picture(9, 9, 2), "both?"))
-        if row.picture_limit == 0:
+        if row.image_limit == 1:
+            with pytest.raises(InvalidRequest, match=r"2 images and model 'tiny' takes 1"):
+                await answer(engine, request(image(9, 9, 1), image(9, 9, 2), "both?"))
+        if row.image_limit == 0:
             with pytest.raises(UnsupportedTask, match="reads text only"):
-                await answer(engine, request(picture(9, 9, 1), "what?"))
-        if row.needs_picture:
-            with pytest.raises(InvalidRequest, match="answers only about a picture"):
+                await answer(engine, request(image(9, 9, 1), "what?"))
+        if row.needs_image:
+            with pytest.raises(InvalidRequest, match="answers only about an image"):
                 await answer(engine, request("just a text"))
 
 
 async def test_a_client_that_leaves_frees_it(row: Row, checkpoints: Checkpoints) -> None:
-    pictures = [picture(40, 24, 1)] if row.takes_pictures else []
+    images = [image(40, 24, 1)] if row.takes_images else []
     async with serving(row, checkpoints, batch_wait_s=0.0) as engine:
-        async with aclosing(stream(engine, request(*pictures, "long", max_tokens=100))) as leaving:
+        async with aclosing(stream(engine, request(*images, "long", max_tokens=100))) as leaving:
             await anext(leaving)
         async with asyncio.timeout(30):
             while engine.num_running:  # noqa: ASYNC110 - the worker is a thread, with no event to wait for
                 await asyncio.sleep(0.01)
-        assert (await answer(engine, request(*pictures, "after")))[1] > 0
+        assert (await answer(engine, request(*images, "after")))[1] > 0
 
 
 async def test_a_special_token_that_is_typed_is_a_text(row: Row, checkpoints: Checkpoints) -> None:
     """Every one that the tokenizer knows, typed by a stranger: where turns can be forged, the prompt has it no more
     often than without; elsewhere it is no image."""
-    pictures = [picture(40, 24, 2)] if row.takes_pictures else []
-    good = request(*pictures, "what is this?", max_tokens=4)
+    images = [image(40, 24, 2)] if row.takes_images else []
+    good = request(*images, "what is this?", max_tokens=4)
     async with serving(row, checkpoints, batch_wait_s=0.1) as engine:
         checkpoint = loaded(engine)
         special = [token for token in special_tokens(checkpoint.tokenizer) if "patch_index" not in token]
-        typed = [request(*pictures, f"this {token} is", max_tokens=4) for token in sorted(special)[:24]]
+        typed = [request(*images, f"this {token} is", max_tokens=4) for token in sorted(special)[:24]]
         alone = await answer(engine, good)
         answers = await asyncio.gather(*(answer(engine, one) for one in (good, *typed)))
         if not isinstance(checkpoint.model, RemoteModel):
@@ -235,7 +235,7 @@ async def test_code_that_nobody_trusts_is_not_run(row: Row, checkpoints: Checkpo
 
 
 @pytest.mark.parametrize("row", WITH_VIDEOS, ids=lambda row: row.name)
-async def test_videos_need_torchvision_and_pictures_do_not(row: Row, checkpoints: Checkpoints) -> None:
+async def test_videos_need_torchvision_and_images_do_not(row: Row, checkpoints: Checkpoints) -> None:
     async with serving(row, checkpoints) as engine:
         videos = loaded(engine).processor.video_processor
     assert isinstance(videos, NoVideoProcessor) != is_torchvision_available()

@@ -46,7 +46,7 @@ def _png(seed: int) -> bytes:
     return file.getvalue()
 
 
-_PICTURES = {seed: _png(seed) for seed in (1, 2)}
+_IMAGES = {seed: _png(seed) for seed in (1, 2)}
 
 
 @pytest.mark.models
@@ -64,7 +64,7 @@ def test_they_caption_and_chat(rows: tuple[Row, ...], checkpoints: Checkpoints, 
 def _check(client: httpx.Client, row: Row) -> None:
     known = client.get(f"/v1/models/{row.name}").json()
     assert (known["state"], known["tasks"], known["engine"]) == ("ready", list(row.tasks), "transformers")
-    assert known["picture_limit"] == (row.picture_limit or None)
+    assert known["image_limit"] == (row.image_limit or None)
     if "caption" in row.tasks:
         _captions(client, row)
     _chats(client, row)
@@ -72,17 +72,17 @@ def _check(client: httpx.Client, row: Row) -> None:
 
 
 def _captions(client: httpx.Client, row: Row) -> None:
-    """Two pictures at once, in order, each with the caption that it has alone."""
+    """Two images at once, in order, each with the caption that it has alone."""
     asked = {"model": row.name, "max_tokens": 12}
     answers = [_caption(client, asked, [seed]) for seed in (1, 2)]
     both = _caption(client, asked, [1, 2])
     assert both == [answers[0][0], answers[1][0]]
-    if row.picture_limit == 1:  # all of them captioners with a prompt of their family
+    if row.image_limit == 1:  # all of them captioners with a prompt of their family
         assert caption_prompt(row.family, "short") not in both
 
 
 def _caption(client: httpx.Client, asked: dict[str, Any], seeds: list[int]) -> list[str]:
-    files = [("image", (f"{seed}.png", _PICTURES[seed], "image/png")) for seed in seeds]
+    files = [("image", (f"{seed}.png", _IMAGES[seed], "image/png")) for seed in seeds]
     response = client.post("/v1/captions", data=asked, files=files)
     assert response.status_code == 200, response.text
     outcomes = response.json()["data"]
@@ -91,9 +91,9 @@ def _caption(client: httpx.Client, asked: dict[str, Any], seeds: list[int]) -> l
 
 
 def _chats(client: httpx.Client, row: Row) -> None:
-    """Whole and streamed alike; one picture too many is a 400 that names the limit."""
-    picture = {"type": "image_url", "image_url": {"url": _data_uri(_PICTURES[1])}}
-    content = ([picture] if row.takes_pictures else []) + [{"type": "text", "text": "what is it?"}]
+    """Whole and streamed alike; one image too many is a 400 that names the limit."""
+    image = {"type": "image_url", "image_url": {"url": _data_uri(_IMAGES[1])}}
+    content = ([image] if row.takes_images else []) + [{"type": "text", "text": "what is it?"}]
     body = {"model": row.name, "messages": [{"role": "user", "content": content}], "max_tokens": 12, "temperature": 0}
     response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
@@ -101,11 +101,11 @@ def _chats(client: httpx.Client, row: Row) -> None:
     assert answer["usage"]["completion_tokens"] > 0
     streamed = client.post("/v1/chat/completions", json=body | {"stream": True}).text
     assert streamed.rstrip().endswith("data: [DONE]")
-    if row.picture_limit == 1:
-        body["messages"] = [{"role": "user", "content": [picture, *content]}]
+    if row.image_limit == 1:
+        body["messages"] = [{"role": "user", "content": [image, *content]}]
         refused = client.post("/v1/chat/completions", json=body)
         assert refused.status_code == 400
-        assert "2 pictures" in refused.json()["error"]["message"]
+        assert "2 images" in refused.json()["error"]["message"]
 
 
 def _data_uri(png: bytes) -> str:

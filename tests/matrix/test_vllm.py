@@ -54,7 +54,7 @@ async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> 
     await vllm.start()
     try:
         ours = [await chunks_of(vllm, one) for one in asked]
-        assert (vllm.takes_pictures, vllm.family) == (row.takes_pictures, row.family)
+        assert (vllm.takes_images, vllm.family) == (row.takes_images, row.family)
     finally:
         await vllm.stop()
     num_compared = 0
@@ -72,7 +72,7 @@ async def test_both_engines_say_the_same(row: Row, checkpoints: Checkpoints) -> 
 @pytest.mark.skipif(not is_torchvision_available(), reason="needs torchvision: make test-models")
 @pytest.mark.parametrize(("name", "is_served"), [("gemma3", False), ("paligemma", False), ("llava", True)])
 def test_auto_leaves_what_vllm_would_mask_wrongly(name: str, is_served: bool, checkpoints: Checkpoints) -> None:
-    """On CPUs: pictures that see forward. With `engine: vllm` they are served nevertheless, with a warning."""
+    """On CPUs: images that see forward. With `engine: vllm` they are served nevertheless, with a warning."""
     folder = checkpoints.of(next(row for row in ROWS if row.name == name))
     assert serves(ModelConfig(source=str(folder)), folder) == is_served
 

@@ -85,7 +85,7 @@ def test_numbers_agree_with_the_clients(client: httpx.Client) -> None:
 
 def test_failures_are_counted_by_code(client: httpx.Client) -> None:
     before = summary_of(client, "demo")["failures"].get("invalid_image", 0)
-    assert client.post("/v1/captions", json={"image": b64(b"no picture")}).status_code == 400
+    assert client.post("/v1/captions", json={"image": b64(b"no image")}).status_code == 400
     deadline = time.monotonic() + 20
     while summary_of(client, "demo")["failures"].get("invalid_image", 0) == before:
         assert time.monotonic() < deadline

@@ -115,22 +115,22 @@ def test_the_first_model_of_a_task_is_its_default() -> None:
     assert catalog.choose("see", "chat").name == "see"
 
 
-def test_pictures_go_to_the_first_model_that_takes_them() -> None:
+def test_images_go_to_the_first_model_that_takes_them() -> None:
     unknown = ModelEntry("new", "ready")
-    assert catalog_of(CHAT, BOTH).choose(None, "chat", with_pictures=True).name == "see"
-    assert catalog_of(CHAT, unknown, BOTH).choose(None, "chat", with_pictures=True).name == "new"
-    assert catalog_of(CHAT).choose(None, "chat", with_pictures=True).name == "talk"  # whose refusal says why
-    assert catalog_of(CHAT, BOTH).choose("talk", "chat", with_pictures=True).name == "talk"
+    assert catalog_of(CHAT, BOTH).choose(None, "chat", with_images=True).name == "see"
+    assert catalog_of(CHAT, unknown, BOTH).choose(None, "chat", with_images=True).name == "new"
+    assert catalog_of(CHAT).choose(None, "chat", with_images=True).name == "talk"  # whose refusal says why
+    assert catalog_of(CHAT, BOTH).choose("talk", "chat", with_images=True).name == "talk"
 
 
-def test_a_key_gets_the_first_of_its_own_models_that_takes_pictures() -> None:
+def test_a_key_gets_the_first_of_its_own_models_that_takes_images() -> None:
     other = replace(BOTH, name="see-too")
     catalog, nothing = catalog_of(CHAT, BOTH, other), cast(Any, None)  # what choosing doesn't touch
     lane = Lane(HttpConfig(), catalog, *[nothing] * 9)
     key = Key("k", "0", models=frozenset({"talk", "see-too"}))
     assert lane.choose(None, "chat", key).name == "talk"
-    assert lane.choose(None, "chat", key, with_pictures=True).name == "see-too"
-    assert lane.choose("tgi", "chat", None, with_pictures=True).name == "see"
+    assert lane.choose(None, "chat", key, with_images=True).name == "see-too"
+    assert lane.choose("tgi", "chat", None, with_images=True).name == "see"
 
 
 def test_what_cannot_be_chosen_says_why() -> None:

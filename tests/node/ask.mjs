@@ -1,14 +1,14 @@
-// What Hugging Face's client for Node makes of the service: node ask.mjs URL KEY PICTURE, one line of JSON. Version 4
-// speaks OpenAI's dialects, version 2, which people still have, TGI's. PICTURE is a data URI of a red circle.
+// What Hugging Face's client for Node makes of the service: node ask.mjs URL KEY IMAGE, one line of JSON. Version 4
+// speaks OpenAI's dialects, version 2, which people still have, TGI's. IMAGE is a data URI of a red circle.
 import { InferenceClient } from "@huggingface/inference";
 import { HfInference, HfInferenceEndpoint } from "inference-2";
 
-const [url, key, picture] = process.argv.slice(2);
+const [url, key, image] = process.argv.slice(2);
 const inputs = "<|im_start|>User:\nWho are you?<end_of_utterance>\nAssistant:\n";
 const parameters = { max_new_tokens: 60 };
 const chat = { messages: [{ role: "user", content: "Who are you?" }], max_tokens: 60 };
-const shown = { type: "image_url", image_url: { url: picture } };
-const file = new Blob([Buffer.from(picture.split(",")[1], "base64")], { type: "image/png" });
+const shown = { type: "image_url", image_url: { url: image } };
+const file = new Blob([Buffer.from(image.split(",")[1], "base64")], { type: "image/png" });
 const question = { question: "What color is the circle?", image: file };
 
 async function collected(events) {
@@ -38,7 +38,7 @@ async function ask(client, more) {
     answer: await client.visualQuestionAnswering({ inputs: question, ...more }),
     document: await client.documentQuestionAnswering({ inputs: question, ...more }),
     refusal: await refusal(client.textGeneration({ inputs, parameters: { temperature: -1 }, ...more })),
-    no_picture: await refusal(
+    no_image: await refusal(
       client.visualQuestionAnswering({ inputs: { ...question, image: new Blob(["a text"]) }, ...more })
     ),
   };
@@ -47,7 +47,7 @@ async function ask(client, more) {
 const [four, two] = [new InferenceClient(key).endpoint(url), new HfInference(key).endpoint(url)];
 // As TGI's guide to vision models has it.
 const guided = {
-  inputs: `![](${picture})What is in this picture?\n\n`,
+  inputs: `![](${image})What is in this image?\n\n`,
   parameters: { max_new_tokens: 16, seed: 42 },
   model: "tgi",
 };

@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 DEADLINE_S = 240.0  # generous: a worker takes seconds to start, on a busy machine many
-CALM_S = 6.0  # longer than the ingress lets its picture of the models grow old
+CALM_S = 6.0  # longer than the ingress lets its image of the models grow old
 ON_RAY = [case for case in CASES if case.on_ray]
 ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "RAY_AUTH_MODE": "disabled"}
 

@@ -166,7 +166,7 @@ def test_layers_that_the_config_leaves_to_defaults_are_read_from_the_weights(tmp
     )  # fmt: skip
     size = size_of(ModelConfig(source=source))
     assert size.kv_bytes_per_token == 4 * 1024 * 2
-    assert size.picture_tokens == 576
+    assert size.image_tokens == 576
 
 
 def test_the_demo_models_size_is_its_files_and_its_own_models(tmp_path: Path) -> None:
@@ -265,11 +265,11 @@ def test_memory_that_is_not_there_is_shown_as_arithmetic(
     assert sentence in said(plan)
 
 
-def test_a_picture_larger_than_the_context(tmp_path: Path) -> None:
+def test_an_image_larger_than_the_context(tmp_path: Path) -> None:
     source = checkpoint(tmp_path / "m", EIGHT_BILLION, **LLAMA_8B, image_seq_length=1024)
     args = {"source": source, "engine": "vllm", "tasks": ["caption"], "max_context_tokens": 512, "num_gpus": 1}
     plan = planned(Case("", json.dumps({"m": args})), tmp_path)
-    assert "one picture takes 1,024 tokens and the context is 512" in said(plan)
+    assert "one image takes 1,024 tokens and the context is 512" in said(plan)
 
 
 def test_weights_larger_than_a_node_without_gpus(tmp_path: Path) -> None:

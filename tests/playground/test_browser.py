@@ -1,6 +1,6 @@
 """The playground as people meet it: `serve-app up --playground`, Chromium without a window, and Gradio's client.
 
-`KEEP_SCREENSHOT=1` puts the picture of the page where the README shows it.
+`KEEP_SCREENSHOT=1` puts the image of the page where the README shows it.
 """
 
 import base64
@@ -39,7 +39,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 @pytest.fixture(scope="module")
 def playground() -> Iterator[RunningService]:
     demo, script, ingress, metrics = CONFIG["applications"]
-    slow = {"tokens_per_s": PACE, "tokens": 30, "takes_pictures": True}
+    slow = {"tokens_per_s": PACE, "tokens": 30, "takes_images": True}
     writer = {**script, "name": "writer", "route_prefix": None}
     writer["args"] = {**script["args"], "tasks": ["caption"], "engine_args": slow}
     names = {"name": "Ingress", "user_config": {"models": ["demo", "writer"]}}
@@ -93,7 +93,7 @@ def value_of(browser: Chrome, selector: str) -> str:
     return element(browser, selector).get_attribute("value") or ""
 
 
-def drop(browser: Chrome, selector: str, picture: bytes, name: str = "picture.png") -> None:
+def drop(browser: Chrome, selector: str, image: bytes, name: str = "image.png") -> None:
     """What a browser tells a page when a file is dropped on it."""
     browser.execute_script(
         """
@@ -105,7 +105,7 @@ def drop(browser: Chrome, selector: str, picture: bytes, name: str = "picture.pn
             zone.dispatchEvent(new DragEvent(kind, {bubbles: true, cancelable: true, dataTransfer: dropped}));
         """,
         until(lambda: element(browser, selector), selector),
-        base64.b64encode(picture).decode(),
+        base64.b64encode(image).decode(),
         name,
     )
 
@@ -126,9 +126,9 @@ def watch(browser: Chrome, selector: str) -> None:
     )
 
 
-def test_a_dropped_picture_is_captioned(page: Chrome, tmp_path: Path) -> None:
-    drop(page, "#caption-picture button", EXAMPLE.read_bytes())
-    until(lambda: element(page, "#caption-picture img"), "the picture to be shown")
+def test_a_dropped_image_is_captioned(page: Chrome, tmp_path: Path) -> None:
+    drop(page, "#caption-image button", EXAMPLE.read_bytes())
+    until(lambda: element(page, "#caption-image img"), "the image to be shown")
     element(page, "#caption-button").click()
     until(lambda: value_of(page, "#caption-prompt textarea"), "the caption's end")
     assert value_of(page, "#caption textarea") == EXAMPLE_CAPTION
@@ -136,17 +136,17 @@ def test_a_dropped_picture_is_captioned(page: Chrome, tmp_path: Path) -> None:
     told = element(page, "#caption-speed").text
     assert "first after" in told
     assert "tokens/s" in told
-    picture = tmp_path / "playground.png"
-    page.save_screenshot(str(picture))
-    assert picture.stat().st_size > 10_000
+    image = tmp_path / "playground.png"
+    page.save_screenshot(str(image))
+    assert image.stat().st_size > 10_000
     if os.environ.get("KEEP_SCREENSHOT") == "1":
-        shutil.copy(picture, ROOT / "docs/playground.png")
+        shutil.copy(image, ROOT / "docs/playground.png")
 
 
 def test_models_write_side_by_side_and_one_is_seen_writing(page: Chrome) -> None:
     until(lambda: element(page, "button[role=tab]:nth-of-type(3)"), "the third tab").click()
-    drop(page, "#compare-picture button", png("red", "circle"))
-    until(lambda: element(page, "#compare-picture img"), "the picture to be shown")
+    drop(page, "#compare-image button", png("red", "circle"))
+    until(lambda: element(page, "#compare-image img"), "the image to be shown")
     watch(page, "#compare-1 textarea")
     element(page, "#compare-button").click()
     until(lambda: "tokens/s" in element(page, "#compare-speed-1").text, "the slow model's end")
@@ -156,11 +156,11 @@ def test_models_write_side_by_side_and_one_is_seen_writing(page: Chrome) -> None
     assert all(later.startswith(earlier) for earlier, later in pairwise(seen))
 
 
-def test_a_chat_with_a_picture(page: Chrome) -> None:
+def test_a_chat_with_an_image(page: Chrome) -> None:
     until(lambda: element(page, "button[role=tab]:nth-of-type(2)"), "the second tab").click()
     box = until(lambda: element(page, "#chat-message textarea"), "the message's field")
     drop(page, "#chat-message [role=group]", EXAMPLE.read_bytes())
-    until(lambda: element(page, "#chat-message img"), "the picture to be shown")
+    until(lambda: element(page, "#chat-message img"), "the image to be shown")
     box.send_keys("What color is the circle?\n")
     until(lambda: "first after" in element(page, "#chat-speed").text, "the answer's end")
     assert "red" in element(page, "#chat").text
@@ -168,9 +168,9 @@ def test_a_chat_with_a_picture(page: Chrome) -> None:
 
 def test_what_is_refused_is_said(page: Chrome) -> None:
     element(page, "#caption-button").click()
-    until(lambda: "there is no picture" in element(page, "body").text, "the sentence")
-    drop(page, "#caption-picture button", b"no picture")
-    until(lambda: element(page, "#caption-picture img"), "the file to be taken")
+    until(lambda: "there is no image" in element(page, "body").text, "the sentence")
+    drop(page, "#caption-image button", b"no image")
+    until(lambda: element(page, "#caption-image img"), "the file to be taken")
     element(page, "#caption-button").click()
     until(lambda: "image:" in element(page, "body").text, "the service's sentence")
 
@@ -182,8 +182,8 @@ def test_with_keys_the_browser_sends_its_users_with_everything(
         browser.get(url.replace("://", "://anybody:sa-all@") + "/")  # as its user would type it where it asks
         browser.get(f"{url}/")
         until(lambda: MODEL in value_of(browser, "#caption-model input"), "the models to be listed")
-        drop(browser, "#caption-picture button", EXAMPLE.read_bytes())
-        until(lambda: element(browser, "#caption-picture img"), "the picture to be shown")
+        drop(browser, "#caption-image button", EXAMPLE.read_bytes())
+        until(lambda: element(browser, "#caption-image img"), "the image to be shown")
         element(browser, "#caption-button").click()
         until(lambda: value_of(browser, "#caption-prompt textarea"), "the caption's end")
         assert value_of(browser, "#caption textarea") == EXAMPLE_CAPTION

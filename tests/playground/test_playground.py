@@ -48,8 +48,8 @@ def client(page: str) -> Iterator[gradio_client.Client]:
 
 
 @contextmanager
-def picture_site() -> Iterator[tuple[str, list[str | None]]]:
-    """The address of a picture on this machine, and who has asked for it, by their `User-Agent`."""
+def image_site() -> Iterator[tuple[str, list[str | None]]]:
+    """The address of an image on this machine, and who has asked for it, by their `User-Agent`."""
     visitors: list[str | None] = []
 
     class Site(BaseHTTPRequestHandler):
@@ -64,7 +64,7 @@ def picture_site() -> Iterator[tuple[str, list[str | None]]]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Site) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/picture.png", visitors
+        yield f"http://127.0.0.1:{server.server_port}/image.png", visitors
         server.shutdown()
 
 
@@ -231,21 +231,21 @@ def test_a_joycaption_takes_the_spaces_words_as_they_are(arguments: Any, fields:
 def test_what_nobody_knows_is_refused_by_its_name(client: gradio_client.Client) -> None:
     with pytest.raises(AppError, match="style 'Poem' is unknown"):
         client.predict(gradio_client.handle_file(str(EXAMPLE)), caption_type="Poem", api_name="/stream_chat")
-    with pytest.raises(AppError, match="there is no picture"):
+    with pytest.raises(AppError, match="there is no image"):
         client.predict(None, api_name="/stream_chat")
 
 
-def test_a_file_that_is_no_picture_is_the_services_to_refuse(client: gradio_client.Client, tmp_path: Path) -> None:
-    (tmp_path / "picture.png").write_text("no picture")
+def test_a_file_that_is_no_image_is_the_services_to_refuse(client: gradio_client.Client, tmp_path: Path) -> None:
+    (tmp_path / "image.png").write_text("no image")
     with pytest.raises(AppError, match="image"):
-        client.predict(gradio_client.handle_file(str(tmp_path / "picture.png")), api_name="/stream_chat")
+        client.predict(gradio_client.handle_file(str(tmp_path / "image.png")), api_name="/stream_chat")
 
 
 # What strangers try
 
 
-def test_a_pictures_address_is_fetched_by_the_services_gate_alone(client: gradio_client.Client) -> None:
-    with picture_site() as (address, visitors):
+def test_an_images_address_is_fetched_by_the_services_gate_alone(client: gradio_client.Client) -> None:
+    with image_site() as (address, visitors):
         _, caption = client.predict(
             gradio_client.handle_file(address), caption_length="short", api_name="/stream_chat"
         )
@@ -259,7 +259,7 @@ FILE = {"meta": {"_type": "gradio.FileData"}}
 @pytest.mark.parametrize("more", [{}, FILE], ids=["plain", "as Gradio's own"])
 @pytest.mark.parametrize("key", ["path", "url"])
 def test_an_address_anywhere_else_is_refused(client: gradio_client.Client, key: str, more: dict[str, Any]) -> None:
-    with picture_site() as (address, visitors):
+    with image_site() as (address, visitors):
         prompt = {key: address} | more
         with pytest.raises(AppError, match="takes no file from an address"):
             client.predict(gradio_client.handle_file(str(EXAMPLE)), custom_prompt=prompt, api_name="/stream_chat")

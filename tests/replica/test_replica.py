@@ -26,9 +26,9 @@ async def started(config: ModelConfig) -> tuple[ScriptedEngine, list[str], str]:
     return engine, steps, generate_latest(registry).decode()
 
 
-@pytest.mark.parametrize(("takes_pictures", "num_tokens"), [(True, 4), (False, 2)])
-async def test_a_warm_up_answers_and_counts_nowhere(takes_pictures: bool, num_tokens: int) -> None:
-    config = scripted(warm_up=True, engine_args={"takes_pictures": takes_pictures})
+@pytest.mark.parametrize(("takes_images", "num_tokens"), [(True, 4), (False, 2)])
+async def test_a_warm_up_answers_and_counts_nowhere(takes_images: bool, num_tokens: int) -> None:
+    config = scripted(warm_up=True, engine_args={"takes_images": takes_images})
     engine, steps, metrics = await started(config)
     assert engine.num_generated == num_tokens
     assert steps[-1] == "warming up"

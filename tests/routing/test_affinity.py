@@ -4,17 +4,17 @@ import random
 from collections import Counter
 
 from serve_app.cache_keys import cache_keys
-from serve_app.messages import GenerationRequest, Message, Picture, Role, Sampling, Text
+from serve_app.messages import GenerationRequest, Message, RgbImage, Role, Sampling, Text
 from serve_app.routing.affinity import Placements
 
 REPLICAS = ("r1", "r2", "r3", "r4")
 
 
-def picture(seed: int, width: int = 32, height: int = 48) -> Picture:
-    return Picture(width, height, random.Random(seed).randbytes(width * height * 3))
+def image(seed: int, width: int = 32, height: int = 48) -> RgbImage:
+    return RgbImage(width, height, random.Random(seed).randbytes(width * height * 3))
 
 
-def turn(role: Role, *parts: str | Picture) -> Message:
+def turn(role: Role, *parts: str | RgbImage) -> Message:
     return Message(role, tuple(Text(part) if isinstance(part, str) else part for part in parts))
 
 
@@ -26,13 +26,13 @@ def shared(first: GenerationRequest, second: GenerationRequest) -> bool:
     return bool(set(cache_keys(first)) & set(cache_keys(second)))
 
 
-def test_the_same_picture_has_a_key_in_common_whatever_is_asked_of_it() -> None:
-    assert shared(request(turn("user", picture(1), "short")), request(turn("user", "detailed", picture(1))))
+def test_the_same_image_has_a_key_in_common_whatever_is_asked_of_it() -> None:
+    assert shared(request(turn("user", image(1), "short")), request(turn("user", "detailed", image(1))))
 
 
-def test_an_instruction_alone_is_no_key_where_there_are_pictures() -> None:
-    assert not shared(request(turn("user", picture(1), "caption")), request(turn("user", picture(2), "caption")))
-    first, second = turn("user", picture(1)), turn("user", picture(2))
+def test_an_instruction_alone_is_no_key_where_there_are_images() -> None:
+    assert not shared(request(turn("user", image(1), "caption")), request(turn("user", image(2), "caption")))
+    first, second = turn("user", image(1)), turn("user", image(2))
     before = (turn("system", "You caption."), turn("user", "Ready?"), turn("assistant", "Yes."))
     assert not shared(request(*before, first), request(*before, second))
 
@@ -47,16 +47,16 @@ def test_a_conversation_that_goes_on_has_its_longest_known_turn_first() -> None:
 
 
 def test_models_and_sizes_are_told_apart() -> None:
-    message = turn("user", picture(1))
+    message = turn("user", image(1))
     assert not shared(request(message, model="a"), request(message, model="b"))
-    pixels = picture(1)
-    turned = Picture(pixels.height, pixels.width, pixels.rgb)
+    pixels = image(1)
+    turned = RgbImage(pixels.height, pixels.width, pixels.rgb)
     assert not shared(request(turn("user", pixels)), request(turn("user", turned)))
 
 
 def test_what_was_seen_goes_where_it_was_unless_that_is_too_busy() -> None:
     placements: Placements[str] = Placements()
-    keys = cache_keys(request(turn("user", picture(1))))
+    keys = cache_keys(request(turn("user", image(1))))
     idle = dict.fromkeys(REPLICAS, 0)
     for known in REPLICAS:
         placements.remember(keys, known)
@@ -70,7 +70,7 @@ def test_what_was_seen_goes_where_it_was_unless_that_is_too_busy() -> None:
 def test_ingresses_that_share_nothing_choose_the_same_replica() -> None:
     idle = dict.fromkeys(REPLICAS, 0)
     for seed in range(20):
-        keys = cache_keys(request(turn("user", picture(seed))))
+        keys = cache_keys(request(turn("user", image(seed))))
         reversed_idle = dict.fromkeys(reversed(REPLICAS), 0)
         assert Placements[str]().rank(keys, idle)[0] == Placements[str]().rank(keys, reversed_idle)[0]
 

@@ -1,6 +1,6 @@
-"""Finding pictures: files, folders and patterns to one sorted walk that never follows a loop.
+"""Finding images: files, folders and patterns to one sorted walk that never follows a loop.
 
-Knows names only; what a picture holds is the service's to judge.
+Knows names only; what an image holds is the service's to judge.
 """
 
 import glob
@@ -25,7 +25,7 @@ MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A picture's path as the arguments spell it, or a folder that can't be listed and the reason."""
+    """An image's path as the arguments spell it, or a folder that can't be listed and the reason."""
 
     path: str
     folder_reason: str | None = None
@@ -36,12 +36,12 @@ def extension_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def is_picture_name(name: str) -> bool:
+def is_image_name(name: str) -> bool:
     return extension_of(name) in MEDIA_TYPES
 
 
-class PictureWalk:
-    """All pictures under `arguments`, folder by folder, names sorted; counts what it passes over.
+class ImageWalk:
+    """All images under `arguments`, folder by folder, names sorted; counts what it passes over.
 
     Folders are entered once, also where symbolic links lead to them again. One folder's names are held at
     a time. Raises `CliError` on creation if an argument names nothing.
@@ -55,7 +55,7 @@ class PictureWalk:
         self.num_others = 0
         for argument in arguments:
             if not os.path.lexists(argument) and not _matches(argument):
-                raise CliError(f"No picture, folder or pattern matches '{argument}': check its spelling", USAGE)
+                raise CliError(f"No image, folder or pattern matches '{argument}': check its spelling", USAGE)
 
     def __iter__(self) -> Iterator[Found]:
         for argument in self._arguments:
@@ -63,7 +63,7 @@ class PictureWalk:
             for path in paths:
                 if os.path.isdir(path):
                     yield from self._walk(path)
-                elif is_picture_name(path) and _can_be_picture(path):
+                elif is_image_name(path) and _can_be_image(path):
                     yield Found(os.path.normpath(path))
                 else:
                     self.num_others += 1
@@ -89,7 +89,7 @@ class PictureWalk:
                     self.num_hidden += 1
                 elif _is_folder(entry):
                     subfolders.append(entry.path)
-                elif is_picture_name(entry.name) and _can_be_picture(entry.path):
+                elif is_image_name(entry.name) and _can_be_image(entry.path):
                     yield Found(os.path.normpath(entry.path))
                 else:
                     self.num_others += 1
@@ -128,6 +128,6 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _can_be_picture(path: str) -> bool:
+def _can_be_image(path: str) -> bool:
     """A regular file, or a broken link (its reading fails with a reason); never a pipe or a device."""
     return os.path.isfile(path) or not os.path.exists(path)

@@ -1,4 +1,4 @@
-"""Where captions go: one file of rows, a text file beside each picture, or the terminal.
+"""Where captions go: one file of rows, a text file beside each image, or the terminal.
 
 A row is one write, so a killed run leaves at most one torn record, at the end; opening the file again drops
 it. An output is locked while a run writes it; the lock ends with the process.
@@ -12,7 +12,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import BinaryIO, Literal, Protocol
 
-from serve_app.cli.captioning.images import is_picture_name
+from serve_app.cli.captioning.images import is_image_name
 from serve_app.cli.captioning.rows import Asked, CsvRecords, Format, JsonLines, Row, file_id
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.cli.terminal import one_line, printable
@@ -122,10 +122,10 @@ class Ledger:
 
 
 class TextFiles:
-    """`a.txt` beside `a.jpg`; where pictures would share a text file, `a.jpg.txt` and `a.png.txt` for each.
+    """`a.txt` beside `a.jpg`; where images would share a text file, `a.jpg.txt` and `a.png.txt` for each.
 
-    A picture whose text file is there is done, whoever wrote it. Failures stand in one JSONL file in `folder`,
-    which is locked while a run writes beside its pictures.
+    An image whose text file is there is done, whoever wrote it. Failures stand in one JSONL file in `folder`,
+    which is locked while a run writes beside its images.
     """
 
     def __init__(self, folder: str, asked: Asked, is_overwriting: bool = False) -> None:
@@ -180,7 +180,7 @@ class TextFiles:
 
 
 class Printed:
-    """Captions on stdout as they come: alone for one picture, `file<TAB>caption` lines for several."""
+    """Captions on stdout as they come: alone for one image, `file<TAB>caption` lines for several."""
 
     def __init__(self, is_single: bool, say: Callable[[str], None]) -> None:
         self._is_single = is_single
@@ -208,7 +208,7 @@ class Printed:
 
 
 def text_path(file: str) -> str:
-    """The text file of a picture: decided by the names in its folder alone, so the same in every run."""
+    """The text file of an image: decided by the names in its folder alone, so the same in every run."""
     folder, name = os.path.split(file)
     stem = os.path.splitext(name)[0]
     is_shared = stem.casefold() in _contested_stems(folder or ".")
@@ -217,11 +217,11 @@ def text_path(file: str) -> str:
 
 @lru_cache(maxsize=16)
 def _contested_stems(folder: str) -> frozenset[str]:
-    """Stems, in one case, that several pictures have, or that are a picture's whole name (a.jpg and a.jpg.jpg)."""
+    """Stems, in one case, that several images have, or that are an image's whole name (a.jpg and a.jpg.jpg)."""
     seen: set[str] = set()
     contested: set[str] = set()
     try:
-        names = [name.casefold() for name in os.listdir(folder) if is_picture_name(name)]
+        names = [name.casefold() for name in os.listdir(folder) if is_image_name(name)]
     except OSError:
         return frozenset()
     for stem in (os.path.splitext(name)[0] for name in names):

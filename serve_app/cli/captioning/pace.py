@@ -81,5 +81,5 @@ class Pace:
 
 
 def local_pause_s(num_attempts: int) -> float:
-    """How long one worker waits before it tries its picture again."""
+    """How long one worker waits before it tries its image again."""
     return min(8.0, FIRST_PAUSE_S * 2.0 ** (num_attempts - 1)) * random.uniform(0.75, 1.25)

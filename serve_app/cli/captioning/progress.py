@@ -17,7 +17,7 @@ RATE_WINDOW_S = 60.0
 
 
 class RunProgress:
-    """Counts of one run. `num_found` is every picture there is, None until they are counted."""
+    """Counts of one run. `num_found` is every image there is, None until they are counted."""
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
@@ -68,7 +68,7 @@ class RunProgress:
 
     @property
     def sees_nothing(self) -> bool:
-        """Whether no picture has come up, in this run or an earlier one."""
+        """Whether no image has come up, in this run or an earlier one."""
         return self._num_completed == 0
 
     @property

@@ -1,7 +1,7 @@
-"""One picture's way to the service and back: read, sent as multipart, and every failure sorted by what to do.
+"""One image's way to the service and back: read, sent as multipart, and every failure sorted by what to do.
 
 `Refused` holds all workers back, `Broken` is worth another try, a `Row` is final, and what concerns the
-whole run rather than this picture ends it as `ApiError`.
+whole run rather than this image ends it as `ApiError`.
 """
 
 import asyncio
@@ -15,9 +15,9 @@ from serve_app.cli.captioning.rows import Asked, Row
 from serve_app.cli.client import error_of, json_of, translated
 from serve_app.cli.errors import ApiError, CliError
 
-# so that `concurrency` pictures always fit in memory; services take far less
+# so that `concurrency` images always fit in memory; services take far less
 LARGEST_FILE_BYTES = 256 * 1024 * 1024
-# the request's own settings: another picture would be refused alike
+# the request's own settings: another image would be refused alike
 _RUN_PARAMS = {"model", "style", "length", "options", "name", "prompt", "max_tokens", "seed"}
 _RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_not_allowed"}
 
@@ -31,7 +31,7 @@ class Refused(Exception):
 
 
 class Broken(Exception):
-    """The service failed at this picture in a way that may pass; `row` says so if it doesn't."""
+    """The service failed at this image in a way that may pass; `row` says so if it doesn't."""
 
     def __init__(self, row: Row) -> None:
         super().__init__(row.error_message)
@@ -40,7 +40,7 @@ class Broken(Exception):
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """What is asked about every picture. `max_tokens` and `seed` don't decide whether a row counts as done."""
+    """What is asked about every image. `max_tokens` and `seed` don't decide whether a row counts as done."""
 
     asked: Asked
     max_tokens: int | None = None
@@ -62,13 +62,13 @@ class CaptionRequest:
         return {name: value for name, value in fields.items() if value is not None}
 
     async def send(self, client: httpx.AsyncClient, file: str) -> Row:
-        """The row of one picture. Raises `Refused`, `Broken`, `Unreachable`, or `ApiError` for the whole run."""
+        """The row of one image. Raises `Refused`, `Broken`, `Unreachable`, or `ApiError` for the whole run."""
         try:
             data = await asyncio.to_thread(_read, file)
         except OSError as exc:
             return self.failure(file, "unreadable_file", f"the file can't be read: {exc.strerror}")
         # no name of ours goes out; the extension is all a service may want to know
-        upload = (f"picture{extension_of(file)}", data, MEDIA_TYPES.get(extension_of(file)))
+        upload = (f"image{extension_of(file)}", data, MEDIA_TYPES.get(extension_of(file)))
         try:
             with translated(client.base_url):
                 response = await client.post("/v1/captions", data=self.fields, files={"image": upload})
@@ -76,7 +76,7 @@ class CaptionRequest:
             if exc.exit_code != 1:
                 raise
             size = f"{len(data):,} bytes"
-            message = f"{exc.message}. The picture has {size}: more than the service takes may look like this"
+            message = f"{exc.message}. The image has {size}: more than the service takes may look like this"
             raise Broken(self.failure(file, "connection_broken", message)) from exc
         return self._row(file, response)
 

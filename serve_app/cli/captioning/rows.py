@@ -1,4 +1,4 @@
-"""One picture's result, and how it stands in a JSON line or a CSV record.
+"""One image's result, and how it stands in a JSON line or a CSV record.
 
 File names are any bytes: Python's surrogate escapes carry them, as \\udcXX in JSON and as the bytes
 themselves in CSV, so that both give back the very name.
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What decides whether a picture's row counts as this run's: as it was asked, None where it wasn't."""
+    """What decides whether an image's row counts as this run's: as it was asked, None where it wasn't."""
 
     model: str | None = None
     style: str | None = None
@@ -43,7 +43,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A picture's caption, or why it has none. `model` is the one that answered, `usage` its token counts."""
+    """An image's caption, or why it has none. `model` is the one that answered, `usage` its token counts."""
 
     file: str
     asked: Asked

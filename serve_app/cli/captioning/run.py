@@ -1,4 +1,4 @@
-"""A run over any number of pictures: bounded concurrency, every result written when it comes.
+"""A run over any number of images: bounded concurrency, every result written when it comes.
 
 Knows nothing of file formats or HTTP statuses: `Output` keeps rows, `CaptionRequest` sorts failures, `Pace`
 says when to send. Stopping at any moment, even by SIGKILL, leaves an output that the same command continues.
@@ -11,7 +11,7 @@ from itertools import islice
 
 import httpx
 
-from serve_app.cli.captioning.images import Found, PictureWalk
+from serve_app.cli.captioning.images import Found, ImageWalk
 from serve_app.cli.captioning.outputs import Output
 from serve_app.cli.captioning.pace import Pace, local_pause_s
 from serve_app.cli.captioning.progress import RunProgress
@@ -19,15 +19,15 @@ from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused
 from serve_app.cli.captioning.rows import Row, file_id
 from serve_app.cli.errors import UNREACHABLE, CliError, Unreachable
 
-MAX_BROKEN = 4  # tries of a picture at which the service itself fails
-MAX_REFUSALS = 100  # of one picture while others are served
+MAX_BROKEN = 4  # tries of an image at which the service itself fails
+MAX_REFUSALS = 100  # of one image while others are served
 GRACE_S = 10.0  # for the answers on their way when Ctrl-C comes
 SYNC_EVERY_S = 5.0
 BATCH = 256  # names looked up at a time, off the event loop
 
 
 class CaptionRun:
-    """Captions the pictures of one walk. `signal_number` is set if a signal ended it."""
+    """Captions the images of one walk. `signal_number` is set if a signal ended it."""
 
     def __init__(
         self, client: httpx.AsyncClient, request: CaptionRequest, output: Output, pace: Pace,
@@ -49,10 +49,10 @@ class CaptionRun:
         self._is_over = False
         self.signal_number: int | None = None
 
-    async def run(self, walk: PictureWalk, counted: PictureWalk) -> None:
+    async def run(self, walk: ImageWalk, counted: ImageWalk) -> None:
         """Caption until all is done, a signal comes, or `CliError` says why it can't go on.
 
-        `counted` is a second walk of the same pictures, for the time left.
+        `counted` is a second walk of the same images, for the time left.
         """
         producer = asyncio.create_task(self._produce(walk))
         syncer = asyncio.create_task(self._sync_regularly())
@@ -74,7 +74,7 @@ class CaptionRun:
                 raise error
 
     def _stop(self, number: int, producer: "asyncio.Task[None]") -> None:
-        """First signal: no new pictures, and the answers on their way have a moment. Second: now."""
+        """First signal: no new images, and the answers on their way have a moment. Second: now."""
         if self.signal_number is not None:
             self._cancel(self._workers)
             return
@@ -82,7 +82,7 @@ class CaptionRun:
         producer.cancel()
         self._cancel([task for task in self._workers if task not in self._sending])
         if self._sending:
-            self._progress.say(f"Stopping after the {len(self._sending)} pictures on their way; again stops now")
+            self._progress.say(f"Stopping after the {len(self._sending)} images on their way; again stops now")
         asyncio.get_running_loop().call_later(GRACE_S, self._cancel, self._workers)
 
     @staticmethod
@@ -90,7 +90,7 @@ class CaptionRun:
         for task in tasks:
             task.cancel()
 
-    async def _produce(self, walk: PictureWalk) -> None:
+    async def _produce(self, walk: ImageWalk) -> None:
         """Put what is still to do in the queue, in the walk's order."""
         todo = self._todo(iter(walk))
         if self._limit is not None:
@@ -115,7 +115,7 @@ class CaptionRun:
             else:
                 yield found
 
-    def _count(self, walk: PictureWalk) -> None:
+    def _count(self, walk: ImageWalk) -> None:
         num_found = 0
         for _ in walk:
             if self._is_over:
@@ -135,7 +135,7 @@ class CaptionRun:
                 return
 
     async def _caption(self, file: str) -> Row:
-        """The picture's final row, after as many tries as it takes."""
+        """The image's final row, after as many tries as it takes."""
         num_broken = num_refusals = 0
         while True:
             await self._pace.wait()
@@ -170,11 +170,11 @@ class CaptionRun:
             self._sending.discard(task)
 
     def _count_broken(self, row: Row) -> None:
-        """End the run where the service fails at every picture: that is not the pictures' doing."""
+        """End the run where the service fails at every image: that is not the images' doing."""
         self._num_broken_in_a_row += 1
         if self._num_broken_in_a_row >= max(20, self._concurrency):
             raise CliError(
-                f"The service failed at {self._num_broken_in_a_row} pictures in a row: {row.error_message}. "
+                f"The service failed at {self._num_broken_in_a_row} images in a row: {row.error_message}. "
                 "Look at its log; then continue with --retry-failed", UNREACHABLE,
             )  # fmt: skip
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import httpx
 
 from serve_app.cli.captioning import outputs
-from serve_app.cli.captioning.images import PictureWalk, first_folder
+from serve_app.cli.captioning.images import ImageWalk, first_folder
 from serve_app.cli.captioning.pace import Pace
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import CaptionRequest
@@ -26,7 +26,7 @@ class Session:
 
     url: str
     api_key: str | None = field(repr=False)
-    pictures: list[str]
+    images: list[str]
     is_recursive: bool
     request: CaptionRequest
     kind: str
@@ -51,16 +51,16 @@ class Session:
             progress.say(f"Stopped: {where}")
             return 128 + signal_number
         if progress.sees_nothing:
-            raise CliError(f"No pictures there. {walk.passed_over}".strip(), USAGE)
+            raise CliError(f"No images there. {walk.passed_over}".strip(), USAGE)
         return FAILED if progress.num_failed + progress.num_failed_before else 0
 
-    def _walk(self) -> PictureWalk:
-        return PictureWalk(self.pictures, self.is_recursive)
+    def _walk(self) -> ImageWalk:
+        return ImageWalk(self.images, self.is_recursive)
 
     def _open_output(self, progress: RunProgress) -> outputs.Output:
         asked = self.request.asked
         if self.kind == "txt":
-            return outputs.TextFiles(first_folder(self.pictures), asked, self.is_overwriting)
+            return outputs.TextFiles(first_folder(self.images), asked, self.is_overwriting)
         if self.output is None:
             return outputs.Printed(self._is_single, progress.say)
         ledger = outputs.Ledger(self.output, asked, self.is_overwriting)
@@ -70,10 +70,10 @@ class Session:
 
     @property
     def _is_single(self) -> bool:
-        return len(self.pictures) == 1 and os.path.isfile(self.pictures[0])
+        return len(self.images) == 1 and os.path.isfile(self.images[0])
 
     async def _caption_all(
-        self, output: outputs.Output, progress: RunProgress, walk: PictureWalk, counted: PictureWalk
+        self, output: outputs.Output, progress: RunProgress, walk: ImageWalk, counted: ImageWalk
     ) -> int | None:
         """Runs, and returns the signal that ended it, if one did."""
         pace = Pace(self.patience_s, BUSY_PATIENCE_S, progress.say)
@@ -88,7 +88,7 @@ class Session:
                 await run.run(walk, counted)
         return run.signal_number
 
-    def _sum_up(self, progress: RunProgress, walk: PictureWalk) -> None:
+    def _sum_up(self, progress: RunProgress, walk: ImageWalk) -> None:
         if progress.sees_nothing:
             return
         parts = [f"{progress.num_captioned:,} captioned"]
@@ -105,12 +105,12 @@ class Session:
 
     def _where_failures_stand(self) -> str:
         if self.kind == "txt":
-            return f" (reasons in {os.path.join(first_folder(self.pictures), outputs.FAILURES_NAME)})"
+            return f" (reasons in {os.path.join(first_folder(self.images), outputs.FAILURES_NAME)})"
         return f" (reasons in {self.output})" if self.output else ""
 
 
 async def _greet(client: httpx.AsyncClient) -> None:
-    """Find out before the first picture whether the address and the key are right; a busy service will do."""
+    """Find out before the first image whether the address and the key are right; a busy service will do."""
     with translated(client.base_url):
         response = await client.get("/v1/models")
     if response.status_code == 429 or response.status_code >= 500:

@@ -1,4 +1,4 @@
-"""What is told of a picture: its captions, how they were asked for and what they cost; or why there is none."""
+"""What is told of an image: its captions, how they were asked for and what they cost; or why there is none."""
 
 import json
 import re
@@ -70,9 +70,9 @@ def _parsed(caption: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """What became of the picture at `index`: one whole chunk for each caption.
+    """What became of the image at `index`: one whole chunk for each caption.
 
-    `total_s` counts from the picture's turn to its caption; None in a stream, whose end another process sees.
+    `total_s` counts from the image's turn to its caption; None in a stream, whose end another process sees.
     `guard` is the guard's report, `usage` what all its attempts cost.
     """
 
@@ -102,7 +102,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why the picture at `index` has no caption."""
+    """Why the image at `index` has no caption."""
 
     index: int
     error: ServeAppError
@@ -115,7 +115,7 @@ Outcome = Caption | Failure
 
 
 class CaptionEvents:
-    """The events of one picture's streamed captions, as `EventEncoder` wants them: their pieces, then the whole."""
+    """The events of one image's streamed captions, as `EventEncoder` wants them: their pieces, then the whole."""
 
     def __init__(self, index: int, asked: Asked, image_s: float) -> None:
         self._index = index

@@ -1,4 +1,4 @@
-"""What a caption request asks for, from both of its encodings: JSON, and a multipart form with uploaded pictures."""
+"""What a caption request asks for, from both of its encodings: JSON, and a multipart form with uploaded images."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -21,7 +21,7 @@ _LONGEST_NUMBER = 10  # digits
 
 
 class ImageObject(Body):
-    """A picture by exactly one of its address (http, https or data) and its base64 bytes."""
+    """An image by exactly one of its address (http, https or data) and its base64 bytes."""
 
     url: str | None = None
     b64: str | None = None
@@ -57,7 +57,7 @@ class CaptionBody(CaptionFields):
     @model_validator(mode="after")
     def _image_or_images(self) -> "CaptionBody":
         if (self.image is None) == (self.images is None):
-            raise wrong("image", "send exactly one of 'image' (one picture) and 'images' (a list)")
+            raise wrong("image", "send exactly one of 'image' (one image) and 'images' (a list)")
         return self
 
 
@@ -67,7 +67,7 @@ class CaptionForm(CaptionFields):
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """What both encodings of the request come to; `params` name each picture in the client's spelling."""
+    """What both encodings of the request come to; `params` name each image in the client's spelling."""
 
     fields: CaptionFields
     sources: list[ImageSource]
@@ -75,7 +75,7 @@ class CaptionRequest:
 
 
 async def read_caption_request(exchange: Exchange, max_images: int) -> CaptionRequest:
-    """Raises `InvalidRequest` and what `Exchange` raises. A few pictures above `max_images` are let in."""
+    """Raises `InvalidRequest` and what `Exchange` raises. A few images above `max_images` are let in."""
     content_type = exchange.request.headers.get("content-type", "").lower()
     if content_type.startswith("multipart/form-data"):
         return await _read_form(exchange, max_images)
@@ -100,16 +100,16 @@ async def _read_form(exchange: Exchange, max_images: int) -> CaptionRequest:
 
 
 def _uploads(form: FormData) -> list[UploadFile]:
-    """The pictures. Raises `InvalidRequest` where there is none, or a file in another field."""
+    """The images. Raises `InvalidRequest` where there is none, or a file in another field."""
     uploads = []
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
             if name != "image":
                 name = shortened(name)
-                raise InvalidRequest(f"{name}: this field takes no file: pictures are files named 'image'", name)
+                raise InvalidRequest(f"{name}: this field takes no file: images are files named 'image'", name)
             uploads.append(value)
     if not uploads:
-        raise InvalidRequest("image: no file was uploaded: send the picture as a form file 'image'", "image")
+        raise InvalidRequest("image: no file was uploaded: send the image as a form file 'image'", "image")
     return uploads
 
 

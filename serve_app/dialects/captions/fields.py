@@ -1,4 +1,4 @@
-"""What a caption request says beside its pictures: wishes, sampling, the answer's form, and the guard.
+"""What a caption request says beside its images: wishes, sampling, the answer's form, and the guard.
 
 JSON bodies and multipart forms have the same fields. What contradicts itself is a 400 that names the field; what a
 model's family doesn't have is told by `families/wish.py`, once the model is known.
@@ -102,7 +102,7 @@ class CaptionFields(SamplingBody):
         if self.guard is not None and self.stream:
             raise wrong("guard", "a caption that has been streamed can't be taken back: leave out one of the two")
         if self.guard is not None and self.num_answers > 1:
-            raise wrong("guard", "it looks at one caption for each picture: leave out n")
+            raise wrong("guard", "it looks at one caption for each image: leave out n")
         if self.task is not None and self.format is not None and self.format.type != "text":
             raise wrong("format", "a task's answer has a form of its own: leave out one of the two")
         return self

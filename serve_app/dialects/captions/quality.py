@@ -85,7 +85,7 @@ def is_refusal(text: str) -> bool:
 
 
 def begins_with_meta_phrase(text: str) -> bool:
-    """«This image shows …»: words about the picture instead of what is in it."""
+    """«This image shows …»: words about the image instead of what is in it."""
     return _META.match(text[:400].lstrip()) is not None
 
 

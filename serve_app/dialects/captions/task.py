@@ -1,7 +1,7 @@
-"""Our own dialect: `POST /v1/captions`, pictures in and captions out, and which styles a model understands.
+"""Our own dialect: `POST /v1/captions`, images in and captions out, and which styles a model understands.
 
-One picture or several, as JSON (URL, data URI or base64) or as a multipart upload. Each picture is its own
-generation, all at once; a bad picture has its own error and never shifts another's caption.
+One image or several, as JSON (URL, data URI or base64) or as a multipart upload. Each image is its own
+generation, all at once; a bad image has its own error and never shifts another's caption.
 """
 
 import time
@@ -21,7 +21,7 @@ from serve_app.exchange.field_names import in_clients_words
 from serve_app.exchange.lane import Lane
 from serve_app.families import CaptionFamily, family_named
 from serve_app.families.wish import Words, worded
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text, Write
+from serve_app.messages import Chunk, GenerationRequest, Message, RgbImage, Sampling, Text, Write
 from serve_app.models.entry import ModelEntry
 
 
@@ -32,10 +32,10 @@ async def create_captions(exchange: Exchange, lane: Lane) -> None:
     exchange.set_model(model.name)
     if len(wanted.sources) > lane.config.max_images_per_request:
         raise TooManyImages(
-            f"images: {len(wanted.sources)} pictures, and a request takes {lane.config.max_images_per_request}: "
+            f"images: {len(wanted.sources)} images, and a request takes {lane.config.max_images_per_request}: "
             "send several requests", "images",
         )  # fmt: skip
-    model.require_pictures(wanted.params[0])
+    model.require_images(wanted.params[0])
     task = CaptionTask(exchange, lane, model, wanted)
     await count_answers(exchange, lane, len(wanted.sources) * wanted.fields.num_answers)
     await lane.count_images(exchange.key, len(wanted.sources))
@@ -46,7 +46,7 @@ async def create_captions(exchange: Exchange, lane: Lane) -> None:
 
 
 class CaptionTask:
-    """The pictures of one request, each captioned apart from the others, all at once.
+    """The images of one request, each captioned apart from the others, all at once.
 
     Raises `InvalidRequest` for wishes that the model's family can't grant.
     """
@@ -64,7 +64,7 @@ class CaptionTask:
         self._guard = CaptionGuard(fields.guard, self._asked, words) if fields.guard else None
 
     async def outcomes(self) -> list[Outcome]:
-        """Every picture's caption or failure, in order. Raises where no picture has a caption."""
+        """Every image's caption or failure, in order. Raises where no image has a caption."""
 
         async def outcome(index: int) -> Outcome:
             try:
@@ -80,16 +80,16 @@ class CaptionTask:
 
     async def _caption(self, index: int) -> Caption:
         begun_s = time.monotonic()
-        picture = await self._picture(index)
+        image = await self._image(index)
         image_s = time.monotonic() - begun_s
 
         async def ask(attempt: int, sampling: Sampling) -> Chunk:
             if attempt:
                 await count_attempt(self._exchange, self._lane)
-            return (await self._answer(index, picture, attempt, sampling))[0]
+            return (await self._answer(index, image, attempt, sampling))[0]
 
         if self._guard is None:
-            chunks = await self._answer(index, picture, 0, self._sampling)
+            chunks = await self._answer(index, image, 0, self._sampling)
             usage, report = Usage.of(chunks), None
         else:
             guarded = await self._guard.run(ask, self._sampling, lambda: self._exchange.remaining_s)
@@ -99,14 +99,14 @@ class CaptionTask:
             usage, report = Usage.total(Usage.of([chunk]) for chunk in guarded.chunks), guarded.report()
         return Caption(index, self._asked, chunks, image_s, usage, time.monotonic() - begun_s, report)
 
-    async def _answer(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
+    async def _answer(self, index: int, image: RgbImage, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
         with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
-            chunks = await self._lane.answer(self._request(index, picture, attempt, sampling), self._exchange.key)
+            chunks = await self._lane.answer(self._request(index, image, attempt, sampling), self._exchange.key)
         self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
         return chunks
 
     async def stream(self, write: Write) -> None:
-        """Every picture's events as they come, and `[DONE]`. Raises where no picture has a caption.
+        """Every image's events as they come, and `[DONE]`. Raises where no image has a caption.
 
         Failures before the first caption has begun wait for it: until then the answer may still be an error.
         """
@@ -124,9 +124,9 @@ class CaptionTask:
         async def caption(index: int) -> None:
             try:
                 begun_s = time.monotonic()
-                picture = await self._picture(index)
+                image = await self._image(index)
                 encoder = CaptionEvents(index, self._asked, time.monotonic() - begun_s)
-                request = self._request(index, picture, 0, self._sampling)
+                request = self._request(index, image, 0, self._sampling)
                 with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
                     total = await self._lane.stream(request, encoder, begin, self._exchange.key)
                 self._exchange.count_tokens(total.num_tokens)
@@ -144,13 +144,13 @@ class CaptionTask:
             raise _no_caption(sorted(early, key=lambda failure: failure.index))
         write(DONE_EVENT)
 
-    async def _picture(self, index: int) -> Picture:
+    async def _image(self, index: int) -> RgbImage:
         source, param = self._wanted.sources[index], self._wanted.params[index]
-        return await self._exchange.in_time(self._lane.load_picture(self._model, source, param))
+        return await self._exchange.in_time(self._lane.load_image(self._model, source, param))
 
-    def _request(self, index: int, picture: Picture, attempt: int, sampling: Sampling) -> GenerationRequest:
+    def _request(self, index: int, image: RgbImage, attempt: int, sampling: Sampling) -> GenerationRequest:
         system = self._asked.system
-        user = Message("user", (picture, Text(self._asked.prompt)))
+        user = Message("user", (image, Text(self._asked.prompt)))
         return GenerationRequest(
             id=f"{self._exchange.id}-{index}" + (f"-{attempt}" if attempt else ""),
             model=self._model.name,
@@ -181,11 +181,11 @@ def _asked(family: CaptionFamily, words: Words, fields: CaptionFields) -> Asked:
 
 
 def _no_caption(failures: Sequence[Failure]) -> ServeAppError:
-    """The first picture's error; it says so where there were several pictures."""
+    """The first image's error; it says so where there were several images."""
     first = failures[0].error
     if len(failures) == 1:
         return first
-    message = f"none of the {len(failures)} pictures could be captioned; the first error: {first.message}"
+    message = f"none of the {len(failures)} images could be captioned; the first error: {first.message}"
     return type(first)(message, first.param, first.retry_after_s)
 
 

@@ -7,11 +7,11 @@ from serve_app.dialects.openai.chat_body import ChatBody, ImagePart, RefusalPart
 from serve_app.exchange.counted import count_answers
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.images import load_pictures
+from serve_app.exchange.images import load_images
 from serve_app.exchange.json_request import read_json
 from serve_app.exchange.lane import Lane
 from serve_app.images.gate import ImageSource, source_from_text
-from serve_app.messages import GenerationRequest, Message, Picture, Text, Write
+from serve_app.messages import GenerationRequest, Message, RgbImage, Text, Write
 
 
 async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
@@ -38,13 +38,13 @@ async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str
 
 
 async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_name: str | None) -> GenerationRequest:
-    """The conversation for the model of that name, its pictures loaded."""
+    """The conversation for the model of that name, its images loaded."""
     params = _image_params(body)
-    model = lane.choose(model_name, "chat", exchange.key, with_pictures=bool(params))
+    model = lane.choose(model_name, "chat", exchange.key, with_images=bool(params))
     exchange.set_model(model.name)
-    pictures = iter(await load_pictures(exchange, lane, model, _image_sources(body), params, "messages"))
+    images = iter(await load_images(exchange, lane, model, _image_sources(body), params, "messages"))
     messages = tuple(
-        Message(m.internal_role, tuple(_part(part, pictures) for part in m.parts), m.internal_calls, m.tool_call_id)
+        Message(m.internal_role, tuple(_part(part, images) for part in m.parts), m.internal_calls, m.tool_call_id)
         for m in body.messages
     )
     return GenerationRequest(
@@ -59,7 +59,7 @@ async def chat_request(exchange: Exchange, lane: Lane, body: ChatBody, model_nam
 
 
 def _image_params(body: ChatBody) -> list[str]:
-    """Where each picture stands in the body, in the client's spelling."""
+    """Where each image stands in the body, in the client's spelling."""
     return [
         f"messages[{i}].content[{j}].image_url"
         for i, message in enumerate(body.messages)
@@ -77,5 +77,5 @@ def _image_sources(body: ChatBody) -> list[ImageSource]:
     ]
 
 
-def _part(part: TextPart | RefusalPart | ImagePart, pictures: Iterator[Picture]) -> Text | Picture:
-    return next(pictures) if isinstance(part, ImagePart) else Text(part.said)
+def _part(part: TextPart | RefusalPart | ImagePart, images: Iterator[RgbImage]) -> Text | RgbImage:
+    return next(images) if isinstance(part, ImagePart) else Text(part.said)

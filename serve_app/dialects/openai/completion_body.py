@@ -17,7 +17,7 @@ MAX_PROMPTS = 128
 MAX_PROMPT_TOKENS = 1_000_000  # as ids: more than any context
 _DEFAULT_TOKENS = 16  # OpenAI's
 
-_Text = Annotated[str, Field(min_length=1)]  # with pictures in it: its texts are bounded once they are found
+_Text = Annotated[str, Field(min_length=1)]  # with images in it: its texts are bounded once they are found
 _Tokens = Annotated[
     list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=MAX_PROMPT_TOKENS, fail_fast=True)
 ]

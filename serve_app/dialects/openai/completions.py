@@ -1,14 +1,14 @@
 """OpenAI's older dialect: `POST /v1/completions`, which goes on with a text instead of answering in a chat."""
 
 from serve_app.dialects.all_at_once import all_at_once
-from serve_app.dialects.markdown_images import UNTITLED, require_short_texts, split_pictures, with_pictures
+from serve_app.dialects.markdown_images import UNTITLED, require_short_texts, split_images, with_images
 from serve_app.dialects.openai.completion_answer import CompletionEvents, choices_json, completion_frame, usage_event
 from serve_app.dialects.openai.completion_body import CompletionBody
 from serve_app.dialects.usage import Usage
 from serve_app.exchange.counted import count_answers
 from serve_app.exchange.exchange import DONE_EVENT, Exchange
 from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.images import load_pictures
+from serve_app.exchange.images import load_images
 from serve_app.exchange.json_request import read_json
 from serve_app.exchange.lane import Lane
 from serve_app.exchange.off_loop import off_loop
@@ -36,20 +36,20 @@ async def create_completion(exchange: Exchange, lane: Lane, model_name: str | No
 
 
 async def _prompts(exchange: Exchange, lane: Lane, model: ModelEntry, body: CompletionBody) -> list[Prompt]:
-    """Each prompt as an engine wants it, with the pictures that TGI's clients write into theirs."""
+    """Each prompt as an engine wants it, with the images that TGI's clients write into theirs."""
     prompts = body.prompts()
-    if not model.may_take_pictures:
+    if not model.may_take_images:
         require_short_texts((text for text in body.each_prompt if isinstance(text, str)), "prompt")
         return prompts
     pieces = [
-        await off_loop(len(text), split_pictures, text, "prompt", UNTITLED) if isinstance(text, str) else []
+        await off_loop(len(text), split_images, text, "prompt", UNTITLED) if isinstance(text, str) else []
         for text in body.each_prompt
     ]
     require_short_texts((piece for one in pieces for piece in one), "prompt")
     sources = [piece for one in pieces for piece in one if isinstance(piece, ImageUrl)]
-    pictures = iter(await load_pictures(exchange, lane, model, sources, ["prompt"] * len(sources), "prompt"))
+    images = iter(await load_images(exchange, lane, model, sources, ["prompt"] * len(sources), "prompt"))
     return [
-        (Message("user", with_pictures(one, pictures)), raw) if one else (message, raw)
+        (Message("user", with_images(one, images)), raw) if one else (message, raw)
         for one, (message, raw) in zip(pieces, prompts, strict=True)
     ]
 

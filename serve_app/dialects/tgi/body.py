@@ -121,7 +121,7 @@ class GenerateBody(Body):
     """
 
     model: str | None = Field(None, max_length=MAX_MODEL_CHARACTERS)
-    inputs: str = Field(min_length=1)  # with pictures in it: its texts are bounded once they are found
+    inputs: str = Field(min_length=1)  # with images in it: its texts are bounded once they are found
     parameters: Annotated[
         GenerateParameters,
         BeforeValidator(lambda v: {} if v is None else v, json_schema_input_type=GenerateParameters | None),

@@ -1,7 +1,7 @@
-"""The hub's tasks on one picture, as its clients send them to `POST /`: image-to-text, and a question about it.
+"""The hub's tasks on one image, as its clients send them to `POST /`: image-to-text, and a question about it.
 
 Bodies and answers are those of the hub's specification of tasks, which huggingface_hub and @huggingface/inference
-follow. A document's question is a picture's question; what only readers of its words could heed is refused.
+follow. A document's question is an image's question; what only readers of its words could heed is refused.
 """
 
 import math
@@ -23,14 +23,14 @@ from serve_app.errors import InvalidRequest
 from serve_app.exchange.body import Body, LongText
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.images import load_pictures
+from serve_app.exchange.images import load_images
 from serve_app.exchange.json_request import validated
 from serve_app.exchange.lane import Lane
 from serve_app.images.gate import ImageBytes, ImageSource, source_from_text
 from serve_app.messages import Chunk, GenerationRequest, Message, Sampling, Text
 
 # The first bytes of a JPEG, PNG, WebP or GIF in base64, and only base64 after them: no prompt looks like that.
-_PICTURE = re.compile(r"(data:image/[a-z]+;base64,|/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/_\r\n-]*+=*+\s*+")
+_IMAGE = re.compile(r"(data:image/[a-z]+;base64,|/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/_\r\n-]*+=*+\s*+")
 
 
 class CaptionParameters(Body):
@@ -54,7 +54,7 @@ class QuestionParameters(Body):
 
 
 class Question(Body):
-    """`image` is the picture's file in base64, its address, or a data URI."""
+    """`image` is the image's file in base64, its address, or a data URI."""
 
     question: LongText = Field(min_length=1)
     image: str = Field(min_length=1)
@@ -67,8 +67,8 @@ class _HubBody(Body):
     options: HostedOptions | None = None
 
 
-class CaptionPictureBody(_HubBody):
-    """`inputs` is the picture's file in base64, or a data URI."""
+class CaptionImageBody(_HubBody):
+    """`inputs` is the image's file in base64, or a data URI."""
 
     inputs: str
     parameters: CaptionParameters | None = None
@@ -80,33 +80,33 @@ class QuestionBody(_HubBody):
 
 
 class FlatQuestionBody(_HubBody, Question):
-    """As huggingface_hub's `visual_question_answering` writes it: `inputs` is the picture once more."""
+    """As huggingface_hub's `visual_question_answering` writes it: `inputs` is the image once more."""
 
     inputs: str | None = None
     parameters: QuestionParameters | None = None
 
 
 def is_question(values: Mapping[str, Any]) -> bool:
-    """Whether this body asks about a picture."""
+    """Whether this body asks about an image."""
     has_parts = values.get("question") is not None or values.get("image") is not None
     return has_parts or isinstance(values.get("inputs"), dict)
 
 
-def is_picture(values: Mapping[str, Any]) -> bool:
-    """Whether this body's `inputs` are a picture's file, and no prompt."""
+def is_image(values: Mapping[str, Any]) -> bool:
+    """Whether this body's `inputs` are an image's file, and no prompt."""
     inputs = values.get("inputs")
-    return isinstance(inputs, str) and _PICTURE.fullmatch(inputs) is not None
+    return isinstance(inputs, str) and _IMAGE.fullmatch(inputs) is not None
 
 
 async def caption_body(exchange: Exchange, lane: Lane, values: dict[str, Any]) -> None:
-    """The caption of a picture that came in JSON. Raises `InvalidRequest`, and what the image gate does."""
-    body = await validated(exchange, values, CaptionPictureBody)
+    """The caption of an image that came in JSON. Raises `InvalidRequest`, and what the image gate does."""
+    body = await validated(exchange, values, CaptionImageBody)
     most = body.parameters.max_new_tokens if body.parameters else None
     await _caption(exchange, lane, source_from_text(body.inputs), "inputs", most or DEFAULT_TOKENS, body.model)
 
 
 async def caption_file(exchange: Exchange, lane: Lane, file: bytes) -> None:
-    """The caption of a picture's file, which was the whole body."""
+    """The caption of an image's file, which was the whole body."""
     await _caption(exchange, lane, ImageBytes(file), "body", DEFAULT_TOKENS)
 
 
@@ -115,18 +115,18 @@ async def _caption(
 ) -> None:
     """Its short caption, in the words of TGI's answers."""
     model = choose_model(exchange, lane, named, task="caption")
-    model.require_pictures(field)
+    model.require_images(field)
     await lane.count_images(exchange.key, 1)
     fields = CaptionFields(model=model.name, max_tokens=max_tokens)
     task = CaptionTask(exchange, lane, model, CaptionRequest(fields, [source], [field]))
     with in_clients_words(TGI_NAMES):
         (caption,) = await task.outcomes()
-    assert isinstance(caption, Caption), "a failure of the only picture is raised"
+    assert isinstance(caption, Caption), "a failure of the only image is raised"
     await exchange.send_json([{"generated_text": caption.as_json()["caption"].strip()}])
 
 
 async def answer_question(exchange: Exchange, lane: Lane, values: dict[str, Any]) -> None:
-    """The answer to a question about a picture, and how likely the model thought it: a list of one.
+    """The answer to a question about an image, and how likely the model thought it: a list of one.
 
     Raises `InvalidRequest`, and what the image gate does.
     """
@@ -138,13 +138,13 @@ async def answer_question(exchange: Exchange, lane: Lane, values: dict[str, Any]
         asked = flat = await validated(exchange, values, FlatQuestionBody)
         field, named = "image", flat.model
         if flat.inputs is not None and flat.inputs != flat.image:
-            raise InvalidRequest("inputs: it and image are two pictures: send one", "inputs")
-    model = choose_model(exchange, lane, named, with_pictures=True)
-    pictures = await load_pictures(exchange, lane, model, [source_from_text(asked.image)], [field], field)
+            raise InvalidRequest("inputs: it and image are two images: send one", "inputs")
+    model = choose_model(exchange, lane, named, with_images=True)
+    images = await load_images(exchange, lane, model, [source_from_text(asked.image)], [field], field)
     request = GenerationRequest(
         id=exchange.id,
         model=model.name,
-        messages=(Message("user", (*pictures, Text(asked.question))),),
+        messages=(Message("user", (*images, Text(asked.question))),),
         sampling=Sampling(max_tokens=DEFAULT_TOKENS, temperature=0.0, num_logprobs=0),
         timeout_s=exchange.remaining_s,
     )

@@ -15,14 +15,14 @@ def choose_model(
     adapter: str | None = None,
     task: Task = "chat",
     *,
-    with_pictures: bool = False,
+    with_images: bool = False,
 ) -> ModelEntry:
     """The model that answers, or the adapter of it that the request names; it is the exchange's from here on.
 
     What the address and headers say stands above what is `named` in the body.
     """
     wanted = wanted_model(exchange) or named
-    model = lane.choose(adapter if adapter is not None else wanted, task, exchange.key, with_pictures=with_pictures)
+    model = lane.choose(adapter if adapter is not None else wanted, task, exchange.key, with_images=with_images)
     if adapter is not None and model.base is None:
         raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is no adapter but a model", "parameters")
     if adapter is not None and wanted is not None and model.base != lane.choose(wanted, task, exchange.key).name:

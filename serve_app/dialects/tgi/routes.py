@@ -6,13 +6,13 @@ Which one, the header `X-Model` or `?model=` says; the default chat model otherw
 import codecs
 
 from serve_app import __version__
-from serve_app.dialects.markdown_images import require_short_texts, split_pictures, with_pictures
+from serve_app.dialects.markdown_images import require_short_texts, split_images, with_images
 from serve_app.dialects.openai.chat import create_chat_completion
 from serve_app.dialects.openai.completions import create_completion
 from serve_app.dialects.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
 from serve_app.dialects.tgi.answer import TGI_NAMES, AnswerStyle, TokenEvents, answer_json
 from serve_app.dialects.tgi.body import GenerateBody
-from serve_app.dialects.tgi.hub_images import answer_question, caption_body, caption_file, is_picture, is_question
+from serve_app.dialects.tgi.hub_images import answer_question, caption_body, caption_file, is_image, is_question
 from serve_app.dialects.tgi.model import choose_model, wanted_model
 from serve_app.dialects.tgi.tokens import chat_tokenize, tokenize
 from serve_app.errors import InvalidRequest
@@ -20,7 +20,7 @@ from serve_app.exchange.body import parse_object
 from serve_app.exchange.counted import count_answers
 from serve_app.exchange.exchange import Exchange, Handler
 from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.images import load_pictures
+from serve_app.exchange.images import load_images
 from serve_app.exchange.json_request import read_json, require_json, validated
 from serve_app.exchange.lane import Lane
 from serve_app.exchange.off_loop import off_loop
@@ -50,7 +50,7 @@ async def generate_stream(exchange: Exchange, lane: Lane) -> None:
 async def generate_either(exchange: Exchange, lane: Lane) -> None:
     """`POST /`, as the hub's hosted API has it: `stream` decides, and the whole answer is a list of one.
 
-    By default the text of a model without pictures begins with its prompt, as TGI does it here. A picture without a
+    By default the text of a model without images begins with its prompt, as TGI does it here. An image without a
     prompt is captioned, and a question about one answered.
     """
     data = await exchange.read_body()
@@ -61,7 +61,7 @@ async def generate_either(exchange: Exchange, lane: Lane) -> None:
     values = await off_loop(len(data), parse_object, data)
     if is_question(values):
         await answer_question(exchange, lane, values)
-    elif await off_loop(len(data), is_picture, values):
+    elif await off_loop(len(data), is_image, values):
         await caption_body(exchange, lane, values)
     elif (body := await validated(exchange, values, GenerateBody)).stream:
         await _generate_stream(exchange, lane, body, is_hosted=True)
@@ -92,7 +92,7 @@ async def info(exchange: Exchange, lane: Lane) -> None:
         {
             "model_id": model.name,
             "model_sha": None,
-            "model_pipeline_tag": "image-text-to-text" if model.may_take_pictures else "text-generation",
+            "model_pipeline_tag": "image-text-to-text" if model.may_take_images else "text-generation",
             "max_concurrent_requests": lane.config.admission.max_waiting_requests,
             "max_best_of": MAX_ANSWERS,
             "max_stop_sequences": MAX_STOP_STRINGS,
@@ -158,27 +158,27 @@ def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyl
     parameters = body.parameters
     is_full_text = parameters.return_full_text
     if is_full_text is None:
-        is_full_text = is_hosted and not model.may_take_pictures
+        is_full_text = is_hosted and not model.may_take_images
     return AnswerStyle(body.inputs if is_full_text else "", parameters.has_details, parameters.seed)
 
 
 async def _request(
     exchange: Exchange, lane: Lane, body: GenerateBody, model: ModelEntry, *, tells_tokens: bool
 ) -> GenerationRequest:
-    """The prompt, its pictures loaded. A model that reads text only reads markdown as text, as in TGI."""
+    """The prompt, its images loaded. A model that reads text only reads markdown as text, as in TGI."""
     parameters = body.parameters
     pieces: list[str | ImageUrl] = [body.inputs]
-    if model.may_take_pictures:
-        pieces = await off_loop(len(body.inputs), split_pictures, body.inputs, "inputs")
+    if model.may_take_images:
+        pieces = await off_loop(len(body.inputs), split_images, body.inputs, "inputs")
     require_short_texts(pieces, "inputs")
     sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
     if sources and parameters.truncate:
-        raise InvalidRequest("parameters.truncate: a prompt with pictures can't be cut: leave it out", "parameters")
-    pictures = await load_pictures(exchange, lane, model, sources, ["inputs"] * len(sources), "inputs")
+        raise InvalidRequest("parameters.truncate: a prompt with images can't be cut: leave it out", "parameters")
+    images = await load_images(exchange, lane, model, sources, ["inputs"] * len(sources), "inputs")
     return GenerationRequest(
         id=exchange.id,
         model=model.name,
-        messages=(Message("user", with_pictures(pieces, iter(pictures))),),
+        messages=(Message("user", with_images(pieces, iter(images))),),
         sampling=parameters.sampling(tells_tokens=tells_tokens),
         timeout_s=exchange.remaining_s,
         raw=RawPrompt(last_tokens=parameters.truncate),

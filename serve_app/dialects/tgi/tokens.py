@@ -35,7 +35,7 @@ async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:
     """`POST /chat_tokenize`: the prompt that the chat template makes of a conversation, and its tokens."""
     body = await read_json(exchange, ChatBody)
     if any(part.type == "image_url" for message in body.messages for part in message.content):
-        raise UnsupportedTask("messages: only text is tokenized: leave the pictures out", "messages")
+        raise UnsupportedTask("messages: only text is tokenized: leave the images out", "messages")
     request = await chat_request(exchange, lane, body, wanted_model(exchange) or body.model)
     prompt = await lane.tokenize(request, exchange.key)
     await exchange.send_json({"tokenize_response": _tokens_json(prompt), "templated_text": prompt.text})

@@ -2,9 +2,9 @@
 
 | last user text  | what happens                                                                  |
 |-----------------|-------------------------------------------------------------------------------|
-| (anything else) | the configured tokens; with pictures, their size and mean colour              |
+| (anything else) | the configured tokens; with images, their size and mean colour              |
 | `!echo TEXT`    | says TEXT, a word a token                                                     |
-| `!cache`        | says which process this is, and whether it had the picture or conversation    |
+| `!cache`        | says which process this is, and whether it had the image or conversation    |
 | `!tokens N`     | says N tokens                                                                 |
 | `!slow S`       | waits S seconds before the first token                                        |
 | `!fail-after N` | raises `EngineFailed` after N tokens                                          |
@@ -32,13 +32,13 @@ from serve_app.checkpoints.load_progress import Report, to_nobody
 from serve_app.config.applications import Family, ModelConfig
 from serve_app.engines.context import answer_too_long, prompt_too_long
 from serve_app.engines.scripted.script import Plan, Script, logprob, say_nonsense, token_id
-from serve_app.engines.text.prompt_tokens import refuse_pictures
+from serve_app.engines.text.prompt_tokens import refuse_images
 from serve_app.errors import ConfigError, DeadlineExceeded, EngineFailed, ModelNotReady
 from serve_app.messages import (
     Chunk,
     FinishReason,
     GenerationRequest,
-    PictureEdge,
+    ImageEdge,
     PromptToken,
     Put,
     Text,
@@ -48,7 +48,7 @@ from serve_app.strict import first_sentence
 
 
 class _Cache:
-    """Plays an engine's cache of pictures and conversations: the last so many keys of requests."""
+    """Plays an engine's cache of images and conversations: the last so many keys of requests."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -94,15 +94,15 @@ class ScriptedEngine:
         return self._context_length
 
     @property
-    def takes_pictures(self) -> bool:
-        return self.script.takes_pictures
+    def takes_images(self) -> bool:
+        return self.script.takes_images
 
     @property
-    def picture_limit(self) -> int | None:
-        return self.script.picture_limit
+    def image_limit(self) -> int | None:
+        return self.script.image_limit
 
     @property
-    def picture_edge(self) -> PictureEdge | None:
+    def image_edge(self) -> ImageEdge | None:
         return None
 
     @property
@@ -175,7 +175,7 @@ class ScriptedEngine:
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
         """A token a word, with the space before it; each has the id that it has in answers."""
-        refuse_pictures(request)
+        refuse_images(request)
         text = "\n".join(part.text for m in request.messages for part in m.parts if isinstance(part, Text))
         words = re.finditer(r"\s*\S+", text)
         return TokenizedPrompt(text, tuple(PromptToken(token_id(w[0]), w.start(), w.end()) for w in words))

@@ -7,7 +7,7 @@ from typing import Any, Literal, cast, get_args
 from pydantic import Field
 
 from serve_app.errors import InvalidRequest
-from serve_app.messages import Chunk, GenerationRequest, Picture, Put, Sampling, Text, TokenLogprob
+from serve_app.messages import Chunk, GenerationRequest, Put, RgbImage, Sampling, Text, TokenLogprob
 from serve_app.strict import Strict
 
 _COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy",
@@ -27,8 +27,8 @@ class Script(Strict):
     start_error: str | None = None
     capacity: int | None = Field(None, ge=1)
     context_length: int | None = Field(None, ge=2)
-    takes_pictures: bool = True
-    picture_limit: int | None = Field(None, ge=1)
+    takes_images: bool = True
+    image_limit: int | None = Field(None, ge=1)
     cache_size: int = Field(1000, ge=0)
 
 
@@ -48,8 +48,8 @@ class Plan:
             self.tokens = _words(argument)
         elif self.command == "nonsense":
             self.nonsense = _nonsense(argument)
-        elif request.pictures:
-            self.tokens = _words(", ".join(identify(p) for p in request.pictures))
+        elif request.images:
+            self.tokens = _words(", ".join(identify(p) for p in request.images))
         self.breaks = f"scripted failure of model '{request.model}' ({self.command}): send another text"
 
     @property
@@ -60,11 +60,11 @@ class Plan:
         return f"token{index} " if isinstance(self.tokens, int) else self.tokens[index]
 
 
-def identify(picture: Picture) -> str:
-    """A picture in words that tell it from others: `32x16 #ff0000`, its size and mean colour."""
-    num_pixels = picture.width * picture.height
-    mean = "".join(f"{sum(picture.rgb[channel::3]) // num_pixels:02x}" for channel in range(3))
-    return f"{picture.width}x{picture.height} #{mean}"
+def identify(image: RgbImage) -> str:
+    """An image in words that tell it from others: `32x16 #ff0000`, its size and mean colour."""
+    num_pixels = image.width * image.height
+    mean = "".join(f"{sum(image.rgb[channel::3]) // num_pixels:02x}" for channel in range(3))
+    return f"{image.width}x{image.height} #{mean}"
 
 
 def _command(request: GenerationRequest) -> tuple[str | None, str]:

@@ -44,7 +44,7 @@ class TextBound:
     async def fitted(self, request: GenerationRequest) -> GenerationRequest:
         """The request, its text no longer than needed where only its end is kept. Raises `ContextTooLong`."""
         last_tokens = request.raw.last_tokens if request.raw else None
-        if last_tokens and not request.pictures:
+        if last_tokens and not request.images:
             return await self._cut(request, min(last_tokens, self._context_length + 1))
         if request.raw and len(request.raw.tokens) > self._context_length:
             raise prompt_too_long(request, f"{len(request.raw.tokens):,} tokens", self._context_length)

@@ -39,12 +39,12 @@ def check_ids(request: GenerationRequest, num_tokens: int, texts: TextGuard, tok
         )
     for placeholder in texts.placeholders:
         if tokenizer.convert_tokens_to_ids(placeholder) in ids:
-            raise InvalidRequest(f"the prompt has the token of {placeholder}, which stands for a picture", "prompt")
+            raise InvalidRequest(f"the prompt has the token of {placeholder}, which stands for an image", "prompt")
 
 
-def refuse_pictures(request: GenerationRequest) -> None:
-    if request.pictures:
-        raise UnsupportedTask("only text is tokenized, and this prompt has pictures: leave them out")
+def refuse_images(request: GenerationRequest) -> None:
+    if request.images:
+        raise UnsupportedTask("only text is tokenized, and this prompt has images: leave them out")
 
 
 def text_tokens(tokenizer: Any, text: str, *, adds_special_tokens: bool) -> TokenizedPrompt:

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from serve_app.checkpoints.architectures import Architecture, architecture_of
-from serve_app.checkpoints.image_edges import picture_edge
+from serve_app.checkpoints.image_edges import image_edge
 from serve_app.checkpoints.load_errors import explain, require_all_weights
 from serve_app.checkpoints.load_progress import Report, to_nobody
 from serve_app.checkpoints.source import resolve
@@ -23,13 +23,13 @@ from serve_app.config.applications import Family, ModelConfig
 from serve_app.engines.text.break_reader import read_breaks
 from serve_app.engines.text.client_text import TextGuard, text_guard
 from serve_app.engines.text.token_bytes import TokenBytes
-from serve_app.engines.transformers.processors import load_processor, picture_mark, picture_tokens
+from serve_app.engines.transformers.processors import image_mark, image_tokens, load_processor
 from serve_app.engines.transformers.quantization import check_quantization, quantize
 from serve_app.engines.transformers.remote_model import RemoteModel
 from serve_app.engines.transformers.remote_models import way_of
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
-from serve_app.messages import PictureEdge
+from serve_app.messages import ImageEdge
 
 # What `generate` needs to know of the vocabulary. All else in a checkpoint's generation config would sample
 # (temperature, beams), look at padding (repetition penalties) or at the batch's longest answer (a forced end), so
@@ -56,9 +56,9 @@ class Checkpoint:
     decoding_tokenizer: Any
     architecture: Architecture
     family: Family
-    takes_pictures: bool
-    picture_edge: PictureEdge | None
-    picture_mark: str  # what stands for a picture in a raw prompt
+    takes_images: bool
+    image_edge: ImageEdge | None
+    image_mark: str  # what stands for an image in a raw prompt
     texts: TextGuard
     is_encoder_decoder: bool
     context_length: int | None
@@ -93,7 +93,7 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
     common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
     _hold_to_fraction(config)
     architecture = _with_new_names(AutoConfig.from_pretrained(source, **common))
-    takes_pictures, auto_model = _auto_model(architecture)
+    takes_images, auto_model = _auto_model(architecture)
     model, told = auto_model.from_pretrained(
         source,
         config=architecture,
@@ -112,11 +112,11 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
     if way := way_of(architecture):
         model = way(model, source, common)
         processor = model.tokenizer
-    elif takes_pictures:
+    elif takes_images:
         processor = load_processor(source, architecture, common)
     else:
         processor = AutoTokenizer.from_pretrained(source, **common)
-    return _checkpoint(model, processor, takes_pictures, config, Path(source))
+    return _checkpoint(model, processor, takes_images, config, Path(source))
 
 
 def _hold_to_fraction(config: ModelConfig) -> None:
@@ -126,7 +126,7 @@ def _hold_to_fraction(config: ModelConfig) -> None:
 
 
 def _auto_model(architecture: Any) -> tuple[bool, Any]:
-    """Whether it takes pictures, and transformers' class that knows which class the model is of."""
+    """Whether it takes images, and transformers' class that knows which class the model is of."""
     remote = getattr(architecture, "auto_map", None) or {}
     if type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in remote:
         return True, AutoModelForImageTextToText
@@ -144,7 +144,7 @@ def _with_new_names(architecture: Any) -> Any:
     return architecture
 
 
-def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelConfig, folder: Path) -> Checkpoint:
+def _checkpoint(model: Any, processor: Any, takes_images: bool, config: ModelConfig, folder: Path) -> Checkpoint:
     tokenizer = getattr(processor, "tokenizer", processor)
     architecture = model.architecture if isinstance(model, RemoteModel) else architecture_of(model.config.model_type)
     text_config = model.config.get_text_config(decoder=True)
@@ -162,10 +162,10 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
         decoding_tokenizer=copy.deepcopy(tokenizer),  # two threads can't share one: "Already borrowed"
         architecture=architecture,
         family=family_of_config(model.config),
-        takes_pictures=takes_pictures,
-        picture_edge=None if isinstance(model, RemoteModel) else picture_edge(folder),
-        picture_mark=picture_mark(processor) if takes_pictures and not isinstance(model, RemoteModel) else "",
-        texts=_guarded(model, processor, takes_pictures),
+        takes_images=takes_images,
+        image_edge=None if isinstance(model, RemoteModel) else image_edge(folder),
+        image_mark=image_mark(processor) if takes_images and not isinstance(model, RemoteModel) else "",
+        texts=_guarded(model, processor, takes_images),
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,
@@ -180,7 +180,7 @@ def _checkpoint(model: Any, processor: Any, takes_pictures: bool, config: ModelC
     )
 
 
-def _guarded(model: Any, processor: Any, takes_pictures: bool) -> TextGuard:
+def _guarded(model: Any, processor: Any, takes_images: bool) -> TextGuard:
     """What keeps clients' texts texts, and every tokenizer of the processor made to heed it."""
     tokenizer = getattr(processor, "tokenizer", processor)
     for each in (tokenizer, getattr(processor, "qformer_tokenizer", None)):
@@ -188,7 +188,7 @@ def _guarded(model: Any, processor: Any, takes_pictures: bool) -> TextGuard:
             read_breaks(each)
     if isinstance(model, RemoteModel):
         return text_guard(tokenizer, [model.placeholder or ""], has_turns=True)
-    placeholders = picture_tokens(processor) if takes_pictures else ()
+    placeholders = image_tokens(processor) if takes_images else ()
     return text_guard(tokenizer, placeholders, has_turns=bool(getattr(processor, "chat_template", None)))
 
 

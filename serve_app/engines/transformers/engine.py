@@ -24,7 +24,7 @@ from serve_app.engines.transformers.prompt import prepare, tokenized
 from serve_app.engines.transformers.prompt_batch import Prompt
 from serve_app.engines.transformers.row import Outcome, Row, RowSampling
 from serve_app.errors import EngineFailed, InvalidRequest, ModelNotReady, UnsupportedTask
-from serve_app.messages import Chunk, GenerationRequest, OutputFormat, PictureEdge, Put, TokenizedPrompt
+from serve_app.messages import Chunk, GenerationRequest, ImageEdge, OutputFormat, Put, TokenizedPrompt
 
 STUCK_AFTER_S = 120.0  # a step takes milliseconds to seconds, the first one on a slow CPU perhaps a minute
 _STOP_TIMEOUT_S = 10.0
@@ -52,16 +52,16 @@ class TransformersEngine:
         return self._checkpoint.context_length if self._checkpoint else None
 
     @property
-    def takes_pictures(self) -> bool:
-        return bool(self._checkpoint and self._checkpoint.takes_pictures)
+    def takes_images(self) -> bool:
+        return bool(self._checkpoint and self._checkpoint.takes_images)
 
     @property
-    def picture_limit(self) -> int | None:
-        return self._checkpoint.architecture.picture_limit if self._checkpoint else None
+    def image_limit(self) -> int | None:
+        return self._checkpoint.architecture.image_limit if self._checkpoint else None
 
     @property
-    def picture_edge(self) -> PictureEdge | None:
-        return self._checkpoint.picture_edge if self._checkpoint else None
+    def image_edge(self) -> ImageEdge | None:
+        return self._checkpoint.image_edge if self._checkpoint else None
 
     @property
     def family(self) -> Family:

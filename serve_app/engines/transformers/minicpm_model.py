@@ -2,7 +2,7 @@
 
 Their `generate` takes prepared pieces of its own making; what their cards promise is
 `model.chat(image=None, msgs=…, tokenizer=…, processor=…, sampling=…)`, a list of conversations at a time, of turns
-whose content is a list of texts and pictures (huggingface.co/openbmb/MiniCPM-o-2_6). Inside it, their language
+whose content is a list of texts and images (huggingface.co/openbmb/MiniCPM-o-2_6). Inside it, their language
 model `llm` generates: that is where the worker's steps are hooked in.
 """
 
@@ -16,7 +16,7 @@ from serve_app.engines.transformers.remote_model import OwnPrompt, RemoteModel, 
 
 
 class MiniCpmModel(RemoteModel):
-    placeholder = "<image>"  # a part of what their `chat` writes for each picture, and counts
+    placeholder = "<image>"  # a part of what their `chat` writes for each image, and counts
 
     def __init__(self, model: Any, source: str, common: dict[str, Any]) -> None:
         super().__init__(model, source, common)
@@ -29,14 +29,14 @@ class MiniCpmModel(RemoteModel):
         return frozenset(self.tokenizer.convert_tokens_to_ids(name) for name in self.terminators)
 
     def own_prompt(self, turns: list[Turn]) -> OwnPrompt:
-        """The turns themselves: `chat` prepares them. A picture that it slices has more tokens than are told."""
+        """The turns themselves: `chat` prepares them. An image that it slices has more tokens than are told."""
         texts = [
             {"role": turn["role"], "content": "\n".join(part for part in turn["content"] if isinstance(part, str))}
             for turn in turns
         ]
-        num_pictures = sum(not isinstance(part, str) for turn in turns for part in turn["content"])
+        num_images = sum(not isinstance(part, str) for turn in turns for part in turn["content"])
         text = self.tokenizer.apply_chat_template(texts, tokenize=False, add_generation_prompt=True)
-        num_tokens = len(self.tokenizer(text)["input_ids"]) + num_pictures * int(self.config.query_num)
+        num_tokens = len(self.tokenizer(text)["input_ids"]) + num_images * int(self.config.query_num)
         return OwnPrompt(turns, num_tokens)
 
     def generate(self, own_prompts: list[list[Turn]], max_new_tokens: int, **controls: Any) -> None:

@@ -1,4 +1,4 @@
-"""Loads what prepares a checkpoint's prompts: a processor where it takes pictures, a tokenizer where it doesn't.
+"""Loads what prepares a checkpoint's prompts: a processor where it takes images, a tokenizer where it doesn't.
 
 Several processors want a video processor, and that wants torchvision, which CPU builds of torch come without.
 Videos aren't served, so where torchvision is missing a stand-in takes the video processor's place.
@@ -24,7 +24,7 @@ class NoVideoProcessor:
 
 
 def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> Any:
-    """The processor of a model that takes pictures. `common`: the arguments of every `from_pretrained`."""
+    """The processor of a model that takes images. `common`: the arguments of every `from_pretrained`."""
     processor_class = PROCESSOR_MAPPING.get(type(architecture), None)
     wants_videos = processor_class is not None and "video_processor" in processor_class.get_attributes()
     if wants_videos and not is_torchvision_available():
@@ -32,10 +32,10 @@ def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> An
     return AutoProcessor.from_pretrained(source, **common)
 
 
-def picture_tokens(processor: Any) -> set[str]:
-    """Gemma 3 calls one token the picture's in its processor and another in its tokenizer; Qwen-VL has videos too.
+def image_tokens(processor: Any) -> set[str]:
+    """Gemma 3 calls one token the image's in its processor and another in its tokenizer; Qwen-VL has videos too.
 
-    The begin and end of a picture stand for one as well: Gemma 3's and Kosmos-2's processors look for them.
+    The begin and end of an image stand for one as well: Gemma 3's and Kosmos-2's processors look for them.
     """
     holders = (processor, getattr(processor, "tokenizer", processor))
     names = ("image_token", "video_token", "boi_token", "eoi_token")
@@ -43,11 +43,11 @@ def picture_tokens(processor: Any) -> set[str]:
     return {str(token) for token in tokens if token}
 
 
-def picture_mark(processor: Any) -> str:
-    """What stands for a picture in a raw prompt: what the chat template writes for one between two texts.
+def image_mark(processor: Any) -> str:
+    """What stands for an image in a raw prompt: what the chat template writes for one between two texts.
 
-    Qwen-VL's has the picture's begin and end around its token. Without a template, or with one that puts pictures
-    elsewhere, it is the processor's own token; empty where the processor places pictures itself.
+    Qwen-VL's has the image's begin and end around its token. Without a template, or with one that puts images
+    elsewhere, it is the processor's own token; empty where the processor places images itself.
     """
     own = str(getattr(processor, "image_token", None) or "")
     if not getattr(processor, "chat_template", None):
@@ -58,7 +58,7 @@ def picture_mark(processor: Any) -> str:
     except (TemplateError, ValueError, TypeError, KeyError, IndexError):
         return own
     between = str(text).partition("BEFORE")[2].partition("AFTER")[0].strip()
-    return between if any(token in between for token in picture_tokens(processor)) else own
+    return between if any(token in between for token in image_tokens(processor)) else own
 
 
 def without_videos(processor_class: Any, source: str, common: dict[str, Any]) -> Any:

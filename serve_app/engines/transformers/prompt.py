@@ -14,17 +14,17 @@ from jinja2 import Environment, TemplateError, UndefinedError, meta
 from PIL import Image
 
 from serve_app.engines.text.client_text import without_breaks
-from serve_app.engines.text.prompt_tokens import check_ids, cut_start, refuse_pictures, text_tokens, with_one_bos
+from serve_app.engines.text.prompt_tokens import check_ids, cut_start, refuse_images, text_tokens, with_one_bos
 from serve_app.engines.transformers.checkpoint import Checkpoint
 from serve_app.engines.transformers.prompt_batch import Prompt, batch_key, is_along_prompt
 from serve_app.engines.transformers.remote_model import RemoteModel, Turn
 from serve_app.errors import InvalidRequest, UnsupportedTask
-from serve_app.messages import GenerationRequest, Message, Picture, Text, TokenizedPrompt
+from serve_app.messages import GenerationRequest, Message, RgbImage, Text, TokenizedPrompt
 
 
 def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
-    """The request as tensors. Slow (pictures): call it in a thread. Raises `RequestError`."""
-    _check_pictures(checkpoint, request)
+    """The request as tensors. Slow (images): call it in a thread. Raises `RequestError`."""
+    _check_images(checkpoint, request)
     request = checkpoint.texts.request(request)
     if isinstance(checkpoint.model, RemoteModel):
         return _own_prompt(checkpoint.model, request)
@@ -37,7 +37,7 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
         reason = f"its chat template says: {words}" if isinstance(exc, TemplateError) else "its processor refuses it"
         raise InvalidRequest(
             f"model '{request.model}' can't take this conversation ({reason[:300]}): change the order of its roles "
-            "or the number and place of its pictures",
+            "or the number and place of its images",
             request.prompt_field,
         ) from exc
     unused = checkpoint.architecture.unused_inputs
@@ -52,24 +52,24 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     return Prompt(tensors, length, batch_key(tensors, length, checkpoint))
 
 
-def _check_pictures(checkpoint: Checkpoint, request: GenerationRequest) -> None:
+def _check_images(checkpoint: Checkpoint, request: GenerationRequest) -> None:
     """Refuse what no prompt of this architecture can hold, in words that name the limit."""
-    num_pictures, limit = len(request.pictures), checkpoint.architecture.picture_limit
-    if num_pictures and not checkpoint.takes_pictures:
+    num_images, limit = len(request.images), checkpoint.architecture.image_limit
+    if num_images and not checkpoint.takes_images:
         raise UnsupportedTask(
-            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
+            f"model '{request.model}' reads text only: leave out the images, or choose another model"
         )
-    if checkpoint.architecture.needs_picture and not num_pictures:
-        raise InvalidRequest(f"model '{request.model}' answers only about a picture: send one", request.prompt_field)
-    if limit is not None and num_pictures > limit:
+    if checkpoint.architecture.needs_image and not num_images:
+        raise InvalidRequest(f"model '{request.model}' answers only about an image: send one", request.prompt_field)
+    if limit is not None and num_images > limit:
         raise InvalidRequest(
-            f"the conversation has {num_pictures} pictures and model '{request.model}' takes {limit}: send fewer",
+            f"the conversation has {num_images} images and model '{request.model}' takes {limit}: send fewer",
             request.prompt_field,
         )
 
 
 def _cut(tensors: dict[str, torch.Tensor], last_tokens: int, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """The end of a prompt without pictures."""
+    """The end of a prompt without images."""
     tokens = tensors["input_ids"][0].tolist()
     kept = torch.tensor(cut_start(tokens, last_tokens, checkpoint.tokenizer))
     return {
@@ -116,7 +116,7 @@ def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if request.raw or not getattr(processor, "chat_template", None):
         return _plain_inputs(checkpoint, request)
-    content = _parts if checkpoint.takes_pictures else _joined_text
+    content = _parts if checkpoint.takes_images else _joined_text
     conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
     try:
         inputs = processor.apply_chat_template(
@@ -124,43 +124,43 @@ def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[st
             **_template_args(processor, request),
         )  # fmt: skip
     except (UndefinedError, TypeError):
-        if not checkpoint.takes_pictures:
+        if not checkpoint.takes_images:
             raise
         return _string_inputs(processor, request)
     return dict(inputs)
 
 
 def _string_inputs(processor: Any, request: GenerationRequest) -> dict[str, Any]:
-    """For chat templates that want each message as one string and place the picture themselves: JoyCaption's."""
+    """For chat templates that want each message as one string and place the image themselves: JoyCaption's."""
     conversation = [{"role": m.role, "content": _joined_text(m)} for m in request.messages]
     prompt = processor.apply_chat_template(
         conversation, tokenize=False, add_generation_prompt=True, **_template_args(processor, request)
     )
     has_start = bool(processor.tokenizer.bos_token) and prompt.startswith(processor.tokenizer.bos_token)
-    pictures = [_image(p) for p in request.pictures]
+    images = [_image(p) for p in request.images]
     return dict(
-        processor(text=[prompt], images=pictures or None, add_special_tokens=not has_start, return_tensors="pt")
+        processor(text=[prompt], images=images or None, add_special_tokens=not has_start, return_tensors="pt")
     )
 
 
 def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
-    placed = checkpoint.architecture.pictures
-    mark = checkpoint.picture_mark
+    placed = checkpoint.architecture.images
+    mark = checkpoint.image_mark
     lines = [_joined_text(m, mark if placed == "inline" else "") for m in request.messages]
     prompt = "\n".join(line for line in lines if line)
     if request.raw:
         prompt = with_one_bos(prompt, checkpoint.tokenizer)
     if placed == "in_front":
-        prompt = mark * len(request.pictures) + prompt
-    if not checkpoint.takes_pictures:
+        prompt = mark * len(request.images) + prompt
+    if not checkpoint.takes_images:
         return dict(checkpoint.processor(prompt, return_tensors="pt"))
-    pictures = [_image(p) for p in request.pictures]
-    return dict(checkpoint.processor(text=[prompt], images=[pictures] if pictures else None, return_tensors="pt"))
+    images = [_image(p) for p in request.images]
+    return dict(checkpoint.processor(text=[prompt], images=[images] if images else None, return_tensors="pt"))
 
 
 def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPrompt:
-    """The request's prompt, which has no pictures. Slow where it is long: call it in a thread."""
-    refuse_pictures(request)
+    """The request's prompt, which has no images. Slow where it is long: call it in a thread."""
+    refuse_images(request)
     request = checkpoint.texts.request(request)
     template = getattr(checkpoint.processor, "chat_template", None)
     if isinstance(checkpoint.model, RemoteModel) and not request.raw:
@@ -168,7 +168,7 @@ def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPr
     if request.raw or not template:
         text = "\n".join(line for line in map(_joined_text, request.messages) if line)
         return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=True)
-    content = _parts if checkpoint.takes_pictures else _joined_text
+    content = _parts if checkpoint.takes_images else _joined_text
     conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
     try:
         text = checkpoint.processor.apply_chat_template(
@@ -196,8 +196,8 @@ def _variables(template: str) -> frozenset[str]:
     return frozenset(meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)))
 
 
-def _joined_text(message: Message, picture_mark: str = "") -> str:
-    return "".join(part.text if isinstance(part, Text) else picture_mark for part in message.parts)
+def _joined_text(message: Message, image_mark: str = "") -> str:
+    return "".join(part.text if isinstance(part, Text) else image_mark for part in message.parts)
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:
@@ -207,5 +207,5 @@ def _parts(message: Message) -> list[dict[str, Any]]:
     ]
 
 
-def _image(picture: Picture) -> Image.Image:
-    return Image.frombytes("RGB", (picture.width, picture.height), picture.rgb)
+def _image(image: RgbImage) -> Image.Image:
+    return Image.frombytes("RGB", (image.width, image.height), image.rgb)

@@ -28,7 +28,7 @@ class OwnPrompt:
 class RemoteModel(ABC):
     """Delegates everything to the remote model but `generate`.
 
-    `architecture` says what prompts may hold. `placeholder` is the text that stands for a picture in its prompts.
+    `architecture` says what prompts may hold. `placeholder` is the text that stands for an image in its prompts.
     """
 
     architecture: ClassVar[Architecture] = Architecture()

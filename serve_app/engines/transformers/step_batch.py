@@ -1,6 +1,6 @@
 """Rows in the middle of their answers, each at a step of its own: one cache, one forward of the model a step.
 
-A newcomer is prefilled apart, with its pictures, and its cache joins the others'. A row that ends leaves the cache
+A newcomer is prefilled apart, with its images, and its cache joins the others'. A row that ends leaves the cache
 at once, and the padding that only it needed goes with it. Which architectures this is exact for, `can_join` says.
 """
 
@@ -26,8 +26,8 @@ _GENERATION_STEPS = (
     "generate", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation",
     "_prepare_position_ids_for_generation", "create_masks_for_generate",
 )  # fmt: skip
-# They put pictures before the text inside the model, so that the cache is longer than the attention mask.
-_PICTURES_OUTSIDE_THE_MASK = {"git", "fuyu"}
+# They put images before the text inside the model, so that the cache is longer than the attention mask.
+_IMAGES_OUTSIDE_THE_MASK = {"git", "fuyu"}
 # Their rotary frequencies depend on the longest row of the batch.
 _BATCH_WIDE_ROTATIONS = {"dynamic", "longrope"}
 _FORCED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
@@ -43,7 +43,7 @@ def can_join(model: Any) -> bool:
     text_config = model.config.get_text_config(decoder=True)
     if model.config.is_encoder_decoder or text_config.is_encoder_decoder or model.is_remote_code():
         return False
-    if model.config.model_type in _PICTURES_OUTSIDE_THE_MASK or getattr(model, "_is_stateful", False):
+    if model.config.model_type in _IMAGES_OUTSIDE_THE_MASK or getattr(model, "_is_stateful", False):
         return False
     if any(
         getattr(type(model), name, None) is not getattr(GenerationMixin, name, None) for name in _GENERATION_STEPS

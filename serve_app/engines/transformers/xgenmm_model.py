@@ -1,6 +1,6 @@
 """xGen-MM's (BLIP-3's) own way: an image processor and a tokenizer apart, and a prompt that the card writes out.
 
-`model.update_special_tokens(tokenizer)` gives the tokenizer its picture token; `generate` takes a list of pictures'
+`model.update_special_tokens(tokenizer)` gives the tokenizer its image token; `generate` takes a list of images'
 tensors and one of their sizes for each conversation, and answers with new tokens only
 (huggingface.co/Salesforce/xgen-mm-phi3-mini-instruct-interleave-r-v1.5).
 """
@@ -34,16 +34,16 @@ class XGenMmModel(RemoteModel):
         return super().eos_ids | ({known[_END_OF_TURN]} if _END_OF_TURN in known else set())
 
     def own_prompt(self, turns: list[Turn]) -> OwnPrompt:
-        pictures = [part for turn in turns for part in turn["content"] if not isinstance(part, str)]
+        images = [part for turn in turns for part in turn["content"] if not isinstance(part, str)]
         prompt = _SYSTEM + "".join(_spelled(turn) for turn in turns) + "<|assistant|>\n"
         inputs = dict(self.tokenizer([prompt], return_tensors="pt"))
         pixels = [
             self._image_processor([one], return_tensors="pt", image_aspect_ratio="anyres")["pixel_values"]
-            for one in pictures
+            for one in images
         ]
-        inputs |= {"pixel_values": pixels, "image_size": [one.size for one in pictures]}
+        inputs |= {"pixel_values": pixels, "image_size": [one.size for one in images]}
         num_patches = sum(tensor.shape[-4] for tensor in pixels)
-        num_tokens = inputs["input_ids"].shape[1] - len(pictures) + num_patches * self.vlm.num_tokens_per_vis
+        num_tokens = inputs["input_ids"].shape[1] - len(images) + num_patches * self.vlm.num_tokens_per_vis
         return OwnPrompt(inputs, num_tokens, (object(),))  # alone: no card shows a batch of them
 
     def generate(self, own_prompts: list[dict[str, Any]], max_new_tokens: int, **controls: Any) -> None:

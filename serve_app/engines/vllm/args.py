@@ -68,14 +68,14 @@ def serves(config: ModelConfig, folder: Path) -> bool:
     except Exception as exc:  # noqa: BLE001 - an engine boundary: whatever keeps vLLM away, transformers may serve
         logger.info("vLLM doesn't serve %s: %s", config.source, first_line(exc))
         return False
-    if masks_pictures_wrongly(model):
-        logger.info("vLLM on CPUs has no mask for what %s's pictures see", config.source)
+    if masks_images_wrongly(model):
+        logger.info("vLLM on CPUs has no mask for what %s's images see", config.source)
         return False
-    return not model.using_transformers_backend()  # a slower way to run what the other engine runs with its pictures
+    return not model.using_transformers_backend()  # a slower way to run what the other engine runs with its images
 
 
-def masks_pictures_wrongly(model: Any) -> bool:
-    """Whether pictures (PaliGemma: whole prompts) also see what follows, for which vLLM on CPUs has no mask.
+def masks_images_wrongly(model: Any) -> bool:
+    """Whether images (PaliGemma: whole prompts) also see what follows, for which vLLM on CPUs has no mask.
 
     `model`: vLLM's config of it. PaliGemma's and Gemma 3's answers are then those of a causal mask: near, but others.
     """

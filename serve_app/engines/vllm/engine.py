@@ -36,7 +36,7 @@ from serve_app.engines.vllm.prompt import render, tokenize
 from serve_app.engines.vllm.request import Answers
 from serve_app.engines.vllm.tool_tags import bound_blanks
 from serve_app.errors import ConfigError, EngineFailed, InvalidRequest, ModelNotReady, Overloaded, ServeAppError
-from serve_app.messages import GenerationRequest, PictureEdge, Put, TokenizedPrompt
+from serve_app.messages import GenerationRequest, ImageEdge, Put, TokenizedPrompt
 
 logger = logging.getLogger("serve_app")
 
@@ -61,17 +61,17 @@ class VllmEngine:
         return self._model.context_length if self._model else None
 
     @property
-    def takes_pictures(self) -> bool:
-        """Whether the model reads pictures; `limit_mm_per_prompt: {image: 0}` turns them off."""
-        return self._model is not None and self._model.num_pictures_allowed > 0
+    def takes_images(self) -> bool:
+        """Whether the model reads images; `limit_mm_per_prompt: {image: 0}` turns them off."""
+        return self._model is not None and self._model.num_images_allowed > 0
 
     @property
-    def picture_limit(self) -> int | None:
-        return self._model.picture_limit if self._model else None
+    def image_limit(self) -> int | None:
+        return self._model.image_limit if self._model else None
 
     @property
-    def picture_edge(self) -> PictureEdge | None:
-        return self._model.picture_edge if self._model else None
+    def image_edge(self) -> ImageEdge | None:
+        return self._model.image_edge if self._model else None
 
     @property
     def family(self) -> Family:

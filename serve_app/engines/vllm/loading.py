@@ -24,13 +24,13 @@ from vllm.v1.metrics.loggers import StatLoggerBase
 from serve_app.checkpoints import source
 from serve_app.checkpoints.architectures import architecture_of
 from serve_app.checkpoints.folder import check_adapter_fits, has_chat_template
-from serve_app.checkpoints.image_edges import picture_edge
+from serve_app.checkpoints.image_edges import image_edge
 from serve_app.checkpoints.load_progress import Report
 from serve_app.config.applications import Family, ModelConfig
 from serve_app.engines.text.break_reader import read_breaks
 from serve_app.engines.text.client_text import TextGuard, special_tokens, text_guard
 from serve_app.engines.text.token_bytes import TokenBytes
-from serve_app.engines.vllm.args import PromptOptions, engine_args, first_line, masks_pictures_wrongly, prompt_options
+from serve_app.engines.vllm.args import PromptOptions, engine_args, first_line, masks_images_wrongly, prompt_options
 from serve_app.engines.vllm.executor import RankExecutor
 from serve_app.engines.vllm.formats import is_by_llguidance
 from serve_app.engines.vllm.nodes import fetch_on_other_nodes, point_to_ray
@@ -39,12 +39,12 @@ from serve_app.engines.vllm.ranks import check_heads
 from serve_app.engines.vllm.request import PLAIN_TEMPLATE
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
-from serve_app.messages import PictureEdge
+from serve_app.messages import ImageEdge
 
 logger = logging.getLogger("serve_app")
 
-_MOST_NUMBERED = 16  # of pictures that a prompt tells apart by number, as Phi-3-vision's `<|image_1|>`
-_UNLIMITED_PICTURES = 999  # vLLM's default of `limit_mm_per_prompt`
+_MOST_NUMBERED = 16  # of images that a prompt tells apart by number, as Phi-3-vision's `<|image_1|>`
+_UNLIMITED_IMAGES = 999  # vLLM's default of `limit_mm_per_prompt`
 
 
 class Pressure(StatLoggerBase):
@@ -79,8 +79,8 @@ class LoadedModel:
     defaults: dict[str, Any]
     is_plain: bool
     context_length: int
-    num_pictures_allowed: int
-    picture_edge: PictureEdge | None
+    num_images_allowed: int
+    image_edge: ImageEdge | None
     family: Family
     special_ids: frozenset[int]
     token_bytes: TokenBytes
@@ -88,13 +88,13 @@ class LoadedModel:
     texts: TextGuard
     reads_breaks: bool  # as `texts` makes them; a renderer that encodes texts itself takes none for a token
 
-    def picture_mark(self, number: int) -> str:
-        """The text that stands for a raw prompt's picture; empty where the model's processor places it itself."""
-        return _picture_mark(self.llm, number)
+    def image_mark(self, number: int) -> str:
+        """The text that stands for a raw prompt's image; empty where the model's processor places it itself."""
+        return _image_mark(self.llm, number)
 
     @property
-    def picture_limit(self) -> int | None:
-        return self.num_pictures_allowed if 0 < self.num_pictures_allowed < _UNLIMITED_PICTURES else None
+    def image_limit(self) -> int | None:
+        return self.num_images_allowed if 0 < self.num_images_allowed < _UNLIMITED_IMAGES else None
 
     @property
     def formats_by_llguidance(self) -> bool:
@@ -122,9 +122,9 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     report("starting vLLM and loading weights")
     llm = _start(config, arguments, pressure)
     whole, multimodal = llm.model_config.hf_config, llm.model_config.multimodal_config
-    if masks_pictures_wrongly(llm.model_config):
+    if masks_images_wrongly(llm.model_config):
         logger.warning(
-            "vLLM on CPUs answers about %s's pictures under a causal mask: set engine: transformers", config.source
+            "vLLM on CPUs answers about %s's images under a causal mask: set engine: transformers", config.source
         )
     is_plain = options.chat_template is None and _is_plain(folder, whole.model_type)
     renderer = _renderer(llm, options, is_plain, arguments.reasoning_parser or None)
@@ -137,9 +137,9 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         defaults=_sampling_defaults(llm),
         is_plain=is_plain,
         context_length=int(llm.model_config.max_model_len),
-        num_pictures_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
+        num_images_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
         # settings given here stand above the checkpoint's
-        picture_edge=None if config.engine_args.get("mm_processor_kwargs") else picture_edge(folder),
+        image_edge=None if config.engine_args.get("mm_processor_kwargs") else image_edge(folder),
         family=family_of_config(whole),
         special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
         token_bytes=TokenBytes(llm.renderer.get_tokenizer()),
@@ -149,7 +149,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     )
 
 
-def _picture_mark(llm: AsyncLLM, number: int) -> str:
+def _image_mark(llm: AsyncLLM, number: int) -> str:
     known = get_model_cls(llm.model_config)
     return str(known.get_placeholder_str("image", number) or "") if supports_multimodal(known) else ""
 
@@ -162,7 +162,7 @@ def _guarded(llm: AsyncLLM, *, has_turns: bool) -> TextGuard:
         return text_guard(tokenizer, (), has_turns=has_turns)
     special = special_tokens(tokenizer)
     placeholders: set[str] = set()
-    for mark in {_picture_mark(llm, number) for number in range(1, _MOST_NUMBERED + 1)}:
+    for mark in {_image_mark(llm, number) for number in range(1, _MOST_NUMBERED + 1)}:
         within = {token for token in special if token in mark}  # Qwen-VL's has the begin and the end as well
         placeholders |= within or {mark}
     ids = [getattr(config, f"{kind}_token_{name}", None) for kind in ("image", "video") for name in ("id", "index")]
@@ -219,7 +219,7 @@ def _is_plain(folder: Path, model_type: str) -> bool:
     """As in the transformers engine: no template of its own, and none of vLLM's that takes captioning prompts."""
     if has_chat_template(folder):
         return False
-    asks_questions_only = architecture_of(model_type).pictures != "inline"  # BLIP-2's in vLLM: «Question: … Answer:»
+    asks_questions_only = architecture_of(model_type).images != "inline"  # BLIP-2's in vLLM: «Question: … Answer:»
     return asks_questions_only or get_chat_template_fallback_path(model_type, str(folder)) is None
 
 

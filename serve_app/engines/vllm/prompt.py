@@ -1,4 +1,4 @@
-"""A request's prompt as vLLM renders it: by the model's chat template, or raw, as its texts and pictures stand."""
+"""A request's prompt as vLLM renders it: by the model's chat template, or raw, as its texts and images stand."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,7 +12,7 @@ from vllm.inputs import tokens_input
 
 from serve_app.engines.context import prompt_too_long
 from serve_app.engines.text.client_text import without_breaks
-from serve_app.engines.text.prompt_tokens import check_ids, refuse_pictures, tokens_of, with_one_bos
+from serve_app.engines.text.prompt_tokens import check_ids, refuse_images, tokens_of, with_one_bos
 from serve_app.engines.vllm.args import first_line
 from serve_app.engines.vllm.loading import LoadedModel
 from serve_app.engines.vllm.request import chat_request
@@ -21,12 +21,12 @@ from serve_app.messages import GenerationRequest, RawPrompt, Text, TokenizedProm
 
 Rendered = tuple[ChatCompletionRequest, Any]  # vLLM's request, and the prompt that its engine takes
 
-# Rendered by vLLM as any chat template is, so that pictures go in as they always do.
+# Rendered by vLLM as any chat template is, so that images go in as they always do.
 _RAW_TEMPLATE = (
-    "{%- set seen = namespace(pictures=0) -%}"
+    "{%- set seen = namespace(images=0) -%}"
     "{%- for part in messages[0]['content'] -%}"
     "{%- if part['type'] == 'text' -%}{{ part['text'] }}"
-    "{%- else -%}{{ picture_marks[seen.pictures] }}{%- set seen.pictures = seen.pictures + 1 -%}{%- endif -%}"
+    "{%- else -%}{{ image_marks[seen.images] }}{%- set seen.images = seen.images + 1 -%}{%- endif -%}"
     "{%- endfor -%}"
 )
 
@@ -44,7 +44,7 @@ async def render(request: GenerationRequest, model: LoadedModel, **more: Any) ->
         words = without_breaks(str(exc))
         raise InvalidRequest(
             f"model '{request.model}' can't take this conversation (its chat template says: {words}): change the "
-            "order of its roles or the number and place of its pictures",
+            "order of its roles or the number and place of its images",
             "messages",
         ) from exc
     except (VLLMClientError, ValidationError, ValueError, TypeError) as exc:
@@ -74,7 +74,7 @@ async def _render_chat(chat: ChatCompletionRequest, model: LoadedModel) -> Any:
 
 async def tokenize(request: GenerationRequest, model: LoadedModel) -> TokenizedPrompt:
     """The prompt's text and tokens. Raises what is wrong with the request itself."""
-    refuse_pictures(request)
+    refuse_images(request)
     _, prompt = await render(request, model, return_token_offsets=True)
     offsets = prompt.get("prompt_token_offsets")
     if offsets is None:
@@ -95,11 +95,11 @@ async def _render_raw(
     message = replace(request.messages[0], parts=(first, *others))
     if raw.last_tokens is not None and raw.last_tokens < model.context_length:
         more = {**more, "truncate_prompt_tokens": raw.last_tokens, "truncation_side": "left"}
-    marks = [model.picture_mark(number) for number in range(1, len(request.pictures) + 1)]
+    marks = [model.image_mark(number) for number in range(1, len(request.images) + 1)]
     chat = chat_request(
         replace(request, messages=(message,)),
         add_special_tokens=True,
-        chat_template_kwargs={"picture_marks": marks},
+        chat_template_kwargs={"image_marks": marks},
         **more,
     )
     _, (prompt,) = await model.renderer.preprocess_chat(chat, chat.messages, _RAW_TEMPLATE, "openai", None)
@@ -107,13 +107,13 @@ async def _render_raw(
 
 
 def _refuse_unsupported(request: GenerationRequest, model: LoadedModel) -> None:
-    if request.pictures and not model.num_pictures_allowed:
+    if request.images and not model.num_images_allowed:
         raise UnsupportedTask(
-            f"model '{request.model}' reads text only: leave out the pictures, or choose another model"
+            f"model '{request.model}' reads text only: leave out the images, or choose another model"
         )
-    if model.picture_limit is not None and len(request.pictures) > model.picture_limit:
+    if model.image_limit is not None and len(request.images) > model.image_limit:
         raise InvalidRequest(
-            f"model '{request.model}' takes {model.picture_limit} pictures, and {len(request.pictures)} were sent: "
+            f"model '{request.model}' takes {model.image_limit} images, and {len(request.images)} were sent: "
             "send fewer",
             request.prompt_field,
         )

@@ -1,6 +1,6 @@
 """Between this service's words and vLLM's: a request as vLLM's chat request, vLLM's outputs as chunks.
 
-vLLM's own request class carries sampling, formats and tools, so that its checks and defaults apply. Pictures
+vLLM's own request class carries sampling, formats and tools, so that its checks and defaults apply. Images
 go in as decoded pixels; vLLM never fetches anything.
 """
 
@@ -27,8 +27,8 @@ from serve_app.messages import (
     GenerationRequest,
     Message,
     OutputFormat,
-    Picture,
     Put,
+    RgbImage,
     Sampling,
     Text,
     TokenLogprob,
@@ -86,7 +86,7 @@ def _message(message: Message) -> dict[str, Any]:
     return fields
 
 
-def _part(part: Text | Picture) -> dict[str, Any]:
+def _part(part: Text | RgbImage) -> dict[str, Any]:
     if isinstance(part, Text):
         return {"type": "text", "text": part.text}
     return {"type": "image_pil", "image_pil": Image.frombytes("RGB", (part.width, part.height), part.rgb)}

@@ -1,4 +1,4 @@
-"""Captions through the whole service: every way to send a picture, and bad pictures among good ones."""
+"""Captions through the whole service: every way to send an image, and bad images among good ones."""
 
 import http.server
 import json
@@ -29,7 +29,7 @@ def stream_events(client: httpx.Client, body: dict[str, object]) -> list[str]:
     [data_uri(RED_CIRCLE), b64(RED_CIRCLE), {"b64": b64(RED_CIRCLE)}, {"url": data_uri(RED_CIRCLE)}],
     ids=["data URI", "base64", "b64 object", "url object"],
 )
-def test_every_json_form_of_one_picture(client: httpx.Client, image: object) -> None:
+def test_every_json_form_of_one_image(client: httpx.Client, image: object) -> None:
     answer = client.post("/v1/captions", json={"image": image}).json()
     assert answer["object"] == "list"
     assert answer["model"] == "demo"
@@ -40,15 +40,15 @@ def test_every_json_form_of_one_picture(client: httpx.Client, image: object) -> 
     assert caption["usage"] == answer["usage"]
 
 
-def test_a_picture_by_its_address(client: httpx.Client, tmp_path: Path) -> None:
+def test_an_image_by_its_address(client: httpx.Client, tmp_path: Path) -> None:
     """From a server on loopback, which the tests' config allows; a redirect into a private network isn't followed."""
-    (tmp_path / "picture.png").write_bytes(RED_CIRCLE)
+    (tmp_path / "image.png").write_bytes(RED_CIRCLE)
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path == "/away":
                 self.send_response(302)
-                self.send_header("Location", "http://10.0.0.1/picture.png")
+                self.send_header("Location", "http://10.0.0.1/image.png")
                 self.end_headers()
             else:
                 super().do_GET()
@@ -60,7 +60,7 @@ def test_a_picture_by_its_address(client: httpx.Client, tmp_path: Path) -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         address = f"http://127.0.0.1:{server.server_port}"
-        answer = client.post("/v1/captions", json={"images": [f"{address}/picture.png", f"{address}/away"]}).json()
+        answer = client.post("/v1/captions", json={"images": [f"{address}/image.png", f"{address}/away"]}).json()
         missing = client.post("/v1/captions", json={"image": {"url": f"{address}/nothing.png"}})
     finally:
         server.shutdown()
@@ -80,7 +80,7 @@ def test_an_upload(client: httpx.Client) -> None:
 def test_several_uploads_keep_their_order(client: httpx.Client) -> None:
     files = [
         ("image", ("a.png", RED_CIRCLE)),
-        ("image", ("b.txt", b"no picture")),
+        ("image", ("b.txt", b"no image")),
         ("image", ("c.png", BLUE_SQUARE)),
     ]
     answer = client.post("/v1/captions", files=files).json()
@@ -108,7 +108,7 @@ def test_a_prompt_of_ones_own(client: httpx.Client) -> None:
     assert "1" in caption["caption"] or "one" in caption["caption"].lower()
 
 
-def test_a_stream_of_several_pictures(client: httpx.Client) -> None:
+def test_a_stream_of_several_images(client: httpx.Client) -> None:
     images = [b64(RED_CIRCLE), "bm90IGEgcGljdHVyZQ==", b64(BLUE_SQUARE)]
     *events, done = stream_events(client, {"images": images, "stream": True, "style": "detailed"})
     assert done == "[DONE]"
@@ -123,13 +123,13 @@ def test_a_stream_of_several_pictures(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_only_bad_pictures_are_a_4xx(client: httpx.Client, stream: bool) -> None:
+def test_only_bad_images_are_a_4xx(client: httpx.Client, stream: bool) -> None:
     one = client.post("/v1/captions", json={"image": b64(b"text"), "stream": stream})
     assert one.status_code == 400
     assert one.json()["error"]["param"] == "image"
     two = client.post("/v1/captions", json={"images": [b64(b"text"), b64(b"")], "stream": stream})
     assert two.status_code == 400
-    assert "none of the 2 pictures" in two.json()["error"]["message"]
+    assert "none of the 2 images" in two.json()["error"]["message"]
     assert two.json()["error"]["param"] == "images[0]"
 
 
@@ -163,7 +163,7 @@ def test_tags_come_as_a_list_and_an_object_as_an_object(client: httpx.Client) ->
     assert held["json"]["shape"] in ("circle", "square")
 
 
-def test_several_captions_of_one_picture(client: httpx.Client) -> None:
+def test_several_captions_of_one_image(client: httpx.Client) -> None:
     body = {"image": b64(RED_CIRCLE), "n": 3, "temperature": 0.7, "seed": 5}
     (caption,) = client.post("/v1/captions", json=body).json()["data"]
     assert len(caption["captions"]) == 3

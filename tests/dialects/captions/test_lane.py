@@ -14,7 +14,7 @@ from serve_app.messages import Chunk
 from tests.drawings import b64, encode
 from tests.own_lane import MODEL, bearer, lane_client, scripted
 
-PICTURE = encode(Image.new("RGB", (4, 4), "red"))
+IMAGE = encode(Image.new("RGB", (4, 4), "red"))
 SNOWMAN = "a <grounding> <phrase> snowman</phrase><object><patch_index_0044><patch_index_0863></object> by a fire"
 SCHEMA = {"type": "object", "properties": {"caption": {"type": "string"}}}
 
@@ -32,7 +32,7 @@ def kosmos(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 
 def caption(client: httpx.Client, **fields: Any) -> dict[str, Any]:
-    answer = client.post("/v1/captions", json={"image": b64(PICTURE), **fields})
+    answer = client.post("/v1/captions", json={"image": b64(IMAGE), **fields})
     assert answer.status_code == 200, answer.text
     (one,) = answer.json()["data"]
     assert isinstance(one, dict)
@@ -44,7 +44,7 @@ def uploaded(client: httpx.Client, fields: list[tuple[str, str]]) -> dict[str, A
     data: dict[str, list[str]] = {}
     for name, value in fields:
         data.setdefault(name, []).append(value)
-    answer = client.post("/v1/captions", data=data, files={"image": ("x.png", PICTURE)})
+    answer = client.post("/v1/captions", data=data, files={"image": ("x.png", IMAGE)})
     assert answer.status_code == 200, answer.text
     (one,) = answer.json()["data"]
     assert isinstance(one, dict)
@@ -104,9 +104,9 @@ def test_the_guard_says_what_it_saw_and_did_and_counts_it(client: httpx.Client) 
     assert clean == {"passed": True, "findings": [], "checks": ["loop"], "chosen": 0, "attempts": [{"findings": []}]}
 
 
-def test_a_wish_that_the_model_cant_grant_takes_no_pictures_from_the_key(client: httpx.Client) -> None:
+def test_a_wish_that_the_model_cant_grant_takes_no_images_from_the_key(client: httpx.Client) -> None:
     for _ in range(3):
-        body = {"images": [b64(PICTURE)], "style": "nothing"}
+        body = {"images": [b64(IMAGE)], "style": "nothing"}
         assert client.post("/v1/captions", json=body, headers=bearer("blind")).status_code == 400
 
 
@@ -121,7 +121,7 @@ def test_grounded_answers_have_regions(kosmos: httpx.Client) -> None:
 
 def test_a_stream_ends_with_the_same_as_a_whole_answer(client: httpx.Client) -> None:
     fields = {"format": "tags", "prompt": "!echo a, b, c"}
-    with client.stream("POST", "/v1/captions", json={"image": b64(PICTURE), "stream": True, **fields}) as answer:
+    with client.stream("POST", "/v1/captions", json={"image": b64(IMAGE), "stream": True, **fields}) as answer:
         events = [line.removeprefix("data: ") for line in answer.iter_lines() if line]
     assert events.pop() == "[DONE]"
     *chunks, whole = map(json.loads, events)
@@ -195,7 +195,7 @@ def test_a_repeated_prompt_is_no_part_of_the_caption(texts: tuple[str, ...], cap
     assert asked.said("".join(texts))["caption"] == caption
 
 
-def test_several_captions_of_one_picture() -> None:
+def test_several_captions_of_one_image() -> None:
     events = CaptionEvents(3, Asked("p", num_captions=2), 0.5)
     said = [events.encode(Chunk(text, 1, 7, "stop", index=index)) for index, text in enumerate(("one", "two"))]
     assert [json.loads(event.removeprefix(b"data: "))["choice"] for event in said] == [0, 1]

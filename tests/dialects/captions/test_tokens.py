@@ -20,7 +20,7 @@ from serve_app.engines.transformers.engine import _decode_answer
 from serve_app.engines.transformers.prompt import prepare
 from serve_app.families import FAMILIES
 from serve_app.families.wish import Wish, worded
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from serve_app.messages import Chunk, GenerationRequest, Message, RgbImage, Sampling, Text
 from tests import tiny_models
 from tests.matrix import captioners, chatters, patchers
 from tests.matrix.parts import decoder, save, square, tower
@@ -31,7 +31,7 @@ BOS, EOS = "<s>", "</s>"
 IMAGE = "<|reserved_special_token_69|>"
 NUM_PATCHES = 16  # of a tower of 32 pixels with patches of 8
 
-# Of the form of JoyCaption's own: strings for contents, Llama 3.1's headers, the picture in the first user's turn
+# Of the form of JoyCaption's own: strings for contents, Llama 3.1's headers, the image in the first user's turn
 # wherever the message says it, and no beginning of text, which the tokenizer adds.
 JOYCAPTION_TEMPLATE = (
     "{%- set mark = '<|reserved_special_token_69|>' %}{%- set seen = namespace(user=false) %}"
@@ -86,13 +86,13 @@ def loaded(folder: Path) -> Checkpoint:
 def caption_request(family: str, wish: Wish, shade: int = 64) -> GenerationRequest:
     """As the dialect makes it."""
     words = worded(FAMILIES[family], wish)
-    user = Message("user", (Picture(40, 24, bytes((shade, 128, 192)) * 40 * 24), Text(words.prompt)))
+    user = Message("user", (RgbImage(40, 24, bytes((shade, 128, 192)) * 40 * 24), Text(words.prompt)))
     messages = (user,) if words.system is None else (Message("system", (Text(words.system),)), user)
     return GenerationRequest(str(shade), "tiny", messages, Sampling(max_tokens=6, temperature=0.0), 60.0)
 
 
 def prompt_tokens(checkpoint: Checkpoint, wish: Wish) -> list[str]:
-    """The prompt's tokens, as the model sees them; a run of picture tokens is said once."""
+    """The prompt's tokens, as the model sees them; a run of image tokens is said once."""
     request = caption_request(checkpoint.family, wish)
     ids = prepare(checkpoint, request).tensors["input_ids"][0].tolist()
     tokens: list[str] = checkpoint.tokenizer.convert_ids_to_tokens(ids)
@@ -191,9 +191,9 @@ def test_kosmos2(tmp_path: Path, style: str) -> None:
 def test_paligemma(tmp_path: Path, wish: Wish, prompt: str) -> None:
     checkpoint = loaded(chatters.build_paligemma(tmp_path))
     tokens = prompt_tokens(checkpoint, wish)
-    num_pictures = tokens.count("<image>")
-    assert num_pictures == NUM_PATCHES
-    assert tokens[num_pictures:] == [BOS, *spelled(checkpoint, prompt)]
+    num_images = tokens.count("<image>")
+    assert num_images == NUM_PATCHES
+    assert tokens[num_images:] == [BOS, *spelled(checkpoint, prompt)]
 
 
 @pytest.mark.parametrize(
@@ -222,7 +222,7 @@ def test_blip2(tmp_path: Path, wish: Wish, prompt: str) -> None:
     ],
 )
 def test_chat_models(tmp_path: Path, build: Callable[[Path], Path], family: str) -> None:
-    """The picture first, then the words, in the one user's turn of their chat template; nothing before or after."""
+    """The image first, then the words, in the one user's turn of their chat template; nothing before or after."""
     checkpoint = loaded(build(tmp_path))
     assert checkpoint.family == family
     tokens = prompt_tokens(checkpoint, Wish(style="detailed", language="de"))
@@ -238,9 +238,9 @@ def test_chat_models(tmp_path: Path, build: Callable[[Path], Path], family: str)
 def test_instructblip(tmp_path: Path, build: Callable[[Path], Path]) -> None:
     checkpoint = loaded(build(tmp_path))
     tokens = prompt_tokens(checkpoint, Wish(style="detailed"))
-    num_pictures = tokens.count("<image>")
-    assert num_pictures == checkpoint.processor.num_query_tokens
-    assert tokens[num_pictures:] == spelled(checkpoint, "Write a detailed description for the image.")
+    num_images = tokens.count("<image>")
+    assert num_images == checkpoint.processor.num_query_tokens
+    assert tokens[num_images:] == spelled(checkpoint, "Write a detailed description for the image.")
 
 
 @pytest.mark.parametrize(
@@ -268,11 +268,11 @@ def test_the_demo_model_as_any_chat_model() -> None:
 
 
 def test_minicpm(tmp_path: Path) -> None:
-    """Its processor numbers the picture; the question is its card's, and nothing begins or ends the prompt twice."""
+    """Its processor numbers the image; the question is its card's, and nothing begins or ends the prompt twice."""
     checkpoint = loaded(patchers.build_minicpmv4_6(tmp_path))
     assert checkpoint.family == "minicpm"
     tokens = runs(prompt_tokens(checkpoint, Wish(style="detailed", language="de")))
     asked = "Please describe the image in detail. Answer in German."
-    picture = ["<image_id>", "0", "</image_id>", "<image>", "<|image_pad|>", "</image>"]
-    turn = [*runs(spelled(checkpoint, "user: ")), *picture, *runs(spelled(checkpoint, asked + "assistant: "))]
+    image = ["<image_id>", "0", "</image_id>", "<image>", "<|image_pad|>", "</image>"]
+    turn = [*runs(spelled(checkpoint, "user: ")), *image, *runs(spelled(checkpoint, asked + "assistant: "))]
     assert tokens == turn

@@ -1,4 +1,4 @@
-"""Chat through the whole service: OpenAI's client, streamed and not, with and without pictures."""
+"""Chat through the whole service: OpenAI's client, streamed and not, with and without images."""
 
 import json
 
@@ -11,9 +11,9 @@ from tests.drawings import data_uri, png, says
 pytestmark = pytest.mark.cluster
 
 
-def with_picture(question: str, color: str, shape: str) -> list[dict[str, object]]:
-    picture = {"type": "image_url", "image_url": {"url": data_uri(png(color, shape))}}
-    return [{"role": "user", "content": [{"type": "text", "text": question}, picture]}]
+def with_image(question: str, color: str, shape: str) -> list[dict[str, object]]:
+    image = {"type": "image_url", "image_url": {"url": data_uri(png(color, shape))}}
+    return [{"role": "user", "content": [{"type": "text", "text": question}, image]}]
 
 
 def test_an_answer_has_openais_shape(openai_client: openai.OpenAI) -> None:
@@ -28,16 +28,16 @@ def test_an_answer_has_openais_shape(openai_client: openai.OpenAI) -> None:
     assert answer.id.startswith("chatcmpl-")
 
 
-def test_a_question_about_a_picture_is_answered_from_that_picture(openai_client: openai.OpenAI) -> None:
+def test_a_question_about_an_image_is_answered_from_that_image(openai_client: openai.OpenAI) -> None:
     for color, shape in (("red", "circle"), ("blue", "square")):
         answer = openai_client.chat.completions.create(
-            model="demo", messages=with_picture(f"What color is the {shape}?", color, shape)
+            model="demo", messages=with_image(f"What color is the {shape}?", color, shape)
         )
         assert color in (answer.choices[0].message.content or "").lower()
 
 
 def test_a_stream_says_the_same_as_an_answer(openai_client: openai.OpenAI) -> None:
-    messages = with_picture("Describe this picture in detail.", "green", "triangle")
+    messages = with_image("Describe this picture in detail.", "green", "triangle")
     whole = openai_client.chat.completions.create(model="demo", messages=messages, temperature=0)
     chunks = list(
         openai_client.chat.completions.create(
@@ -60,7 +60,7 @@ def test_a_stream_tells_its_usage_as_it_grows(openai_client: openai.OpenAI) -> N
     chunks = list(
         openai_client.chat.completions.create(
             model="demo",
-            messages=with_picture("Describe this picture in detail.", "green", "triangle"),
+            messages=with_image("Describe this picture in detail.", "green", "triangle"),
             stream=True,
             stream_options={"include_usage": True, "continuous_usage_stats": True},
         )
@@ -74,10 +74,10 @@ def test_a_stream_tells_its_usage_as_it_grows(openai_client: openai.OpenAI) -> N
     assert len({usage.prompt_tokens for usage in usages}) == 1
 
 
-def test_two_pictures_in_one_chat(openai_client: openai.OpenAI) -> None:
-    first = with_picture("What is in this picture?", "red", "circle")
+def test_two_images_in_one_chat(openai_client: openai.OpenAI) -> None:
+    first = with_image("What is in this picture?", "red", "circle")
     messages = [*first, {"role": "assistant", "content": "a red circle"}]
-    messages += with_picture("What is in this picture?", "blue", "square")
+    messages += with_image("What is in this picture?", "blue", "square")
     answer = openai_client.chat.completions.create(model="demo", messages=messages)
     assert says(answer.choices[0].message.content or "", "blue", "square")
 
@@ -98,7 +98,7 @@ def test_a_seed_gives_the_same_answer_again(openai_client: openai.OpenAI) -> Non
 
 
 def test_max_tokens_and_stop_end_an_answer(openai_client: openai.OpenAI) -> None:
-    messages = with_picture("Write a short caption for this picture.", "red", "circle")
+    messages = with_image("Write a short caption for this picture.", "red", "circle")
     short = openai_client.chat.completions.create(model="demo", messages=messages, max_tokens=2)
     assert short.choices[0].finish_reason == "length"
     assert short.usage is not None

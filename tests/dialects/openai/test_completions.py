@@ -110,11 +110,11 @@ def test_a_stop_string_is_left_out(client: openai.OpenAI) -> None:
     assert (stopped.text, stopped.finish_reason) == (full[: full.index(full[10:14])], "stop")
 
 
-def test_a_token_that_is_none_or_a_picture_is_refused(client: openai.OpenAI) -> None:
+def test_a_token_that_is_none_or_an_image_is_refused(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError, match="send ids from 0 to 1023") as told:
         client.completions.create(model=MODEL, prompt=[5, 100_000])
     assert told.value.param == "prompt"
-    with pytest.raises(openai.BadRequestError, match="stands for a picture") as told:
+    with pytest.raises(openai.BadRequestError, match="stands for an image") as told:
         client.completions.create(model=MODEL, prompt=[5, IMAGE_TOKEN])
     assert told.value.param == "prompt"
     written = client.completions.create(model=MODEL, prompt="a <image> here", max_tokens=1).usage
@@ -122,7 +122,7 @@ def test_a_token_that_is_none_or_a_picture_is_refused(client: openai.OpenAI) -> 
     assert written.prompt_tokens > 5, "its letters are read"
 
 
-def test_a_picture_in_the_prompt_is_seen_as_by_tgi(client: openai.OpenAI) -> None:
+def test_an_image_in_the_prompt_is_seen_as_by_tgi(client: openai.OpenAI) -> None:
     """By whom `/generate` isn't asked any more: the hub's newer client for Node."""
     red, blue = (data_uri(png(color, "circle")) for color in ("red", "blue"))
     question = "<|im_start|>User:\n![]({})What color is the circle?<end_of_utterance>\nAssistant:\n"
@@ -137,14 +137,14 @@ def test_a_picture_in_the_prompt_is_seen_as_by_tgi(client: openai.OpenAI) -> Non
             assert uri not in text
 
 
-@pytest.mark.parametrize("prompt", ["![alt](https://192.0.2.1/a.png) is", "![](picture.png) is", "![](ftp://a/b) is"])
-def test_a_text_about_pictures_stays_a_text(client: openai.OpenAI, prompt: str) -> None:
+@pytest.mark.parametrize("prompt", ["![alt](https://192.0.2.1/a.png) is", "![](image.png) is", "![](ftp://a/b) is"])
+def test_a_text_about_images_stays_a_text(client: openai.OpenAI, prompt: str) -> None:
     answer = client.completions.create(model="tgi", prompt=prompt, max_tokens=2, echo=True)
     assert answer.choices[0].text.startswith(prompt)
 
 
 @pytest.mark.parametrize("prompt", ["![](data:image/png;base64,AAAA)", "![](http://127.0.0.1:9/none.png)"])
-def test_a_bad_picture_in_the_prompt_is_refused(client: openai.OpenAI, prompt: str) -> None:
+def test_a_bad_image_in_the_prompt_is_refused(client: openai.OpenAI, prompt: str) -> None:
     with pytest.raises(openai.BadRequestError) as told:
         client.completions.create(model="tgi", prompt=prompt)
     assert told.value.param == "prompt"

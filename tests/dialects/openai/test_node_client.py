@@ -61,10 +61,10 @@ def test_it_generates(told: dict[str, Any], version: str) -> None:
 
 @pytest.mark.client(NEW, "chat")
 @pytest.mark.client(NEW, "chat, streamed")
-@pytest.mark.client(NEW, "a picture in a chat")
+@pytest.mark.client(NEW, "an image in a chat")
 @pytest.mark.client(OLD, "chat")
 @pytest.mark.client(OLD, "chat, streamed")
-@pytest.mark.client(OLD, "a picture in a chat")
+@pytest.mark.client(OLD, "an image in a chat")
 @pytest.mark.parametrize("version", ["new", "old"])
 def test_it_chats(told: dict[str, Any], version: str) -> None:
     said = told[version]["chat"]["choices"][0]["message"]["content"]
@@ -75,36 +75,36 @@ def test_it_chats(told: dict[str, Any], version: str) -> None:
     assert "red" in told[version]["seen"]["choices"][0]["message"]["content"].lower()
 
 
-@pytest.mark.client(OLD, "a picture in a prompt")
-def test_a_picture_in_the_prompt_is_seen(told: dict[str, Any]) -> None:
+@pytest.mark.client(OLD, "an image in a prompt")
+def test_an_image_in_the_prompt_is_seen(told: dict[str, Any]) -> None:
     """As TGI's guide to vision models has it, by the class that it names."""
     assert 1 < len(told["shown"]) <= 16
     assert "red" in "".join(event["token"]["text"] for event in told["shown"]).lower()
 
 
-@pytest.mark.client(NEW, "a picture in a prompt")
-def test_a_picture_in_the_prompt_of_a_completion_is_seen_alike(told: dict[str, Any]) -> None:
+@pytest.mark.client(NEW, "an image in a prompt")
+def test_an_image_in_the_prompt_of_a_completion_is_seen_alike(told: dict[str, Any]) -> None:
     texts = [choice["text"] for piece in told["completed"] for choice in piece["choices"]]
     assert "".join(texts) == "".join(
         event["token"]["text"] for event in told["shown"] if not event["token"]["special"]
     )
 
 
-@pytest.mark.client(NEW, "questions about a picture")
+@pytest.mark.client(NEW, "questions about an image")
 @pytest.mark.client(NEW, "questions about a document")
-@pytest.mark.client(OLD, "questions about a picture")
+@pytest.mark.client(OLD, "questions about an image")
 @pytest.mark.client(OLD, "questions about a document")
 @pytest.mark.parametrize("version", ["new", "old"])
-def test_it_asks_about_a_picture(told: dict[str, Any], version: str) -> None:
+def test_it_asks_about_an_image(told: dict[str, Any], version: str) -> None:
     answer = told[version]["answer"]
     assert "red" in answer["answer"].lower()
     assert 0 < answer["score"] <= 1
     assert told[version]["document"] == answer
-    assert "inputs.image: this looks like text" in told[version]["no_picture"]
+    assert "inputs.image: this looks like text" in told[version]["no_image"]
 
 
 @pytest.mark.client(OLD, "image-to-text")
-def test_the_old_one_has_a_picture_captioned(told: dict[str, Any]) -> None:
+def test_the_old_one_has_an_image_captioned(told: dict[str, Any]) -> None:
     assert says(told["old_caption"]["generated_text"], "red", "circle")
 
 

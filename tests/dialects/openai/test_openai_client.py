@@ -125,20 +125,18 @@ def test_system_prompts_and_turns_are_read(demo: Caller, role: str) -> None:
     assert shorter[0] < shorter[1] < answer.usage.prompt_tokens
 
 
-@pytest.mark.client(CLIENT, "a picture in a chat")
+@pytest.mark.client(CLIENT, "an image in a chat")
 @pytest.mark.client(CLIENT, "parts in any order, detail")
 @pytest.mark.parametrize("detail", [{}, {"detail": "low"}, {"detail": "high"}, {"detail": "auto"}])
-@pytest.mark.parametrize("is_picture_first", [True, False])
-def test_parts_come_in_any_order_with_any_detail(
-    demo: Caller, detail: dict[str, str], is_picture_first: bool
-) -> None:
+@pytest.mark.parametrize("is_image_first", [True, False])
+def test_parts_come_in_any_order_with_any_detail(demo: Caller, detail: dict[str, str], is_image_first: bool) -> None:
     parts = [image("red", "circle", **detail), text("What color is the circle?")]
-    answer = demo.chat([user(*(parts if is_picture_first else parts[::-1]))], temperature=0)
+    answer = demo.chat([user(*(parts if is_image_first else parts[::-1]))], temperature=0)
     assert "red" in text_of(answer).lower()
 
 
-@pytest.mark.client(CLIENT, "several pictures")
-def test_several_pictures_are_read(demo: Caller) -> None:
+@pytest.mark.client(CLIENT, "several images")
+def test_several_images_are_read(demo: Caller) -> None:
     one, another = image("red", "circle"), image("blue", "square")
     question = text("What is in this picture?")
     turns = [user(one, question), {"role": "assistant", "content": "a red circle"}, user(another, question)]
@@ -148,9 +146,9 @@ def test_several_pictures_are_read(demo: Caller) -> None:
         count: int = demo.chat([user(*parts)], max_tokens=1).usage.prompt_tokens
         return count
 
-    per_picture = num_prompt_tokens(one, question) - num_prompt_tokens(question)
-    assert per_picture > 10
-    assert num_prompt_tokens(one, text("and"), another, question) > num_prompt_tokens(question) + 2 * per_picture
+    per_image = num_prompt_tokens(one, question) - num_prompt_tokens(question)
+    assert per_image > 10
+    assert num_prompt_tokens(one, text("and"), another, question) > num_prompt_tokens(question) + 2 * per_image
     with pytest.raises(openai.BadRequestError, match="a request takes 3") as told:
         demo.chat([user(*[one] * 4, question)])
     assert (told.value.code, told.value.param) == ("too_many_images", "messages")

@@ -11,18 +11,18 @@ from tests.own_lane import MODEL
 pytestmark = clients.needs_clients
 
 LANGCHAIN, LLAMAINDEX = "LangChain", "LlamaIndex"
-PICTURE = data_uri(png("red", "circle"))
+IMAGE = data_uri(png("red", "circle"))
 PROMPT = "<|im_start|>User:\nWho are you?<end_of_utterance>\nAssistant:\n"
 
 
 @pytest.fixture(scope="module")
 def langchain(demo_lane: str) -> dict[str, Any]:
-    return clients.ask("ask_langchain.py", demo_lane, "sa-all", PICTURE)
+    return clients.ask("ask_langchain.py", demo_lane, "sa-all", IMAGE)
 
 
 @pytest.fixture(scope="module")
 def llamaindex(demo_lane: str) -> dict[str, Any]:
-    return clients.ask("ask_llamaindex.py", demo_lane, "sa-all", PICTURE, PROMPT)
+    return clients.ask("ask_llamaindex.py", demo_lane, "sa-all", IMAGE, PROMPT)
 
 
 @pytest.mark.client(LANGCHAIN, "chat")
@@ -44,11 +44,11 @@ def test_langchain_chats(langchain: dict[str, Any]) -> None:
 
 
 @pytest.mark.client(LANGCHAIN, "system prompt and several turns")
-@pytest.mark.client(LANGCHAIN, "a picture in a chat")
-def test_langchain_shows_pictures_and_turns(langchain: dict[str, Any]) -> None:
+@pytest.mark.client(LANGCHAIN, "an image in a chat")
+def test_langchain_shows_images_and_turns(langchain: dict[str, Any]) -> None:
     assert "demo model" in langchain["turns"]
-    assert "red" in langchain["picture"].lower()
-    assert langchain["own_picture_part"] == langchain["picture"]
+    assert "red" in langchain["image"].lower()
+    assert langchain["own_image_part"] == langchain["image"]
 
 
 @pytest.mark.client(LANGCHAIN, "stop")
@@ -81,7 +81,7 @@ def test_langchain_is_told_what_is_wrong(langchain: dict[str, Any]) -> None:
 @pytest.mark.client(LLAMAINDEX, "chat, streamed")
 @pytest.mark.client(LLAMAINDEX, "asynchronous")
 @pytest.mark.client(LLAMAINDEX, "system prompt and several turns")
-@pytest.mark.client(LLAMAINDEX, "a picture in a chat")
+@pytest.mark.client(LLAMAINDEX, "an image in a chat")
 def test_llamaindex_chats(llamaindex: dict[str, Any]) -> None:
     whole = llamaindex["whole"]
     assert "demo model" in whole
@@ -90,7 +90,7 @@ def test_llamaindex_chats(llamaindex: dict[str, Any]) -> None:
     assert llamaindex["awaited"] == whole
     assert llamaindex["asked_by_text"] == whole
     assert "demo model" in llamaindex["turns"]
-    assert "red" in llamaindex["picture"].lower()
+    assert "red" in llamaindex["image"].lower()
 
 
 @pytest.mark.client(LLAMAINDEX, "completions")

@@ -1,7 +1,7 @@
 """The lines of TGI's guide to vision models, as people copy them: curl, the hub's client, OpenAI's, JavaScript's.
 
 They are those of docs/source/basic_tutorials/visual_language_models.md of text-generation-inference, in our words:
-the same commands, routes, parameters and schemas; the server's and the picture's address are others, and the key.
+the same commands, routes, parameters and schemas; the server's and the image's address are others, and the key.
 `test_node_client.py` has the one in JavaScript. The prompts have no chat template around them, as there.
 """
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("curl"), reason="no curl here: 
 
 
 @pytest.fixture(scope="module", params=["address", "data URI"])
-def picture(request: pytest.FixtureRequest) -> Iterator[str]:
+def image(request: pytest.FixtureRequest) -> Iterator[str]:
     """A red circle, by an address on loopback or as a data URI."""
     file = png("red", "circle")
     if request.param == "data URI":
@@ -73,26 +73,26 @@ def curl(url: str, path: str, body: dict[str, Any], *more: str) -> str:
     return done.stdout
 
 
-def asked(picture: str, **parameters: Any) -> dict[str, Any]:
-    return {"inputs": f"![]({picture}){QUESTION}\n\n", "parameters": {"seed": 42, **parameters}}
+def asked(image: str, **parameters: Any) -> dict[str, Any]:
+    return {"inputs": f"![]({image}){QUESTION}\n\n", "parameters": {"seed": 42, **parameters}}
 
 
-def conversation(picture: str) -> list[dict[str, Any]]:
-    parts = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": picture}}]
+def conversation(image: str) -> list[dict[str, Any]]:
+    parts = [{"type": "text", "text": QUESTION}, {"type": "image_url", "image_url": {"url": image}}]
     return [{"role": "user", "content": parts}]
 
 
 @pytest.mark.client(CURL, "text generation, streamed")
-@pytest.mark.client(CURL, "a picture in a prompt")
-def test_curl_streams_from_generate_stream(demo_lane: str, picture: str) -> None:
-    printed = curl(demo_lane, "/generate_stream", asked(picture, max_new_tokens=16), "-N")
+@pytest.mark.client(CURL, "an image in a prompt")
+def test_curl_streams_from_generate_stream(demo_lane: str, image: str) -> None:
+    printed = curl(demo_lane, "/generate_stream", asked(image, max_new_tokens=16), "-N")
     *events, rest = printed.split("\n\n")
     assert rest == ""
     assert all(event.startswith("data:{") for event in events)
     read = [json.loads(event.removeprefix("data:")) for event in events]
     assert [mistake for event in read for mistake in mistakes(event, "StreamResponse")] == []
     assert 1 < len(read) <= 16
-    whole = json.loads(curl(demo_lane, "/generate", asked(picture, max_new_tokens=16)))
+    whole = json.loads(curl(demo_lane, "/generate", asked(image, max_new_tokens=16)))
     assert mistakes(whole, "GenerateResponse") == []
     assert read[-1]["generated_text"] == whole["generated_text"]
     assert "red" in whole["generated_text"].lower()
@@ -101,29 +101,29 @@ def test_curl_streams_from_generate_stream(demo_lane: str, picture: str) -> None
 @pytest.mark.client(CURL, "text generation")
 @pytest.mark.client(CURL, "output formats")
 @pytest.mark.parametrize("fields", [FIELDS, BOUNDED], ids=["the guide's", "bounded"])
-def test_curl_has_a_grammar_obeyed(demo_lane: str, picture: str, fields: dict[str, Any]) -> None:
+def test_curl_has_a_grammar_obeyed(demo_lane: str, image: str, fields: dict[str, Any]) -> None:
     schema: dict[str, Any] = {"properties": fields, "required": list(fields)}
     if fields is BOUNDED:
         schema["additionalProperties"] = False
     grammar = {"type": "json", "value": schema}
-    answer = json.loads(curl(demo_lane, "/generate", asked(picture, grammar=grammar, max_new_tokens=100)))
+    answer = json.loads(curl(demo_lane, "/generate", asked(image, grammar=grammar, max_new_tokens=100)))
     seen = json.loads(answer["generated_text"])
     assert set(fields) == set(seen)
     assert 1 <= seen["animals_seen"] <= 5
 
 
 @pytest.mark.client(CURL, "chat")
-@pytest.mark.client(CURL, "a picture in a chat")
-def test_curl_chats(demo_lane: str, picture: str) -> None:
-    body = {"model": "tgi", "messages": conversation(picture), "seed": 42, "max_tokens": 100}
+@pytest.mark.client(CURL, "an image in a chat")
+def test_curl_chats(demo_lane: str, image: str) -> None:
+    body = {"model": "tgi", "messages": conversation(image), "seed": 42, "max_tokens": 100}
     answer = json.loads(curl(demo_lane, "/v1/chat/completions", body))
     assert says(answer["choices"][0]["message"]["content"], "red", "circle")
     assert answer["model"] == MODEL
 
 
 @pytest.mark.client(CURL, "chat, streamed")
-def test_curl_streams_a_chat(demo_lane: str, picture: str) -> None:
-    body = {"model": "tgi", "messages": conversation(picture), "stream": True, "max_tokens": 100}
+def test_curl_streams_a_chat(demo_lane: str, image: str) -> None:
+    body = {"model": "tgi", "messages": conversation(image), "stream": True, "max_tokens": 100}
     *events, rest = curl(demo_lane, "/v1/chat/completions", body, "-N").split("\n\n")
     assert (events[-1], rest) == ("data: [DONE]", "")
     chunks = [json.loads(event.removeprefix("data: ")) for event in events[:-1]]
@@ -131,7 +131,7 @@ def test_curl_streams_a_chat(demo_lane: str, picture: str) -> None:
 
 
 @pytest.mark.client(CURL, "image-to-text")
-@pytest.mark.client(CURL, "questions about a picture")
+@pytest.mark.client(CURL, "questions about an image")
 def test_curl_has_a_file_captioned_and_asks_about_it(demo_lane: str, tmp_path: Any) -> None:
     file = tmp_path / "circle.png"
     file.write_bytes(png("red", "circle"))
@@ -144,21 +144,21 @@ def test_curl_has_a_file_captioned_and_asks_about_it(demo_lane: str, tmp_path: A
 
 
 @pytest.mark.client("huggingface_hub", "text generation, streamed")
-@pytest.mark.client("huggingface_hub", "a picture in a prompt")
-@pytest.mark.client("huggingface_hub", "a picture in a chat")
-def test_the_hubs_client_shows_the_picture(demo_lane: str, picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.client("huggingface_hub", "an image in a prompt")
+@pytest.mark.client("huggingface_hub", "an image in a chat")
+def test_the_hubs_client_shows_the_image(demo_lane: str, image: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)  # this one stays on the machine
     client = InferenceClient(demo_lane, token="sa-all")
-    prompt = f"![]({picture}){QUESTION}\n\n"
+    prompt = f"![]({image}){QUESTION}\n\n"
     said = "".join(client.text_generation(prompt, max_new_tokens=16, stream=True))
     assert "red" in said.lower()
-    chat = client.chat_completion(messages=conversation(picture), seed=42, max_tokens=100)
+    chat = client.chat_completion(messages=conversation(image), seed=42, max_tokens=100)
     assert says(chat.choices[0].message.content, "red", "circle")
 
 
-@pytest.mark.client("openai-python", "a picture in a chat")
-def test_openais_client_shows_the_picture(demo_lane: str, picture: str) -> None:
+@pytest.mark.client("openai-python", "an image in a chat")
+def test_openais_client_shows_the_image(demo_lane: str, image: str) -> None:
     http = openai.DefaultHttpxClient(trust_env=False)
     with openai.OpenAI(base_url=f"{demo_lane}/v1", api_key="sa-all", http_client=http) as client:
-        answer = client.chat.completions.create(model="tgi", messages=conversation(picture), stream=False)
+        answer = client.chat.completions.create(model="tgi", messages=conversation(image), stream=False)
     assert says(answer.choices[0].message.content or "", "red", "circle")

@@ -28,7 +28,7 @@ def client(lane: str) -> InferenceClient:
     return InferenceClient(model=lane, token="sa-all")
 
 
-def picture(color: str, shape: str) -> dict[str, Any]:
+def image(color: str, shape: str) -> dict[str, Any]:
     return {"type": "image_url", "image_url": {"url": data_uri(png(color, shape))}}
 
 
@@ -71,9 +71,9 @@ def test_it_asks_for_info(lane: str) -> None:
     assert client.health_check()
 
 
-@pytest.mark.client(CLIENT, "a picture in a prompt")
+@pytest.mark.client(CLIENT, "an image in a prompt")
 @pytest.mark.parametrize(("color", "shape"), [("green", "triangle"), ("blue", "square")])
-def test_it_shows_a_picture(client: InferenceClient, color: str, shape: str) -> None:
+def test_it_shows_an_image(client: InferenceClient, color: str, shape: str) -> None:
     whole = client.text_generation(in_markdown(color, shape), details=True)
     assert says(whole.generated_text, color, shape)
     *_, last = client.text_generation(in_markdown(color, shape), stream=True, details=True)
@@ -82,17 +82,17 @@ def test_it_shows_a_picture(client: InferenceClient, color: str, shape: str) -> 
 
 
 @pytest.mark.client(CLIENT, "image-to-text")
-def test_it_has_a_picture_captioned(client: InferenceClient, tmp_path: Path) -> None:
+def test_it_has_an_image_captioned(client: InferenceClient, tmp_path: Path) -> None:
     file = tmp_path / "square.png"
     file.write_bytes(png("blue", "square"))
     for image in (png("blue", "square"), str(file)):
         assert says(client.image_to_text(image).generated_text, "blue", "square")
 
 
-@pytest.mark.client(CLIENT, "questions about a picture")
+@pytest.mark.client(CLIENT, "questions about an image")
 @pytest.mark.client(CLIENT, "questions about a document")
 @pytest.mark.parametrize("color", ["red", "blue"])
-def test_it_asks_about_a_picture(client: InferenceClient, color: str) -> None:
+def test_it_asks_about_an_image(client: InferenceClient, color: str) -> None:
     image = png(color, "circle")
     (answer,) = client.visual_question_answering(image, ASKED)
     assert color in answer.answer.lower()
@@ -129,15 +129,15 @@ def test_it_chats(client: InferenceClient) -> None:
 
 
 @pytest.mark.client(CLIENT, "system prompt and several turns")
-@pytest.mark.client(CLIENT, "a picture in a chat")
-@pytest.mark.client(CLIENT, "several pictures")
-def test_it_shows_pictures_in_a_chat(client: InferenceClient) -> None:
+@pytest.mark.client(CLIENT, "an image in a chat")
+@pytest.mark.client(CLIENT, "several images")
+def test_it_shows_images_in_a_chat(client: InferenceClient) -> None:
     question = {"type": "text", "text": "What is in this picture?"}
     turns = [
         {"role": "system", "content": "You are brief."},
-        {"role": "user", "content": [picture("red", "circle"), question]},
+        {"role": "user", "content": [image("red", "circle"), question]},
         {"role": "assistant", "content": "a red circle"},
-        {"role": "user", "content": [question, picture("blue", "square")]},
+        {"role": "user", "content": [question, image("blue", "square")]},
     ]
     first = client.chat_completion(turns[:2], temperature=0)
     assert says(first.choices[0].message.content, "red", "circle")
@@ -175,10 +175,10 @@ def test_it_is_told_what_it_may_not_ask(client: InferenceClient, wrong: dict[str
 
 
 @pytest.mark.client(CLIENT, "errors in its own classes")
-def test_it_is_told_what_is_no_picture(client: InferenceClient) -> None:
+def test_it_is_told_what_is_no_image(client: InferenceClient) -> None:
     with pytest.raises(HfHubHTTPError, match="image: this looks like text"):
-        client.visual_question_answering(b"no picture at all, but a text", ASKED)
+        client.visual_question_answering(b"no image at all, but a text", ASKED)
     with pytest.raises(HfHubHTTPError, match=r"inputs\.image: this looks like text"):
-        client.document_question_answering(b"no picture at all, but a text", ASKED)
+        client.document_question_answering(b"no image at all, but a text", ASKED)
     with pytest.raises(HfHubHTTPError, match="question"):
         client.visual_question_answering(png("red", "circle"), "")

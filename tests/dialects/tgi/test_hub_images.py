@@ -1,4 +1,4 @@
-"""The hub's tasks on a picture at `POST /`, as JSON: what is captioned, what is a question, and what is refused."""
+"""The hub's tasks on an image at `POST /`, as JSON: what is captioned, what is a question, and what is refused."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from tests.tgi_page import mistakes
 
 RED, BLUE = b64(png("red", "circle")), b64(png("blue", "circle"))
 ASKED = "What color is the circle?"
-TEXT = b64(b"this is a text and no picture")
+TEXT = b64(b"this is a text and no image")
 CUT = RED[:200]
 
 
@@ -43,7 +43,7 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     ],
 )
 @pytest.mark.parametrize("path", ["/", "/invocations"])
-def test_a_question_about_a_picture_is_answered(client: httpx.Client, body: dict[str, Any], path: str) -> None:
+def test_a_question_about_an_image_is_answered(client: httpx.Client, body: dict[str, Any], path: str) -> None:
     (answer,) = client.post(path, json=body).json()
     assert set(answer) == {"answer", "score"}
     assert "red" in answer["answer"].lower()
@@ -69,7 +69,7 @@ def test_the_score_is_the_answers_probability(client: httpx.Client) -> None:
         {"inputs": RED, "question": None, "image": None},
     ],
 )
-def test_a_picture_in_base64_is_captioned(client: httpx.Client, body: dict[str, Any]) -> None:
+def test_an_image_in_base64_is_captioned(client: httpx.Client, body: dict[str, Any]) -> None:
     (answer,) = client.post("/", json=body).json()
     assert mistakes(answer, "GenerateResponse") == []
     assert says(answer["generated_text"], "red", "circle")
@@ -78,7 +78,7 @@ def test_a_picture_in_base64_is_captioned(client: httpx.Client, body: dict[str, 
 @pytest.mark.parametrize(
     "prompt", ["iVBORw0KGgo is how a PNG begins", "UklGR?", "aGVsbG8=", "data:image/png;base64,a b"]
 )
-def test_what_only_begins_like_a_picture_is_a_prompt(script: httpx.Client, prompt: str) -> None:
+def test_what_only_begins_like_an_image_is_a_prompt(script: httpx.Client, prompt: str) -> None:
     answer = script.post("/", json={"inputs": f"!echo {prompt}", "parameters": {"return_full_text": False}})
     assert answer.json() == [{"generated_text": prompt}]
     plain = script.post("/", json={"inputs": prompt})
@@ -88,26 +88,26 @@ def test_what_only_begins_like_a_picture_is_a_prompt(script: httpx.Client, promp
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "neither": ({}, "inputs is missing"),
     "neither, inside": ({"inputs": {}}, "inputs.question is missing"),
-    "no picture": ({"question": ASKED}, "image is missing"),
-    "no picture, inside": ({"inputs": {"question": ASKED}}, "inputs.image is missing"),
-    "the picture as inputs alone": ({"question": ASKED, "inputs": RED}, "image is missing"),
+    "no image": ({"question": ASKED}, "image is missing"),
+    "no image, inside": ({"inputs": {"question": ASKED}}, "inputs.image is missing"),
+    "the image as inputs alone": ({"question": ASKED, "inputs": RED}, "image is missing"),
     "no question": ({"image": RED}, "question is missing"),
     "no question beside inputs": ({"image": RED, "inputs": RED}, "question is missing"),
     "no question, inside": ({"inputs": {"image": RED}}, "inputs.question is missing"),
     "an empty question": ({"question": "", "image": RED}, "question: "),
     "a number as question": ({"inputs": {"question": 5, "image": RED}}, "inputs.question: "),
-    "an empty picture": ({"question": ASKED, "image": ""}, "image: "),
-    "a list as picture": ({"inputs": {"question": ASKED, "image": [1]}}, "inputs.image: "),
-    "no base64": ({"question": ASKED, "image": "!not base64!"}, "image: the picture isn't base64"),
-    "no base64, inside": ({"inputs": {"question": ASKED, "image": "ä"}}, "inputs.image: the picture isn't base64"),
-    "a text as picture": ({"question": ASKED, "image": TEXT}, "image: this looks like text"),
-    "a text as picture, inside": (
+    "an empty image": ({"question": ASKED, "image": ""}, "image: "),
+    "a list as image": ({"inputs": {"question": ASKED, "image": [1]}}, "inputs.image: "),
+    "no base64": ({"question": ASKED, "image": "!not base64!"}, "image: the image isn't base64"),
+    "no base64, inside": ({"inputs": {"question": ASKED, "image": "ä"}}, "inputs.image: the image isn't base64"),
+    "a text as image": ({"question": ASKED, "image": TEXT}, "image: this looks like text"),
+    "a text as image, inside": (
         {"inputs": {"question": ASKED, "image": TEXT}}, "inputs.image: this looks like text"),
-    "a cut picture": ({"question": ASKED, "image": CUT}, "image: the picture is broken or cut short"),
-    "a cut picture alone": ({"inputs": CUT}, "inputs: the picture is broken or cut short"),
+    "a cut image": ({"question": ASKED, "image": CUT}, "image: the image is broken or cut short"),
+    "a cut image alone": ({"inputs": CUT}, "inputs: the image is broken or cut short"),
     "a text as data URI": ({"inputs": "data:image/png;base64,aGVsbG8="}, "inputs: this looks like text"),
     "a private address": ({"question": ASKED, "image": "http://10.0.0.1/a.png"}, "image: "),
-    "two pictures": ({"question": ASKED, "image": RED, "inputs": BLUE}, "inputs: it and image are two pictures"),
+    "two images": ({"question": ASKED, "image": RED, "inputs": BLUE}, "inputs: it and image are two images"),
     "two questions": ({"question": ASKED, "inputs": {"question": ASKED, "image": RED}}, "unknown field 'question'"),
     "no answers": ({"question": ASKED, "image": RED, "parameters": {"top_k": 0}}, "parameters.top_k"),
     "a text as number": ({"question": ASKED, "image": RED, "parameters": {"top_k": "1"}}, "parameters.top_k"),
@@ -131,14 +131,14 @@ def test_what_is_wrong_is_named(script: httpx.Client, body: dict[str, Any], says
 
 
 def test_a_model_that_reads_text_only_says_so(tmp_path: Any) -> None:
-    model = ModelConfig(source="none", engine="scripted", tasks=("chat",), engine_args={"takes_pictures": False})
+    model = ModelConfig(source="none", engine="scripted", tasks=("chat",), engine_args={"takes_images": False})
     with lane_client(tmp_path, model) as client:
         refused = check(client.post("/", json={"inputs": {"question": ASKED, "image": RED}}), 422, "validation")
         assert f"inputs.image: model '{MODEL}' reads text only" in refused
         assert "doesn't do caption" in check(client.post("/", json={"inputs": RED}), 422, "validation")
 
 
-def test_a_pictures_limit_counts_them(script: httpx.Client) -> None:
+def test_an_images_limit_counts_them(script: httpx.Client) -> None:
     blind = bearer("blind")
     assert script.post("/", json={"question": "!echo red", "image": RED}, headers=blind).status_code == 200
     check(script.post("/", json={"inputs": RED}, headers=blind), 429, "overloaded")

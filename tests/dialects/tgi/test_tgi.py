@@ -22,7 +22,7 @@ def client(demo_lane: str) -> Iterator[httpx.Client]:
         yield client
 
 
-def picture(color: str, shape: str) -> str:
+def image(color: str, shape: str) -> str:
     return f"![]({data_uri(png(color, shape))})"
 
 
@@ -152,8 +152,8 @@ def test_a_grammar_binds_a_chat_too(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(("color", "shape"), [("red", "circle"), ("blue", "square")])
-def test_a_picture_in_the_prompt_is_seen(client: httpx.Client, color: str, shape: str) -> None:
-    prompt = PROMPT.format(picture(color, shape) + "What is in this picture?")
+def test_an_image_in_the_prompt_is_seen(client: httpx.Client, color: str, shape: str) -> None:
+    prompt = PROMPT.format(image(color, shape) + "What is in this picture?")
     answer = generate(client, prompt, details=True)
     assert says(answer["generated_text"], color, shape)
     content = [
@@ -174,7 +174,7 @@ def test_the_root_answers_as_the_hub_does(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["image/png", "application/octet-stream", None])
-def test_a_pictures_file_is_captioned(client: httpx.Client, content_type: str | None) -> None:
+def test_an_images_file_is_captioned(client: httpx.Client, content_type: str | None) -> None:
     headers = {"content-type": content_type} if content_type else {}
     answer = client.post("/", content=png("red", "circle"), headers=headers).json()
     assert mistakes(answer[0], "GenerateResponse") == []

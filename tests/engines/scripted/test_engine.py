@@ -10,7 +10,7 @@ import pytest
 from serve_app.config.applications import ModelConfig
 from serve_app.engines.scripted.engine import ScriptedEngine
 from serve_app.errors import ConfigError, ContextTooLong, DeadlineExceeded, EngineFailed
-from serve_app.messages import Chunk, GenerationRequest, Message, Picture, Sampling, Text
+from serve_app.messages import Chunk, GenerationRequest, Message, RgbImage, Sampling, Text
 from tests.streaming import stream
 
 
@@ -24,7 +24,7 @@ async def started(**engine_args: Any) -> AsyncIterator[ScriptedEngine]:
         await engine.stop()
 
 
-def request(*parts: str | Picture, timeout_s: float = 60, **sampling: Any) -> GenerationRequest:
+def request(*parts: str | RgbImage, timeout_s: float = 60, **sampling: Any) -> GenerationRequest:
     given = tuple(Text(part) if isinstance(part, str) else part for part in parts)
     return GenerationRequest("id", "script", (Message("user", given),), Sampling(**sampling), timeout_s)
 
@@ -49,9 +49,9 @@ async def test_max_tokens_cuts() -> None:
     assert chunks[-1].finish_reason == "length"
 
 
-async def test_a_picture_is_named_by_size_and_colour() -> None:
+async def test_an_image_is_named_by_size_and_colour() -> None:
     async with started() as engine:
-        text = "".join(c.text for c in await chunks_of(engine, request(Picture(4, 2, b"\xff\x00\x10" * 8), "what?")))
+        text = "".join(c.text for c in await chunks_of(engine, request(RgbImage(4, 2, b"\xff\x00\x10" * 8), "what?")))
     assert "4x2" in text
     assert "ff0010" in text
 

@@ -13,7 +13,7 @@ from serve_app.demo import CHECKPOINT
 from serve_app.engines.text.break_reader import read_breaks, unbroken
 from serve_app.engines.text.client_text import BREAK, special_tokens, text_guard, without_breaks
 from serve_app.errors import InvalidRequest
-from serve_app.messages import GenerationRequest, Message, Picture, RawPrompt, Sampling, Text, ToolCall
+from serve_app.messages import GenerationRequest, Message, RawPrompt, RgbImage, Sampling, Text, ToolCall
 from tests.matrix.parts import bert_tokenizer
 from tests.tiny_models import tokenizer as byte_tokenizer
 
@@ -21,7 +21,7 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<image>", "<|im_start|>", "<|im_end|>", "<|i
 LETTERS = (
     "What does an image mean in HTML? A red circle and a blue square, two of them. im_start _end >|</ system Be b"
 )
-PICTURE = Picture(1, 1, b"abc")
+IMAGE = RgbImage(1, 1, b"abc")
 
 
 def _trained(model: Any, trainer: Any, before: Any, decoder: Any) -> Any:
@@ -93,7 +93,7 @@ def tokens(request: pytest.FixtureRequest) -> Any:
     return made
 
 
-def a_request(*parts: str | Picture, raw: RawPrompt | None = None, **more: Any) -> GenerationRequest:
+def a_request(*parts: str | RgbImage, raw: RawPrompt | None = None, **more: Any) -> GenerationRequest:
     content = tuple(Text(part) if isinstance(part, str) else part for part in parts)
     return GenerationRequest("a", "m", (Message("user", content, **more),), Sampling(), 60, raw=raw)
 
@@ -111,7 +111,7 @@ def num_special(tokens: Any, ids: list[int]) -> int:
 
 
 def test_a_text_without_special_tokens_stays_itself(tokens: Any) -> None:
-    asked = a_request("What does an image mean, <b>in</b> HTML? <|", PICTURE, "image|> ", tool_calls=())
+    asked = a_request("What does an image mean, <b>in</b> HTML? <|", IMAGE, "image|> ", tool_calls=())
     guard = text_guard(tokens, ["<image>"], has_turns=True)
     assert guard.request(asked) is asked
     told = {"description": "an image <b>", "enum": ["a", 1, None, True]}
@@ -224,9 +224,9 @@ def test_a_raw_prompt_may_have_control_tokens_and_no_images() -> None:
 
 def test_a_placeholder_of_several_tokens_is_taken_apart() -> None:
     tokens = as_gpt_2()
-    guard = text_guard(tokens, ["<picture>"], has_turns=True)
-    (part,) = guard.request(a_request("a <picture>")).messages[0].parts
-    assert part == Text("a " + BREAK.join("<picture>"))
+    guard = text_guard(tokens, ["<image>"], has_turns=True)
+    (part,) = guard.request(a_request("a <image>")).messages[0].parts
+    assert part == Text("a " + BREAK.join("<image>"))
 
 
 def test_an_added_token_that_is_not_special_stays_one() -> None:

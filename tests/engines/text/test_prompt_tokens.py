@@ -13,7 +13,7 @@ from serve_app.engines.transformers.answer_text import AnswerText
 from serve_app.errors import RequestError
 from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, Text
 from tests import tiny_models
-from tests.tiny_engine import chunks_of, picture, request, started
+from tests.tiny_engine import chunks_of, image, request, started
 
 
 def tokenizer_with_bos() -> Any:
@@ -92,17 +92,17 @@ async def test_a_model_without_a_template_reads_chats_raw(checkpoints: dict[str,
 
 
 @pytest.mark.parametrize("name", ["llava", "idefics3"])
-async def test_pictures_stand_where_they_stood(checkpoints: dict[str, Path], name: str) -> None:
-    one, two = picture(32, 32, 1), picture(32, 32, 2)
+async def test_images_stand_where_they_stood(checkpoints: dict[str, Path], name: str) -> None:
+    one, two = image(32, 32, 1), image(32, 32, 2)
     asked = [request(*parts) for parts in ((one, "abc", two), (two, "abc", one), ("abc", one, two))]
     async with started(checkpoints[name]) as engine:
         told = [await chunks_of(engine, replace(each, raw=RawPrompt())) for each in asked]
         chat = await chunks_of(engine, request(one, "abc", two))
         word = await chunks_of(engine, replace(request("a <image> b"), raw=RawPrompt()))
         assert word[0].num_prompt_tokens == len("a <image> b")
-        with pytest.raises(RequestError, match="stands for a picture"):
+        with pytest.raises(RequestError, match="stands for an image"):
             await chunks_of(engine, replace(request(), raw=RawPrompt(tokens=(10, 3))))
-        with pytest.raises(RequestError, match="pictures"):
+        with pytest.raises(RequestError, match="images"):
             await engine.tokenize(replace(asked[0], raw=RawPrompt()))
     assert len({chunks[0].num_prompt_tokens for chunks in told}) == 1
     assert told[0][0].num_prompt_tokens < chat[0].num_prompt_tokens

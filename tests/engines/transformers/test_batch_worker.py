@@ -24,8 +24,8 @@ def row(num_tokens: int, key: str = "text") -> Row:
         ([5, 5, 5], 2, None, [0, 1]),
         ([5, 5, 5], 0, None, []),
         ([], 3, None, []),
-        ([5, (5, "picture"), 5], 3, None, [0, 2]),
-        ([(5, "picture"), 5, 5], 3, None, [0]),
+        ([5, (5, "image"), 5], 3, None, [0, 2]),
+        ([(5, "image"), 5, 5], 3, None, [0]),
         ([50, 5, 5], 3, 100, [0, 1]),  # padded to the longest: 50 + 50
         ([5, 60, 5], 3, 100, [0]),
         ([500, 5], 3, 100, [0]),  # the one that waits longest always comes in

@@ -20,27 +20,27 @@ from serve_app.messages import GenerationRequest, Tool, ToolUse
 from serve_app.metrics.registry import Metrics
 from serve_app.replica.replica import Replica
 from tests.streaming import stream
-from tests.tiny_engine import answer, chunks_of, model_of, picture, request, started, together
+from tests.tiny_engine import answer, chunks_of, image, model_of, request, started, together
 
 
 def mixed_requests() -> list[GenerationRequest]:
     return [
-        request(picture(40, 24, 1), "what is this?"),
-        request("no picture here", max_tokens=20),
-        request("a longer text about nothing at all, without any picture", max_tokens=5),
-        request("first", picture(16, 64, 2), "and then", picture(90, 90, 3), "differ?", max_tokens=9),
-        request(picture(8, 8, 4), "and a much longer question about this very small picture?"),
-        request(picture(100, 20, 5), "sampled", temperature=0.8, top_p=0.9, seed=11),
-        request(picture(20, 20, 6), picture(21, 21, 7), "two", temperature=1.0, seed=12),
+        request(image(40, 24, 1), "what is this?"),
+        request("no image here", max_tokens=20),
+        request("a longer text about nothing at all, without any image", max_tokens=5),
+        request("first", image(16, 64, 2), "and then", image(90, 90, 3), "differ?", max_tokens=9),
+        request(image(8, 8, 4), "and a much longer question about this very small picture?"),
+        request(image(100, 20, 5), "sampled", temperature=0.8, top_p=0.9, seed=11),
+        request(image(20, 20, 6), image(21, 21, 7), "two", temperature=1.0, seed=12),
     ]
 
 
 @pytest.mark.parametrize("model", ["idefics3", "llava"])
-async def test_batched_is_alone_with_and_without_pictures(checkpoints: dict[str, Path], model: str) -> None:
+async def test_batched_is_alone_with_and_without_images(checkpoints: dict[str, Path], model: str) -> None:
     async with started(checkpoints[model]) as engine:
         alone = [await answer(engine, one) for one in mixed_requests()]
         assert await together(engine, mixed_requests()) == alone
-        assert len({text for text, _, _ in alone}) == len(alone)  # a picture or text does change the answer
+        assert len({text for text, _, _ in alone}) == len(alone)  # an image or text does change the answer
 
 
 async def test_batched_is_alone_for_text(checkpoints: dict[str, Path]) -> None:
@@ -119,21 +119,21 @@ async def test_context_errors_name_both_numbers(checkpoints: dict[str, Path]) ->
         assert finish == "stop" or num_tokens > 20
 
 
-async def test_a_text_model_refuses_pictures(checkpoints: dict[str, Path]) -> None:
+async def test_a_text_model_refuses_images(checkpoints: dict[str, Path]) -> None:
     async with started(checkpoints["llama"]) as engine:
-        assert not engine.takes_pictures
+        assert not engine.takes_images
         with pytest.raises(UnsupportedTask, match="tiny"):
-            await answer(engine, request(picture(8, 8, 1), "what?"))
+            await answer(engine, request(image(8, 8, 1), "what?"))
 
 
 @pytest.mark.parametrize("model", ["idefics3", "llava"])
 async def test_a_typed_placeholder_is_a_text(checkpoints: dict[str, Path], model: str) -> None:
-    good = request(picture(30, 30, 1), "good")
+    good = request(image(30, 30, 1), "good")
     async with started(checkpoints[model]) as engine:
         alone = await answer(engine, good)
-        for typed in (request("a <image> in text"), request(picture(9, 9, 2), "a <image> in text")):
+        for typed in (request("a <image> in text"), request(image(9, 9, 2), "a <image> in text")):
             assert (await asyncio.gather(answer(engine, good), answer(engine, typed)))[0] == alone
-            like = request(*typed.pictures, "a (image) in text")  # of as many bytes, each of them a token
+            like = request(*typed.images, "a (image) in text")  # of as many bytes, each of them a token
             told = [(await chunks_of(engine, each))[0].num_prompt_tokens for each in (typed, like)]
             assert told[0] == told[1]
 

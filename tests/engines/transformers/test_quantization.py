@@ -8,25 +8,25 @@ from PIL import Image
 from serve_app.config.applications import ModelConfig
 from serve_app.engines.transformers.checkpoint import load_checkpoint
 from serve_app.errors import ConfigError
-from serve_app.messages import Picture
-from tests import drawings as pictures
+from serve_app.messages import RgbImage
+from tests import drawings as images
 from tests.tiny_engine import answer, model_of, num_bytes, request, started, together
 
 
-def shown(image: Image.Image) -> Picture:
-    return Picture(image.width, image.height, image.tobytes())
+def shown(image: Image.Image) -> RgbImage:
+    return RgbImage(image.width, image.height, image.tobytes())
 
 
 async def test_int8_sees_what_is_there_in_less_memory() -> None:
     cases = [("red", "circle"), ("blue", "square"), ("green", "triangle")]
-    asked = [request(shown(pictures.draw(*case)), "Describe the picture.", max_tokens=40) for case in cases]
+    asked = [request(shown(images.draw(*case)), "Describe the picture.", max_tokens=40) for case in cases]
     async with started(Path("demo")) as engine:
         full = num_bytes(model_of(engine))
     async with started(Path("demo"), quantization="int8") as engine:
         assert num_bytes(model_of(engine)) < 0.65 * full
         alone = [await answer(engine, one) for one in asked]
         for (color, shape), (text, _, _) in zip(cases, alone, strict=True):
-            assert pictures.says(text, color, shape), text
+            assert images.says(text, color, shape), text
         assert len(await together(engine, asked)) == 3
 
 

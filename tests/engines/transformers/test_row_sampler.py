@@ -23,7 +23,7 @@ from serve_app.engines.transformers.prompt_batch import Prompt
 from serve_app.engines.transformers.row import Row, RowSampling
 from serve_app.engines.transformers.row_sampler import RowSampler
 from serve_app.messages import Chunk
-from tests.tiny_engine import answer, chunks_of, picture, request, started, together
+from tests.tiny_engine import answer, chunks_of, image, request, started, together
 
 SIZE = 50
 EOS = 7
@@ -132,13 +132,13 @@ async def indexed(engine: Any, asked: Any) -> dict[int, str]:
 
 @pytest.mark.usefixtures("loop")
 async def test_several_answers_differ_and_come_again(checkpoints: dict[str, Path]) -> None:
-    asked = request(picture(30, 30, 1), "say", num_answers=5, temperature=1.0, seed=4, max_tokens=8)
+    asked = request(image(30, 30, 1), "say", num_answers=5, temperature=1.0, seed=4, max_tokens=8)
     async with started(checkpoints["idefics3"], max_batch_size=2) as engine:
         first = await indexed(engine, asked)
         assert sorted(first) == [0, 1, 2, 3, 4]
         assert len(set(first.values())) == 5
         assert await indexed(engine, asked) == first
-        alone = request(picture(30, 30, 1), "say", temperature=1.0, seed=4, max_tokens=8)
+        alone = request(image(30, 30, 1), "say", temperature=1.0, seed=4, max_tokens=8)
         assert (await answer(engine, alone))[0] == first[0]
         chunks = await chunks_of(engine, asked)
     assert sum(chunk.finish_reason is not None for chunk in chunks) == 5

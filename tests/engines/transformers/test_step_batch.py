@@ -15,20 +15,20 @@ from serve_app.engines.transformers.step_batch import can_join
 from serve_app.errors import EngineFailed
 from serve_app.messages import GenerationRequest
 from tests.streaming import stream
-from tests.tiny_engine import StepGate, answer, model_of, picture, request, started, together
+from tests.tiny_engine import StepGate, answer, image, model_of, request, started, together
 
 
-def stagger(takes_pictures: bool) -> list[GenerationRequest]:
+def stagger(takes_images: bool) -> list[GenerationRequest]:
     """A long answer, then a longer prompt, then a short one, greedy and sampled."""
     asked = [
         request("a first question", max_tokens=60, ignores_eos=True),
         request("word " * 30, max_tokens=25, ignores_eos=True),
         request("hm", max_tokens=20, temperature=0.9, top_k=40, seed=3),
     ]
-    if takes_pictures:
+    if takes_images:
         asked += [
-            request(picture(40, 24, 1), "what is this?", max_tokens=30),
-            request("compare", picture(90, 30, 2), picture(20, 50, 3), max_tokens=10),
+            request(image(40, 24, 1), "what is this?", max_tokens=30),
+            request("compare", image(90, 30, 2), image(20, 50, 3), max_tokens=10),
         ]
     return asked
 

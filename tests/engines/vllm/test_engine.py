@@ -29,8 +29,8 @@ from serve_app.messages import (
     Generator,
     Message,
     OutputFormat,
-    Picture,
     RawPrompt,
+    RgbImage,
     Sampling,
     Text,
     Tool,
@@ -52,7 +52,7 @@ pytestmark = [
     ),  # vLLM and what it imports warn at will, and leave sockets to the collector
 ]
 
-NUM_PARITY_PICTURES = 200
+NUM_PARITY_IMAGES = 200
 _CITY = {
     "type": "object",
     "properties": {"city": {"enum": ["Rome", "Oslo"]}},
@@ -75,7 +75,7 @@ async def engine() -> AsyncIterator["VllmEngine"]:
 
 def a_request(
     name: str,
-    *parts: str | Picture,
+    *parts: str | RgbImage,
     sampling: Sampling | None = None,
     timeout_s: float = 120.0,
     tools: ToolUse | None = None,
@@ -86,7 +86,7 @@ def a_request(
 
 
 def raw(
-    name: str, *parts: str | Picture, read: RawPrompt | None = None, sampling: Sampling | None = None
+    name: str, *parts: str | RgbImage, read: RawPrompt | None = None, sampling: Sampling | None = None
 ) -> GenerationRequest:
     return replace(a_request(name, *parts, sampling=sampling), raw=read or RawPrompt())
 
@@ -108,10 +108,10 @@ async def texts_of(engine: Generator, requests: Sequence[GenerationRequest]) -> 
     return [text_of(chunks) for chunks in await asyncio.gather(*(chunks_of(engine, one) for one in requests))]
 
 
-def drawn(count: int, seed: int = 0) -> list[Picture]:
+def drawn(count: int, seed: int = 0) -> list[RgbImage]:
     rng = random.Random(f"parity/{seed}")
-    pictures = [render(random_split_scene(rng, held_out=True), rng).convert("RGB") for _ in range(count)]
-    return [Picture(one.width, one.height, one.tobytes()) for one in pictures]
+    images = [render(random_split_scene(rng, held_out=True), rng).convert("RGB") for _ in range(count)]
+    return [RgbImage(one.width, one.height, one.tobytes()) for one in images]
 
 
 async def test_it_tells_how_many_it_runs_at_once(engine: "VllmEngine") -> None:
@@ -119,13 +119,13 @@ async def test_it_tells_how_many_it_runs_at_once(engine: "VllmEngine") -> None:
 
 
 async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
-    """Greedy captions in float32, every picture in flight at once, are the same words on both engines."""
+    """Greedy captions in float32, every image in flight at once, are the same words on both engines."""
     other = TransformersEngine(ModelConfig(source="demo", engine="transformers", dtype="float32", max_batch_size=32))
     await other.start()
     prompts = list(STYLE_PROMPTS.values())
     requests = [
-        a_request(f"parity-{index}", picture, prompts[index % len(prompts)])
-        for index, picture in enumerate(drawn(NUM_PARITY_PICTURES))
+        a_request(f"parity-{index}", image, prompts[index % len(prompts)])
+        for index, image in enumerate(drawn(NUM_PARITY_IMAGES))
     ]
     ours = await asyncio.gather(*(chunks_of(engine, request) for request in requests))
     theirs = await asyncio.gather(*(chunks_of(other, request) for request in requests))
@@ -138,7 +138,7 @@ async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
 
 
 async def test_both_engines_read_raw_prompts_alike(engine: "VllmEngine") -> None:
-    """Texts, pictures in their places, token ids and cut prompts: the same tokens in, and the same out."""
+    """Texts, images in their places, token ids and cut prompts: the same tokens in, and the same out."""
     other = TransformersEngine(ModelConfig(source="demo", engine="transformers", dtype="float32"))
     await other.start()
     one, two = drawn(2, seed=7)
@@ -149,8 +149,8 @@ async def test_both_engines_read_raw_prompts_alike(engine: "VllmEngine") -> None
     requests = [
         raw("text", template.format("Who are you?")),
         raw("bare", "a red circle and  "),
-        raw("picture", begin, one, "What is in this picture?" + end),
-        raw("pictures", one, " and ", two, "\n"),
+        raw("image", begin, one, "What is in this picture?" + end),
+        raw("images", one, " and ", two, "\n"),
         raw("cut", "many words before it " * 500 + template.format("Who are you?"), read=RawPrompt(last_tokens=40)),
         raw("ids", "", read=RawPrompt(tokens=tuple(token.id for token in told.tokens))),
         raw("kept", template.format("Who are you?"), sampling=replace(sampling, stop=("demo",), keeps_stop=True)),
@@ -179,7 +179,7 @@ async def test_a_bad_raw_prompt_is_the_clients(engine: "VllmEngine") -> None:
             await chunks_of(engine, request)
         assert told.value.status == 400, name
     with pytest.raises(RequestError):
-        await engine.tokenize(raw("picture", *drawn(1)))
+        await engine.tokenize(raw("image", *drawn(1)))
     assert text_of(await chunks_of(engine, a_request("after", "Who are you?")))
 
 
@@ -359,8 +359,8 @@ async def test_tokens_kept_back_are_counted_when_the_request_is_late(engine: "Vl
 async def test_speculation_changes_no_word(engine: "VllmEngine") -> None:
     """Drafts out of the prompt's and the answer's own words: some are taken, and the text is the one without."""
     asked = [
-        a_request(f"speculated-{index}", picture, STYLE_PROMPTS["detailed"])
-        for index, picture in enumerate(drawn(12, seed=1))
+        a_request(f"speculated-{index}", image, STYLE_PROMPTS["detailed"])
+        for index, image in enumerate(drawn(12, seed=1))
     ]
     plain = await texts_of(engine, asked)
     drafts = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 3}
@@ -375,7 +375,7 @@ async def test_int8_weights_answer_as_the_whole_ones_do(engine: "VllmEngine", tm
     has_amx = bool(torch.cpu.get_capabilities().get("amx_int8"))
     dtype: Literal["float32", "bfloat16"] = "bfloat16" if has_amx else "float32"  # vLLM's kernel with AMX wants it
     asked = [
-        a_request(f"int8-{index}", picture, STYLE_PROMPTS["short"]) for index, picture in enumerate(drawn(20, seed=2))
+        a_request(f"int8-{index}", image, STYLE_PROMPTS["short"]) for index, image in enumerate(drawn(20, seed=2))
     ]
     whole = await texts_of(engine, asked)
     async with another(str(build_int8_demo(tmp_path / "int8")), dtype) as quantized:

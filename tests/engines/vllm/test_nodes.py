@@ -21,7 +21,7 @@ from pathlib import Path
 import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from serve_app.config import ModelConfig
+from serve_app.config.applications import ModelConfig
 from serve_app.engines import source, vllm_nodes
 from serve_app.errors import ConfigError
 

@@ -163,13 +163,13 @@ def test_thinking_and_a_call_of_its_own_accord_come_apart(openai_client: openai.
 
 
 def test_what_was_asked_before_is_read_from_the_cache(openai_client: openai.OpenAI) -> None:
-    """Blocks of the prompt, and those of a picture only where the picture is the same."""
+    """Blocks of the prompt, and those of an image only where the image is the same."""
 
     def num_cached(color: str) -> int:
-        picture = {"type": "image_url", "image_url": {"url": data_uri(png(color, "square"))}}
+        image = {"type": "image_url", "image_url": {"url": data_uri(png(color, "square"))}}
         question = {"type": "text", "text": "How many squares are there? " * 60}
         usage = openai_client.chat.completions.create(
-            model="on-vllm", messages=[{"role": "user", "content": [picture, question]}], max_tokens=5
+            model="on-vllm", messages=[{"role": "user", "content": [image, question]}], max_tokens=5
         ).usage
         assert usage is not None
         assert usage.prompt_tokens_details is not None
@@ -179,7 +179,7 @@ def test_what_was_asked_before_is_read_from_the_cache(openai_client: openai.Open
     first, again, other = num_cached("yellow"), num_cached("yellow"), num_cached("green")
     assert first == 0
     assert again > 100
-    assert other < 32, "no more than what stands before the picture"
+    assert other < 32, "no more than what stands before the image"
 
 
 def test_an_adapter_changes_answers_and_only_its_own(openai_client: openai.OpenAI) -> None:
@@ -206,9 +206,9 @@ async def test_both_engines_answer_rightly_under_mixed_load(service: RunningServ
 
 
 def test_a_stream_says_the_same_as_an_answer(openai_client: openai.OpenAI) -> None:
-    picture = {"type": "image_url", "image_url": {"url": data_uri(png("green", "triangle"))}}
+    image = {"type": "image_url", "image_url": {"url": data_uri(png("green", "triangle"))}}
     messages: Any = [
-        {"role": "user", "content": [{"type": "text", "text": "Describe this picture in detail."}, picture]}
+        {"role": "user", "content": [{"type": "text", "text": "Describe this picture in detail."}, image]}
     ]
     whole = openai_client.chat.completions.create(model="on-vllm", messages=messages, temperature=0)
     events = list(

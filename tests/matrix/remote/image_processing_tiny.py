@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""xGen-MM's image processor in small: a picture whole, and, where it is much wider than high, in two halves."""
+"""xGen-MM's image processor in small: an image whole, and, where it is much wider than high, in two halves."""
 
 import numpy as np
 import torch

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""CogVLM's conventions in small: it makes its own inputs, and takes pictures as a list for each row."""
+"""CogVLM's conventions in small: it makes its own inputs, and takes images as a list for each row."""
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ class CogVLMForCausalLM(LlamaForCausalLM):
         if not images:
             return super().forward(input_ids=input_ids, **kwargs)
         assert len(input_ids) == len(images)
-        patches = torch.cat([self._patches(picture) for pictures in images for picture in pictures])
+        patches = torch.cat([self._patches(image) for images in images for image in images])
         embeds = self.get_input_embeddings()(input_ids)
         embeds = embeds.masked_scatter((token_type_ids == VISION).unsqueeze(-1), self.vision(patches))
         return super().forward(inputs_embeds=embeds, **kwargs)
@@ -36,7 +36,7 @@ class CogVLMForCausalLM(LlamaForCausalLM):
 
     def build_conversation_input_ids(self, tokenizer, *, query, history=None, images=None, template_version=None):
         assert (template_version or self.config.template_version) == "chat"
-        assert images is None or len(images) == 1, "one picture"
+        assert images is None or len(images) == 1, "one image"
         text = "".join(f" [INST] {asked} [/INST] {answered}" for asked, answered in history or [])
         text_ids = tokenizer.encode(f"{text} [INST] {query} [/INST] ", add_special_tokens=False)
         size, patch = self.config.vision_config["image_size"], self.config.vision_config["patch_size"]
@@ -49,8 +49,8 @@ class CogVLMForCausalLM(LlamaForCausalLM):
             "images": [self._pixels(images[0], size)] if images else None,
         }
 
-    def _pixels(self, picture, size):
-        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((size, size)))).float() / 127.5 - 1
+    def _pixels(self, image, size):
+        pixels = torch.from_numpy(np.array(image.convert("RGB").resize((size, size)))).float() / 127.5 - 1
         return pixels.permute(2, 0, 1)
 
     def _patches(self, pixels):

@@ -41,7 +41,7 @@ class MiniCPMV(PreTrainedModel):
     ):  # fmt: skip
         batched = isinstance(msgs[0], list)
         assert not (batched and image is not None), "Please integrate image to msgs when using batch inference."
-        prompts, pictures = [], []
+        prompts, images = [], []
         for conversation in msgs if batched else [msgs]:
             conversation, given = deepcopy(conversation), []
             for number, turn in enumerate(conversation):
@@ -52,8 +52,8 @@ class MiniCPMV(PreTrainedModel):
                 turn["content"] = "\n".join(p if isinstance(p, str) else "(<image>./</image>)" for p in content)
             template = processor.tokenizer.apply_chat_template
             prompts.append(template(conversation, tokenize=False, add_generation_prompt=True))
-            pictures.append(given)
-        inputs = processor(prompts, pictures, return_tensors="pt", max_length=max_inp_length).to(self.device)
+            images.append(given)
+        inputs = processor(prompts, images, return_tensors="pt", max_length=max_inp_length).to(self.device)
         if sampling:
             settings = {"top_p": 0.8, "top_k": 100, "temperature": 0.7, "do_sample": True, "repetition_penalty": 1.05}
         else:

@@ -25,17 +25,17 @@ class XGenMMPerceiver(torch.nn.Module):
     def generate(self, vision_x, lang_x, image_size=None, attention_mask=None, **kwargs):
         if vision_x is None:
             return self.lang_model.generate(input_ids=lang_x, attention_mask=attention_mask, **kwargs)
-        assert [len(one) for one in vision_x] == [len(one) for one in image_size], "a size for each picture"
-        rows = [self._fused(ids, pictures) for ids, pictures in zip(lang_x, vision_x, strict=True)]
+        assert [len(one) for one in vision_x] == [len(one) for one in image_size], "a size for each image"
+        rows = [self._fused(ids, images) for ids, images in zip(lang_x, vision_x, strict=True)]
         longest = max(len(row) for row in rows)
         embeds = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
         lengths = torch.tensor([[len(row)] for row in rows], device=embeds.device)
         mask = (torch.arange(longest, device=embeds.device) >= longest - lengths).long()
         return self.lang_model.generate(inputs_embeds=embeds, attention_mask=mask, **kwargs)
 
-    def _fused(self, ids, pictures):
-        """Each picture's token gives way to the tokens of all its patches."""
-        left, pieces = iter(pictures), []
+    def _fused(self, ids, images):
+        """Each image's token gives way to the tokens of all its patches."""
+        left, pieces = iter(images), []
         for index, embed in zip(ids, self.lang_model.get_input_embeddings()(ids), strict=True):
             pieces.append(self._seen(next(left)) if index == self.media_token_id else embed[None])
         return torch.cat(pieces)

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""MiniCPM's processor in small: pads prompts left, cuts pictures into patches, says where their tokens stand."""
+"""MiniCPM's processor in small: pads prompts left, cuts images into patches, says where their tokens stand."""
 
 import numpy as np
 import torch
@@ -20,23 +20,23 @@ class TinyMiniCPMProcessor(ProcessorMixin):
         pad = self.tokenizer.pad_token_id
         rows = [[pad] * (longest - len(ids)) + ids for ids in token_ids]
         mask = [[0] * (longest - len(ids)) + [1] * len(ids) for ids in token_ids]
-        pictures = [self._patches(picture) for given in images for picture in given]
+        images = [self._patches(image) for given in images for image in given]
         return BatchFeature({
             "input_ids": torch.tensor(rows), "attention_mask": torch.tensor(mask),
-            "pixel_values": torch.stack(pictures) if pictures else None,
+            "pixel_values": torch.stack(images) if images else None,
         })  # fmt: skip
 
-    def _ids(self, prompt, num_pictures):
+    def _ids(self, prompt, num_images):
         pieces = prompt.split(PLACEHOLDER)
-        assert len(pieces) == num_pictures + 1, "a placeholder for each picture"
+        assert len(pieces) == num_images + 1, "a placeholder for each image"
         unknown = self.tokenizer.convert_tokens_to_ids("<image>")
         ids = self.tokenizer(pieces[0])["input_ids"]
         for piece in pieces[1:]:
             ids = ids + [unknown] * self.query_num + self.tokenizer(piece)["input_ids"]
         return ids
 
-    def _patches(self, picture):
+    def _patches(self, image):
         size, patch = self.image_size, self.patch_size
-        pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((size, size)))).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.array(image.convert("RGB").resize((size, size)))).float() / 127.5 - 1
         patches = pixels.unfold(0, patch, patch).unfold(1, patch, patch)
         return patches.reshape((size // patch) ** 2, -1)

@@ -23,23 +23,23 @@ from demo_model.drawing import render
 from demo_model.scenes import random_split_scene
 
 SIZES: Final[dict[Size, tuple[int, int]]] = {"0.3mp": (640, 480), "12mp": (4000, 3000)}
-NUM_PICTURES = 8  # different ones of each size, taken in turn
+NUM_IMAGES = 8  # different ones of each size, taken in turn
 _NOISE = 3.0  # levels of 255, standard deviation
 _QUALITY = 90
 
 
-def draw_pictures(folder: Path) -> None:
-    """Every picture as `SIZE-NUMBER.jpg`; drawn where one is missing."""
+def draw_images(folder: Path) -> None:
+    """Every image as `SIZE-NUMBER.jpg`; drawn where one is missing."""
     folder.mkdir(parents=True, exist_ok=True)
     for size, pixels in SIZES.items():
-        for number in range(NUM_PICTURES):
+        for number in range(NUM_IMAGES):
             file = folder / file_name(size, number)
             if not file.exists():
                 file.write_bytes(_jpeg(number, pixels))
 
 
 def file_name(size: Size, number: int) -> str:
-    return f"{size}-{number % NUM_PICTURES}.jpg"
+    return f"{size}-{number % NUM_IMAGES}.jpg"
 
 
 def _jpeg(number: int, size: tuple[int, int]) -> bytes:
@@ -53,8 +53,8 @@ def _jpeg(number: int, size: tuple[int, int]) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureShelf:
-    """Where the pictures are, on disk and by URL."""
+class ImageShelf:
+    """Where the images are, on disk and by URL."""
 
     folder: Path
     url: str
@@ -74,13 +74,13 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def shelf(folder: Path, port: int) -> Iterator[PictureShelf]:
-    """The pictures, drawn and served inside the `with`."""
-    draw_pictures(folder)
+def shelf(folder: Path, port: int) -> Iterator[ImageShelf]:
+    """The images, drawn and served inside the `with`."""
+    draw_images(folder)
     with ThreadingHTTPServer(("127.0.0.1", port), partial(_Quiet, directory=str(folder))) as server:
         server.daemon_threads = True
-        threading.Thread(target=server.serve_forever, name="pictures", daemon=True).start()
+        threading.Thread(target=server.serve_forever, name="images", daemon=True).start()
         try:
-            yield PictureShelf(folder, f"http://127.0.0.1:{port}")
+            yield ImageShelf(folder, f"http://127.0.0.1:{port}")
         finally:
             server.shutdown()
