@@ -107,7 +107,7 @@ def hub(tmp_path: Path) -> Iterator[FakeHub]:
 PROGRAM = """
 import json, sys
 from serve_app.config.applications import ModelConfig
-from serve_app.engines import source
+from serve_app.checkpoints import source
 from serve_app.errors import ConfigError
 assert not {'torch', 'transformers', 'ray'} & set(sys.modules)
 steps, told = [], {}

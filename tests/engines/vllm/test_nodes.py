@@ -22,7 +22,8 @@ import ray
 from ray.util.placement_group import placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from serve_app.config.applications import ModelConfig
-from serve_app.engines import source, vllm_nodes
+from serve_app.checkpoints import source
+from serve_app.engines.vllm import nodes as vllm_nodes
 from serve_app.errors import ConfigError
 
 @ray.remote(num_cpus=0.1)
