@@ -4,7 +4,8 @@ import json
 
 from PIL import Image
 
-from serve_app.ingress.app import ROUTES, TGI_PATHS
+from serve_app.dialects.tgi.dialect import TGI
+from serve_app.ingress.routes import ROUTES
 from tests.drawings import b64, encode
 from tests.malformed_json import CHAT, NO_OBJECTS, USER, Case
 from tests.own_lane import MAX_BODY_BYTES, MAX_HEADER_BYTES, bearer
@@ -144,7 +145,7 @@ FORMS: dict[str, tuple[bytes, str | None, str]] = {
     "an image as text": (part("image", FILE) + END, "image", "no file"),
     "base64 as text": (part("image", IMAGE.encode()) + END, "image", "no file"),
     "an image as text beside a file": (UPLOAD + part("image", b"x") + END, "image", "unknown field"),
-    "a file in another field": (part("image", FILE, "x.png") + END, "image", "no file"),
+    "a file in another field": (part("file", FILE, "x.png") + END, "file", "no file"),
     "a file where a text is wanted": (UPLOAD + part("style", b"short", "style.txt") + END, "style", "no file"),
     "a file in a field without a name": (part("", FILE, "x.png") + END, "", "no file"),
     "a file in a field with a long name": (part("x" * 1000, FILE, "x.png") + END, "x" * 100 + "…", "no file"),
@@ -246,7 +247,7 @@ _BAD_KEYS: dict[str, str | bytes] = {
     "quotes": 'Bearer "sa-all"', "a hash": "Bearer " + "0" * 64,
 }  # fmt: skip
 # TGI's routes have errors of their own shape.
-_ALLOWED = {path: method for method, path, _ in ROUTES if path not in TGI_PATHS}
+_ALLOWED = {route.path: route.method for route in ROUTES if route.dialect is not TGI}
 
 
 def header_cases() -> dict[str, Case]:

@@ -14,12 +14,11 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.client import sse
-from serve_app.ingress.app import ROUTES
 from serve_app.ingress.openapi import document
-from serve_app.ingress.openapi_answers import ANSWERS
+from serve_app.ingress.routes import ROUTES
 
 PAGE = document(ROUTES, "")
-_PATHS = [(compile_path(path)[0], path.replace(":path", "")) for _, path, _ in ROUTES]
+_PATHS = [(compile_path(route.path)[0], route.shown_path) for route in ROUTES]
 _LONGEST_SHOWN = 300
 
 
@@ -33,7 +32,7 @@ def _closed(schema: Any) -> Any:
     return {"additionalProperties": False, **closed} if isinstance(closed.get("properties"), dict) else closed
 
 
-_COMPONENTS = {"schemas": {**PAGE["components"]["schemas"], **{name: _closed(one) for name, one in ANSWERS.items()}}}
+_COMPONENTS = _closed(PAGE["components"])
 
 
 @cache

@@ -1,53 +1,47 @@
-"""How an HTTP API says that something went wrong: each route's own status, JSON and error event."""
+"""How an HTTP API says that something went wrong: its status, its JSON and its error event.
+
+Knows no path: a route names its dialect, and each dialect lives in a folder of its own.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from serve_app import __version__
-from serve_app.errors import (
-    EngineFailed,
-    InternalError,
-    Overloaded,
-    RateLimited,
-    ReplicaDied,
-    ServeAppError,
-    error_json,
-)
+from pydantic import WithJsonSchema
+from typing_extensions import TypedDict
 
-FINGERPRINT = f"serve_app-{__version__}"  # OpenAI's `system_fingerprint`: what answers
+from serve_app.errors import ServeAppError, concrete_errors, error_json
 
-_TGI_TYPES: tuple[tuple[tuple[type[ServeAppError], ...], int, str], ...] = (
-    ((RateLimited, Overloaded), 429, "overloaded"),
-    ((EngineFailed, ReplicaDied), 424, "generation"),
-    ((InternalError,), 500, "incomplete_generation"),
-)
+Code = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted({error.code for error in concrete_errors()})})]
+
+
+class ErrorFields(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: Code
+
+
+class Error(TypedDict):
+    error: ErrorFields
+
+
+def _own_status(error: ServeAppError) -> int:
+    return error.status
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """`event_start` is what stands before the JSON of a server-sent event; clients take either, people compare."""
+    """An API's name and its errors, which are OpenAI's unless it says otherwise.
 
-    status: Callable[[ServeAppError], int]
-    error_json: Callable[[ServeAppError], dict[str, Any]]
+    `error_type` is the shape of `error_json`'s value. `event_start` precedes the JSON of a server-sent event.
+    """
+
+    name: str
+    status: Callable[[ServeAppError], int] = _own_status
+    error_json: Callable[[ServeAppError], dict[str, Any]] = error_json
+    error_type: Any = Error
     event_start: bytes = b"data: "
 
 
-OPENAI = Dialect(status=lambda error: error.status, error_json=error_json)
-
-
-def _tgi_status_and_type(error: ServeAppError) -> tuple[int, str]:
-    """TGI's, where it has one; else our status, with our code as the type."""
-    for errors, status, name in _TGI_TYPES:
-        if isinstance(error, errors):
-            return status, name
-    if error.status in (400, 413):
-        return 422 if error.status == 400 else 413, "validation"
-    return error.status, error.code
-
-
-def _tgi_error_json(error: ServeAppError) -> dict[str, Any]:
-    return {"error": error.message, "error_type": _tgi_status_and_type(error)[1]}
-
-
-TGI = Dialect(status=lambda error: _tgi_status_and_type(error)[0], error_json=_tgi_error_json, event_start=b"data:")
+SERVICE = Dialect("service")  # of routes that no other API has, and of paths that don't exist

@@ -29,9 +29,9 @@ from serve_app.errors import (
     UnsupportedMediaType,
 )
 from serve_app.exchange.content_encoding import CODINGS
-from serve_app.exchange.dialect import OPENAI, Dialect
-from serve_app.exchange.exchange import Exchange, Handler
+from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.lane import Lane
+from serve_app.exchange.route import Route
 from serve_app.images.own_site import require_own_site
 from serve_app.metrics.specs import CLIENT_LEFT
 
@@ -46,21 +46,16 @@ _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 
 
 class Endpoint:
-    """An ASGI app that runs one handler. `is_counted`: whether it stands in the metrics; `is_open`: to anyone."""
+    """An ASGI app that runs one route's handler."""
 
-    def __init__(
-        self, handler: Handler, lane: Lane, *, is_counted: bool, is_open: bool = False, dialect: Dialect = OPENAI
-    ) -> None:
-        self._handler = handler
-        self._dialect = dialect
+    def __init__(self, route: Route, lane: Lane) -> None:
+        self._route = route
         self._lane = lane
-        self._is_counted = is_counted
-        self._is_open = is_open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._dialect)
-        with tracker if self._is_counted else nullcontext():
+        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._route.dialect)
+        with tracker if self._route.is_counted else nullcontext():
             try:
                 await self._run(exchange)
             except asyncio.CancelledError:
@@ -69,7 +64,7 @@ class Endpoint:
             finally:  # whatever cancels it, and however often, the request is counted and has its line
                 exchange.close()
                 tracker.outcome(exchange.outcome)
-                if self._is_counted:
+                if self._route.is_counted:
                     exchange.log()
 
     async def _run(self, exchange: Exchange) -> None:
@@ -102,15 +97,15 @@ class Endpoint:
             raise HeadersTooLarge(
                 f"the headers have {num_bytes} bytes and this service takes {config.max_header_bytes}: send fewer"
             )
-        if self._is_open:
+        if self._route.is_open:
             return
-        if self._is_counted and self._lane.running.is_closing:
+        if self._route.is_counted and self._lane.running.is_closing:
             raise ShuttingDown("the service is shutting down: send it again later, or elsewhere", None, _BACK_AFTER_S)
         exchange.key = self._lane.keys.key_of(_authorization(exchange))
         if exchange.key is None:
             require_own_site(headers, config.allowed_hosts, config.cors_origins)
         exchange.timeout_s = _timeout_s(exchange, config.request_timeout_s)
-        if self._is_counted and exchange.key is not None:
+        if self._route.is_counted and exchange.key is not None:
             exchange.limit_headers = await self._lane.budget.take(exchange.key, requests=1)
 
     async def _within_deadline(self, exchange: Exchange) -> None:
@@ -118,7 +113,7 @@ class Endpoint:
         limit = asyncio.timeout(exchange.timeout_s + _LAST_WORD_S)
         try:
             async with limit:
-                await self._handler(exchange, self._lane)
+                await self._route.handler(exchange, self._lane)
         except TimeoutError as exc:
             if not limit.expired():
                 raise

@@ -24,7 +24,7 @@ from serve_app.config.http import HttpConfig
 from serve_app.errors import BodyTooSlow, DeadlineExceeded, InvalidRequest, RequestCancelled, ServeAppError
 from serve_app.exchange import request_id
 from serve_app.exchange.body_stream import BodyStream
-from serve_app.exchange.dialect import OPENAI, Dialect
+from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.lane import Lane
 from serve_app.exchange.outbox import Outbox
 from serve_app.exchange.tolerant import IgnoredFields
@@ -63,7 +63,7 @@ class Exchange:
         send: Send,
         config: HttpConfig,
         tracker: RequestTracker,
-        dialect: Dialect = OPENAI,
+        dialect: Dialect = SERVICE,
     ) -> None:
         # Ray Serve gives one to a request that has none, and repeats it in the answer.
         sent = next((value for name, value in scope["headers"] if name == request_id.HEADER), None)

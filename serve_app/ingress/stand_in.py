@@ -12,8 +12,9 @@ from collections.abc import Awaitable
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serve_app.dialects.tgi.dialect import PATH_ENDS, TGI
 from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaDied, ServeAppError
-from serve_app.exchange.dialect import OPENAI, TGI, Dialect
+from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.request_id import HEADER, PlainId
 
 DIED = ReplicaDied("the process that answered this request died: send it again", None, 1.0)
@@ -89,10 +90,7 @@ def _said_plainly(message: Message) -> ServeAppError | None:
 
 
 def _dialect(path: str) -> Dialect:
-    return TGI if path.rsplit("/", 1)[-1] in TGI_ENDS else OPENAI
-
-
-TGI_ENDS = frozenset({"generate", "generate_stream", "info", "invocations", "tokenize", "chat_tokenize", "ping"})
+    return TGI if path.rsplit("/", 1)[-1] in PATH_ENDS else SERVICE
 
 
 async def _nothing() -> None:

@@ -9,9 +9,12 @@ from prometheus_client import CollectorRegistry
 from starlette.types import Message
 
 from serve_app.errors import EngineFailed, ReplicaDied
+from serve_app.exchange.body import Body
+from serve_app.exchange.dialect import SERVICE
 from serve_app.exchange.endpoint import Endpoint
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.lane import Lane
+from serve_app.exchange.route import Route
 from serve_app.metrics.registry import Metrics
 from tests.bare_lane import bare_lane
 from tests.own_lane import MODEL
@@ -41,9 +44,8 @@ class Request:
         self._body = [b"{}"]
         self.has_begun = asyncio.Event()
         self.sent: list[Message] = []
-        self.task = asyncio.create_task(
-            Endpoint(self._handle, lane, is_counted=True)(SCOPE, self._receive, self._send)
-        )
+        route = Route(method="POST", path="/x", handler=self._handle, dialect=SERVICE, body=Body)
+        self.task = asyncio.create_task(Endpoint(route, lane)(SCOPE, self._receive, self._send))
 
     async def end(self, how: str) -> None:
         if how == "leave":

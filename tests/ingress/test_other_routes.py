@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from serve_app.ingress.app import ROUTES
 from serve_app.ingress.other_routes import ELSEWHERE
+from serve_app.ingress.routes import ROUTES
 from tests.dialects.test_malformed import check_error
 from tests.own_lane import bearer, lane_client
 
-SERVED = {(method, path.replace(":path", "")) for method, path, _ in ROUTES}
+SERVED = {(route.method, route.shown_path) for route in ROUTES}
 
 
 @pytest.fixture(scope="module")

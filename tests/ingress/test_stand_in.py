@@ -20,9 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.config.http import HttpConfig
 from serve_app.config.serve_settings import within
+from serve_app.dialects.tgi.dialect import PATH_ENDS, TGI
 from serve_app.exchange.exchange import Exchange
-from serve_app.ingress.app import TGI_PATHS
-from serve_app.ingress.stand_in import TGI_ENDS, middlewares
+from serve_app.ingress.routes import ROUTES
+from serve_app.ingress.stand_in import middlewares
 from serve_app.metrics.registry import Metrics
 
 CHAT = "/v1/chat/completions"
@@ -98,7 +99,8 @@ async def test_a_request_has_one_id_before_ray_serve_and_behind_it(sent: list[st
 async def test_tgi_s_clients_are_told_in_theirs() -> None:
     answer = await ask(dead, "/models/demo/generate")
     assert (answer.status_code, answer.json()["error_type"]) == (424, "generation")
-    assert {path.strip("/") for path in TGI_PATHS} - {""} == TGI_ENDS  # else one is told in OpenAI's
+    tgi_paths = {route.path.strip("/") for route in ROUTES if route.dialect is TGI}
+    assert tgi_paths - {""} == PATH_ENDS  # else its errors have OpenAI's shape
 
 
 @pytest.mark.parametrize(
@@ -155,7 +157,8 @@ async def test_a_stream_that_breaks_off_is_not_said_to_be_whole() -> None:
 
 
 def test_the_proxy_imports_no_engine_for_it() -> None:
-    code = "import sys, serve_app.ingress.stand_in\nassert not {'ray', 'torch', 'transformers', 'PIL'} & sys.modules.keys()"
+    absent = "{'ray', 'torch', 'transformers', 'PIL'}"
+    code = f"import sys, serve_app.ingress.stand_in\nassert not {absent} & sys.modules.keys()"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

@@ -26,7 +26,7 @@ from serve_app.models.entry import ModelEntry
 
 
 async def create_captions(exchange: Exchange, lane: Lane) -> None:
-    """`POST /v1/captions`, JSON or multipart, streamed or not."""
+    """A caption for each image, from JSON or a multipart form, streamed or not."""
     wanted = await read_caption_request(exchange, lane.config.max_images_per_request)
     model = lane.choose(wanted.fields.model, "caption", exchange.key)
     exchange.set_model(model.name)

@@ -15,7 +15,7 @@ from serve_app.messages import GenerationRequest, Message, RgbImage, Text, Write
 
 
 async def create_chat_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
-    """`POST /v1/chat/completions`: a turn of a conversation, streamed or not.
+    """A turn of a conversation, streamed or not.
 
     `model_name` stands above the body's.
     """

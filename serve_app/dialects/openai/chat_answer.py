@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring  # json.dumps of a bare string, at a tenth of its price
 from typing import Any
 
+from serve_app import __version__
 from serve_app.dialects.usage import RunningUsage, Usage
-from serve_app.exchange.dialect import FINGERPRINT
 from serve_app.exchange.exchange import DONE_EVENT, Exchange, event_bytes
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
 
+FINGERPRINT = f"serve_app-{__version__}"  # OpenAI's `system_fingerprint`: what answers
 _LAST_DELTA = {"content": ""}  # not OpenAI's empty one: as vLLM and TGI send it, for clients that join every content
 
 

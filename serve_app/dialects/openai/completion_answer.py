@@ -6,8 +6,8 @@ Shapes follow https://platform.openai.com/docs/api-reference/completions.
 from collections.abc import Sequence
 from typing import Any
 
+from serve_app.dialects.openai.chat_answer import FINGERPRINT
 from serve_app.dialects.usage import RunningUsage, Usage
-from serve_app.exchange.dialect import FINGERPRINT
 from serve_app.exchange.exchange import Exchange, event_bytes
 from serve_app.messages import Chunk, TokenLogprob
 

@@ -20,7 +20,7 @@ Prompt = tuple[Message, RawPrompt]
 
 
 async def create_completion(exchange: Exchange, lane: Lane, model_name: str | None = None) -> None:
-    """`POST /v1/completions`: what follows one prompt or several, streamed or not.
+    """What follows one prompt or several, streamed or not.
 
     `model_name` stands above the body's.
     """

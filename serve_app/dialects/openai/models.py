@@ -8,7 +8,7 @@ _LONGEST_NAME = 256  # of what is looked up and told again
 
 
 async def list_models(exchange: Exchange, lane: Lane) -> None:
-    """`GET /v1/models`: OpenAI's list, each model with its state, tasks, engine and context length."""
+    """OpenAI's list, each model with its state, tasks, engine and context length."""
     tells_all = lane.tells_all(exchange.key)
     listed = {"object": "list", "data": [e.as_json(with_reason=tells_all) for e in lane.visible(exchange.key)]}
     refused = lane.catalog.refused_config if tells_all else None
@@ -16,7 +16,7 @@ async def list_models(exchange: Exchange, lane: Lane) -> None:
 
 
 async def retrieve_model(exchange: Exchange, lane: Lane) -> None:
-    """`GET /v1/models/{id}`; ids may contain slashes."""
+    """One model of the list; ids may contain slashes."""
     name = exchange.request.path_params["id"][:_LONGEST_NAME]
     entry = lane.catalog.find(name)
     if exchange.key is not None and not exchange.key.may_use(name):

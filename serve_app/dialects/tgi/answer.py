@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.exchange.dialect import TGI
+from serve_app.dialects.tgi.dialect import TGI
 from serve_app.exchange.exchange import event_bytes
 from serve_app.messages import Chunk, TokenLogprob
 

@@ -14,7 +14,7 @@ from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, 
 
 
 async def tokenize(exchange: Exchange, lane: Lane) -> None:
-    """`POST /tokenize`: the prompt's tokens."""
+    """The prompt's tokens."""
     body = await read_json(exchange, TokenizeBody)
     model = choose_model(exchange, lane, body.model)
     request = GenerationRequest(
@@ -32,7 +32,7 @@ async def tokenize(exchange: Exchange, lane: Lane) -> None:
 
 
 async def chat_tokenize(exchange: Exchange, lane: Lane) -> None:
-    """`POST /chat_tokenize`: the prompt that the chat template makes of a conversation, and its tokens."""
+    """The prompt that the chat template makes of a conversation, and its tokens."""
     body = await read_json(exchange, ChatBody)
     if any(part.type == "image_url" for message in body.messages for part in message.content):
         raise UnsupportedTask("messages: only text is tokenized: leave the images out", "messages")

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.dialects.tgi.routes import TGI_ROUTES
+from serve_app.dialects.tgi.dialect import TGI
+from serve_app.dialects.tgi.routes import ROUTES
 from serve_app.errors import ServeAppError, concrete_errors
-from serve_app.exchange.dialect import TGI
 from tests.dialects.test_malformed import OUR_INSIDES
 from tests.malformed_json import NO_OBJECTS, Case
 from tests.malformed_tgi import tgi_cases
@@ -155,7 +155,7 @@ def test_an_adapter_that_is_none_is_refused(
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"])
-@pytest.mark.parametrize(("allowed", "path"), [(allowed, path) for allowed, path, _ in TGI_ROUTES])
+@pytest.mark.parametrize(("allowed", "path"), [(route.method, route.path) for route in ROUTES])
 def test_a_wrong_method_too(client: httpx.Client, method: str, allowed: str, path: str) -> None:
     if method != allowed and (method, path) != ("GET", "/"):  # which is a probe
         refused = check(client.request(method, path), 405, "method_not_allowed")

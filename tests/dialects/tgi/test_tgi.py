@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.dialects.tgi.routes import TGI_ROUTES
+from serve_app.dialects.tgi.routes import ROUTES
 from tests.drawings import data_uri, png, says
 from tests.own_lane import MODEL, bearer
 from tests.tgi_page import mistakes
@@ -228,8 +228,8 @@ def test_invocations_take_all_three_bodies(client: httpx.Client) -> None:
 def test_probes_need_no_key_and_nothing_else_goes_without(client: httpx.Client) -> None:
     for path in ("/", "/ping", "/health"):
         assert client.get(path, headers={"authorization": ""}).json() == {"status": "ok"}
-    for method, path, _ in TGI_ROUTES:
-        refused = client.request(method, path, headers={"authorization": ""})
+    for route in ROUTES:
+        refused = client.request(route.method, route.path, headers={"authorization": ""})
         assert (refused.status_code, refused.json()["error_type"]) == (401, "invalid_api_key")
 
 
