@@ -23,7 +23,7 @@ on any machine, and so that tests can check meaning. It knows nothing else, and 
 nine places, on the backgrounds {backgrounds}.
 
 **Data**: only pictures that this project draws itself, and sentences that it writes itself
-(`serve_app/demo/`). No photograph, no text from elsewhere, no pretrained weights.
+(`demo_model/`). No photograph, no text from elsewhere, no pretrained weights.
 
 **Training**: `make demo-model`, that is `python -m demo_model.train`, on the CPU of one machine with two cores.
 This checkpoint: {steps:,} steps in {minutes} minutes, seed {seed}. {note}
