@@ -53,9 +53,8 @@ class Endpoint:
         self._lane = lane
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        tracker = self._lane.metrics.request()
-        exchange = Exchange(scope, receive, send, self._lane.config, tracker, self._route.dialect)
-        with tracker if self._route.is_counted else nullcontext():
+        exchange = Exchange(scope, receive, send, self._lane, self._route.dialect)
+        with exchange.tracker if self._route.is_counted else nullcontext():
             try:
                 await self._run(exchange)
             except asyncio.CancelledError:
@@ -63,7 +62,7 @@ class Endpoint:
                     raise
             finally:  # whatever cancels it, and however often, the request is counted and has its line
                 exchange.close()
-                tracker.outcome(exchange.outcome)
+                exchange.tracker.outcome(exchange.outcome)
                 if self._route.is_counted:
                     exchange.log()
 
@@ -113,7 +112,7 @@ class Endpoint:
         limit = asyncio.timeout(exchange.timeout_s + _LAST_WORD_S)
         try:
             async with limit:
-                await self._route.handler(exchange, self._lane)
+                await self._route.handler(exchange)
         except TimeoutError as exc:
             if not limit.expired():
                 raise

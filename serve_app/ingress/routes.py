@@ -8,19 +8,18 @@ from serve_app.dialects.tgi.dialect import TGI
 from serve_app.dialects.tgi.routes import ROUTES as TGI_ROUTES
 from serve_app.exchange.dialect import SERVICE
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.lane import Lane
 from serve_app.exchange.route import Parameter, Route
 from serve_app.ingress.docs_page import page
 from serve_app.ingress.openapi import document
 from serve_app.ingress.service import CancelledRequest, Health, Ready, cancel_request, health, ready
 
 
-async def openapi(exchange: Exchange, lane: Lane) -> None:
+async def openapi(exchange: Exchange) -> None:
     """All of this, for programs."""
     await exchange.send_json(document(ROUTES, exchange.request.scope.get("root_path", "")))
 
 
-async def docs(exchange: Exchange, lane: Lane) -> None:
+async def docs(exchange: Exchange) -> None:
     """All of this, for people."""
     await exchange.send_page(page(document(ROUTES, exchange.request.scope.get("root_path", ""))))
 

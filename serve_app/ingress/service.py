@@ -8,7 +8,6 @@ from typing_extensions import TypedDict
 from serve_app.access.keys import Key
 from serve_app.errors import Forbidden, InvalidKey, InvalidRequest, RequestNotFound
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.lane import Lane
 from serve_app.images.own_site import require_own_site
 from serve_app.models.entry import State
 
@@ -34,16 +33,17 @@ class CancelledRequest(TypedDict):
     cancelled: bool
 
 
-async def health(exchange: Exchange, lane: Lane) -> None:
+async def health(exchange: Exchange) -> None:
     """This process answers."""
     await exchange.send_json({"status": "ok"})
 
 
-async def ready(exchange: Exchange, lane: Lane) -> None:
+async def ready(exchange: Exchange) -> None:
     """200 when something can serve, and all that once could still can; `all=1`: when all are ready.
 
     Otherwise 503. Those who run the service also get each model's state.
     """
+    lane = exchange.lane
     catalog, entries = lane.catalog, lane.catalog.entries()
     if _flag(exchange, "all"):
         is_ready = bool(entries) and all(entry.is_ready for entry in entries)
@@ -52,19 +52,19 @@ async def ready(exchange: Exchange, lane: Lane) -> None:
         is_ready = bool(able) and all(entry in able for entry in entries if catalog.has_served(entry))
     is_ready = is_ready and not lane.running.is_closing
     answer: dict[str, Any] = {"ready": is_ready}
-    key = _key_if_any(exchange, lane)
-    if lane.tells_all(key) and (key is not None or _is_of_own_site(exchange, lane)):
+    key = _key_if_any(exchange)
+    if lane.tells_all(key) and (key is not None or _is_of_own_site(exchange)):
         answer["models"] = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
         if catalog.refused_config:
             answer["refused_config"] = catalog.refused_config
     await exchange.send_json(answer, 200 if is_ready else 503)
 
 
-async def cancel_request(exchange: Exchange, lane: Lane) -> None:
+async def cancel_request(exchange: Exchange) -> None:
     """Stops the engine's work on a request. Its own client gets `request_cancelled`."""
     request_id = exchange.request.path_params["id"]
-    is_found = lane.running.cancel(request_id, exchange.key)
-    if not is_found and not await lane.cancel_elsewhere(request_id, exchange.key):
+    is_found = exchange.lane.running.cancel(request_id, exchange.key)
+    if not is_found and not await exchange.lane.cancel_elsewhere(request_id, exchange.key):
         raise RequestNotFound(
             f"no request of yours with the id '{request_id[:128]}' runs here: it may have ended already", "id"
         )
@@ -78,16 +78,17 @@ def _flag(exchange: Exchange, name: str) -> bool:
     return value == "1"
 
 
-def _key_if_any(exchange: Exchange, lane: Lane) -> Key | None:
+def _key_if_any(exchange: Exchange) -> Key | None:
     """Whose key came with a request that needs none."""
     with suppress(InvalidKey):
-        return lane.keys.key_of(exchange.request.headers.get("authorization"))
+        return exchange.lane.keys.key_of(exchange.request.headers.get("authorization"))
     return None
 
 
-def _is_of_own_site(exchange: Exchange, lane: Lane) -> bool:
+def _is_of_own_site(exchange: Exchange) -> bool:
+    config = exchange.lane.config
     try:
-        require_own_site(exchange.request.scope["headers"], lane.config.allowed_hosts, lane.config.cors_origins)
+        require_own_site(exchange.request.scope["headers"], config.allowed_hosts, config.cors_origins)
     except Forbidden:
         return False
     return True

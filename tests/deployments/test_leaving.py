@@ -55,7 +55,7 @@ class Request:
         else:
             self._lane.running.cancel("id-1", None)
 
-    async def _handle(self, exchange: Exchange, lane: Lane) -> None:
+    async def _handle(self, exchange: Exchange) -> None:
         await exchange.read_body()
         self.has_begun.set()
         try:

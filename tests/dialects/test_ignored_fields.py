@@ -142,5 +142,5 @@ def test_a_refusal_is_what_the_assistant_said() -> None:
         {"role": "assistant", "content": "Sorry.", "refusal": "I won't"},
     ]
     body = validate({"messages": [USER, *turns]}, ChatBody, strict=True)
-    said = ["".join(part.said for part in m.parts if part.type != "image_url") for m in body.messages[1:]]
+    said = ["".join(part.words for part in m.parts if part.type != "image_url") for m in body.messages[1:]]
     assert said == ["I won't", "I won't", "Sorry.\nI won't"]

@@ -73,7 +73,7 @@ def test_what_stands_in_texts_is_no_value() -> None:
 
 def test_large_and_legitimate_bodies_are_taken() -> None:
     ids = parse_json(json.dumps({"prompt": list(range(131_072))}).encode(), CompletionBody)
-    assert len(ids.prompts()[0][1].tokens) == 131_072
+    assert len(ids.each_prompt[0]) == 131_072
     messages = [{"role": "user", "content": [{"type": "text", "text": "hi"}]}] * MAX_MESSAGES
     assert len(parse_json(json.dumps({"messages": messages}).encode(), ChatBody).messages) == MAX_MESSAGES
     said = {"role": "user", "content": "a " * 1_000_000}

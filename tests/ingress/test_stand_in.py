@@ -18,13 +18,13 @@ from ray.serve._private.http_util import (
 )
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.config.http import HttpConfig
 from serve_app.config.serve_settings import within
 from serve_app.dialects.tgi.dialect import PATH_ENDS, TGI
 from serve_app.exchange.exchange import Exchange
 from serve_app.ingress.routes import ROUTES
 from serve_app.ingress.stand_in import middlewares
 from serve_app.metrics.registry import Metrics
+from tests.bare_lane import bare_lane
 
 CHAT = "/v1/chat/completions"
 
@@ -87,7 +87,7 @@ async def test_a_request_has_one_id_before_ray_serve_and_behind_it(sent: list[st
     behind = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, HttpConfig(), Metrics(CollectorRegistry()).request())
+        exchange = Exchange(scope, receive, send, bare_lane(Metrics(CollectorRegistry(), [])))
         behind.append(exchange.id)
         await exchange.send_json({})
 

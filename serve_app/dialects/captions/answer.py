@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from serve_app.dialects.usage import Usage
 from serve_app.errors import ServeAppError, error_json
-from serve_app.exchange.exchange import event_bytes
+from serve_app.exchange.connection import event_bytes
 from serve_app.families.family import Reading
 from serve_app.families.regions import read_regions
 from serve_app.messages import Chunk, merged

@@ -12,7 +12,6 @@ from serve_app.errors import InvalidRequest
 from serve_app.exchange import json_text
 from serve_app.exchange.body import Body, shortened, validate, wrong
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.json_request import read_json
 from serve_app.images.gate import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
 
 _LISTS = ("stop", "options")  # fields that a form may have more than once
@@ -79,7 +78,7 @@ async def read_caption_request(exchange: Exchange, max_images: int) -> CaptionRe
     content_type = exchange.request.headers.get("content-type", "").lower()
     if content_type.startswith("multipart/form-data"):
         return await _read_form(exchange, max_images)
-    body = await read_json(exchange, CaptionBody)
+    body = await exchange.read_json(CaptionBody)
     if body.images is not None:
         images, params = body.images, [f"images[{i}]" for i in range(len(body.images))]
     else:

@@ -6,7 +6,6 @@ from serve_app.dialects.sampling_body import MAX_MODEL_CHARACTERS
 from serve_app.errors import Forbidden, InvalidRequest, ModelNotReady, UnsupportedTask
 from serve_app.exchange.body import shortened
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.lane import Lane
 from serve_app.families import CaptionFamily, Style, family_named
 from serve_app.families.family import LENGTHS, Task
 from serve_app.families.languages import ENGLISH, LANGUAGES
@@ -15,25 +14,25 @@ from serve_app.models.entry import ModelEntry
 from serve_app.strict import nearest_hint
 
 
-async def list_caption_styles(exchange: Exchange, lane: Lane) -> None:
+async def list_caption_styles(exchange: Exchange) -> None:
     """The styles, lengths, options, tasks and languages of the named model, or of the default caption model."""
     query = exchange.request.query_params
     for name in query:
         if name != "model":
             name = shortened(name)
             raise InvalidRequest(f"{name}: unknown in the query{nearest_hint(name, ['model'])}", name)
-    model = _model(exchange, lane, query.get("model"))
+    model = _model(exchange, query.get("model"))
     if model.family is None:
         raise ModelNotReady(f"model '{model.name}' hasn't told its family yet: it is {model.state}", "model")
     family = family_named(model.family)
     await exchange.send_json({"object": "caption.styles", "model": model.name} | family_json(family))
 
 
-def _model(exchange: Exchange, lane: Lane, name: str | None) -> ModelEntry:
+def _model(exchange: Exchange, name: str | None) -> ModelEntry:
     """Ready or not: what it understands doesn't depend on it."""
     if name is None:
-        return lane.choose(None, "caption", exchange.key)
-    model = lane.catalog.find(name[:MAX_MODEL_CHARACTERS])
+        return exchange.lane.choose(None, "caption", exchange.key)
+    model = exchange.lane.catalog.find(name[:MAX_MODEL_CHARACTERS])
     if exchange.key is not None and not exchange.key.may_use(model.name):
         raise Forbidden(f"this key may not use model '{model.name}'", "model")
     if not model.may_serve("caption"):

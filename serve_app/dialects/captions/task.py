@@ -8,38 +8,36 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.dialects.all_at_once import all_at_once
 from serve_app.dialects.captions.answer import Asked, Caption, CaptionEvents, Failure, Outcome
 from serve_app.dialects.captions.body import CaptionRequest, read_caption_request
 from serve_app.dialects.captions.fields import CaptionFields
 from serve_app.dialects.captions.guard import CaptionGuard
 from serve_app.dialects.usage import Usage
 from serve_app.errors import ClientTooSlow, InvalidRequest, ServeAppError, TooManyImages
-from serve_app.exchange.counted import count_answers, count_attempt
-from serve_app.exchange.exchange import DONE_EVENT, Exchange, event_bytes
-from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.lane import Lane
+from serve_app.exchange.all_at_once import all_at_once
+from serve_app.exchange.connection import DONE_EVENT, event_bytes
+from serve_app.exchange.exchange import Exchange
 from serve_app.families import CaptionFamily, family_named
 from serve_app.families.wish import Words, worded
 from serve_app.messages import Chunk, GenerationRequest, Message, RgbImage, Sampling, Text, Write
 from serve_app.models.entry import ModelEntry
 
 
-async def create_captions(exchange: Exchange, lane: Lane) -> None:
+async def create_captions(exchange: Exchange) -> None:
     """A caption for each image, from JSON or a multipart form, streamed or not."""
-    wanted = await read_caption_request(exchange, lane.config.max_images_per_request)
-    model = lane.choose(wanted.fields.model, "caption", exchange.key)
-    exchange.set_model(model.name)
-    if len(wanted.sources) > lane.config.max_images_per_request:
+    max_images = exchange.lane.config.max_images_per_request
+    captions = await read_caption_request(exchange, max_images)
+    fields, num_images = captions.fields, len(captions.sources)
+    model = exchange.choose(fields.model, "caption")
+    if num_images > max_images:
         raise TooManyImages(
-            f"images: {len(wanted.sources)} images, and a request takes {lane.config.max_images_per_request}: "
-            "send several requests", "images",
-        )  # fmt: skip
-    model.require_images(wanted.params[0])
-    task = CaptionTask(exchange, lane, model, wanted)
-    await count_answers(exchange, lane, len(wanted.sources) * wanted.fields.num_answers)
-    await lane.count_images(exchange.key, len(wanted.sources))
-    if wanted.fields.stream:
+            f"images: {num_images} images, and a request takes {max_images}: send several requests", "images"
+        )
+    model.require_images(captions.params[0])
+    task = CaptionTask(exchange, model, captions)
+    await exchange.count_answers(num_images * fields.num_answers)
+    await exchange.count_images(num_images)
+    if fields.stream:
         await exchange.send_events(task.stream)
     else:
         await exchange.send_json(_answer(exchange, model.name, await task.outcomes()))
@@ -51,12 +49,11 @@ class CaptionTask:
     Raises `InvalidRequest` for wishes that the model's family can't grant.
     """
 
-    def __init__(self, exchange: Exchange, lane: Lane, model: ModelEntry, wanted: CaptionRequest) -> None:
+    def __init__(self, exchange: Exchange, model: ModelEntry, captions: CaptionRequest) -> None:
         self._exchange = exchange
-        self._lane = lane
         self._model = model
-        self._wanted = wanted
-        fields = wanted.fields
+        self._captions = captions
+        fields = captions.fields
         family = family_named(model.family or "generic")
         words = _words(family, fields)
         self._sampling = fields.sampling()
@@ -72,7 +69,7 @@ class CaptionTask:
             except ServeAppError as error:
                 return Failure(index, error)
 
-        found = await all_at_once(outcome, len(self._wanted.sources))
+        found = await all_at_once(outcome, len(self._captions.sources))
         failures = [one for one in found if isinstance(one, Failure)]
         if len(failures) == len(found):
             raise _no_caption(failures)
@@ -85,7 +82,7 @@ class CaptionTask:
 
         async def ask(attempt: int, sampling: Sampling) -> Chunk:
             if attempt:
-                await count_attempt(self._exchange, self._lane)
+                await self._exchange.count_retry()
             return (await self._answer(index, image, attempt, sampling))[0]
 
         if self._guard is None:
@@ -94,16 +91,13 @@ class CaptionTask:
         else:
             guarded = await self._guard.run(ask, self._sampling, lambda: self._exchange.remaining_s)
             for attempt in guarded.attempts:
-                self._lane.metrics.caption_checked(self._model.name, attempt.found)
+                self._exchange.lane.metrics.caption_checked(self._model.name, attempt.found)
             chunks = (guarded.chunks[guarded.chosen],)
             usage, report = Usage.total(Usage.of([chunk]) for chunk in guarded.chunks), guarded.report()
         return Caption(index, self._asked, chunks, image_s, usage, time.monotonic() - begun_s, report)
 
     async def _answer(self, index: int, image: RgbImage, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
-        with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
-            chunks = await self._lane.answer(self._request(index, image, attempt, sampling), self._exchange.key)
-        self._exchange.count_tokens(sum(chunk.num_tokens for chunk in chunks))
-        return chunks
+        return await self._exchange.answer(self._request(index, image, attempt, sampling), self._names(index))
 
     async def stream(self, write: Write) -> None:
         """Every image's events as they come, and `[DONE]`. Raises where no image has a caption.
@@ -127,9 +121,7 @@ class CaptionTask:
                 image = await self._image(index)
                 encoder = CaptionEvents(index, self._asked, time.monotonic() - begun_s)
                 request = self._request(index, image, 0, self._sampling)
-                with in_clients_words(self._wanted.fields.field_names(self._wanted.params[index])):
-                    total = await self._lane.stream(request, encoder, begin, self._exchange.key)
-                self._exchange.count_tokens(total.num_tokens)
+                await self._exchange.stream(request, encoder, begin, self._names(index))
             except ClientTooSlow:
                 raise
             except ServeAppError as error:
@@ -139,25 +131,24 @@ class CaptionTask:
                 else:
                     early.append(failure)
 
-        await all_at_once(caption, len(self._wanted.sources))
+        await all_at_once(caption, len(self._captions.sources))
         if not has_begun:
             raise _no_caption(sorted(early, key=lambda failure: failure.index))
         write(DONE_EVENT)
 
     async def _image(self, index: int) -> RgbImage:
-        source, param = self._wanted.sources[index], self._wanted.params[index]
-        return await self._exchange.in_time(self._lane.load_image(self._model, source, param))
+        source, param = self._captions.sources[index], self._captions.params[index]
+        return await self._exchange.load_image(self._model, source, param)
 
     def _request(self, index: int, image: RgbImage, attempt: int, sampling: Sampling) -> GenerationRequest:
         system = self._asked.system
         user = Message("user", (image, Text(self._asked.prompt)))
-        return GenerationRequest(
-            id=f"{self._exchange.id}-{index}" + (f"-{attempt}" if attempt else ""),
-            model=self._model.name,
-            messages=(Message("system", (Text(system),)), user) if system is not None else (user,),
-            sampling=sampling,
-            timeout_s=self._exchange.remaining_s,
-        )
+        messages = (user,) if system is None else (Message("system", (Text(system),)), user)
+        part = f"-{index}-{attempt}" if attempt else f"-{index}"
+        return self._exchange.generation(self._model, messages, sampling, part=part)
+
+    def _names(self, index: int) -> dict[str, str]:
+        return self._captions.fields.field_names(self._captions.params[index])
 
 
 def _words(family: CaptionFamily, fields: CaptionFields) -> Words:

@@ -11,7 +11,8 @@ from typing import Any
 
 from serve_app import __version__
 from serve_app.dialects.usage import RunningUsage, Usage
-from serve_app.exchange.exchange import DONE_EVENT, Exchange, event_bytes
+from serve_app.exchange.connection import DONE_EVENT, event_bytes
+from serve_app.exchange.exchange import Exchange
 from serve_app.messages import Chunk, TokenLogprob, ToolCallDelta
 
 FINGERPRINT = f"serve_app-{__version__}"  # OpenAI's `system_fingerprint`: what answers

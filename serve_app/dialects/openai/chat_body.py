@@ -49,7 +49,7 @@ class TextPart(Tolerant):
     text: LongText
 
     @property
-    def said(self) -> str:
+    def words(self) -> str:
         return self.text
 
 
@@ -62,7 +62,7 @@ class RefusalPart(Tolerant):
     refusal: LongText
 
     @property
-    def said(self) -> str:
+    def words(self) -> str:
         return self.refusal
 
 

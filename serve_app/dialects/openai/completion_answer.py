@@ -8,7 +8,8 @@ from typing import Any
 
 from serve_app.dialects.openai.chat_answer import FINGERPRINT
 from serve_app.dialects.usage import RunningUsage, Usage
-from serve_app.exchange.exchange import Exchange, event_bytes
+from serve_app.exchange.connection import event_bytes
+from serve_app.exchange.exchange import Exchange
 from serve_app.messages import Chunk, TokenLogprob
 
 

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
 from serve_app.dialects.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, GenerationBody
 from serve_app.exchange.body import Whole, wrong
-from serve_app.messages import Message, RawPrompt, Sampling, Text
+from serve_app.messages import Sampling
 
 MAX_PROMPTS = 128
 MAX_PROMPT_TOKENS = 1_000_000  # as ids: more than any context
@@ -86,15 +86,6 @@ class CompletionBody(GenerationBody):
 
     def sampling(self) -> Sampling:
         return self.generation_sampling(self.logprobs)
-
-    def prompts(self) -> list[tuple[Message, RawPrompt]]:
-        """Each prompt as an engine wants it."""
-        return [
-            (Message("user", (Text(one),)), RawPrompt())
-            if isinstance(one, str)
-            else (Message("user", ()), RawPrompt(tokens=tuple(one)))
-            for one in self.each_prompt
-        ]
 
     def echoed(self, number: int) -> str:
         """What the answers to this prompt begin with."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.dialects.tgi.dialect import TGI
-from serve_app.exchange.exchange import event_bytes
+from serve_app.exchange.connection import event_bytes
 from serve_app.messages import Chunk, TokenLogprob
 
 _FARTHEST = 8  # characters that tokens may have said before one whose own text is found

@@ -13,40 +13,35 @@ from serve_app.dialects.sampling_body import MAX_ANSWERS, MAX_STOP_STRINGS
 from serve_app.dialects.tgi.answer import TGI_NAMES, AnswerStyle, TokenEvents, answer_json
 from serve_app.dialects.tgi.body import GenerateBody
 from serve_app.dialects.tgi.hub_images import answer_question, caption_body, caption_file, is_image, is_question
-from serve_app.dialects.tgi.model import choose_model, wanted_model
+from serve_app.dialects.tgi.model import choose_model, model_outside_body
 from serve_app.errors import InvalidRequest
 from serve_app.exchange.body import parse_object
-from serve_app.exchange.counted import count_answers
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.images import load_images
-from serve_app.exchange.json_request import read_json, require_json, validated
-from serve_app.exchange.lane import Lane
 from serve_app.exchange.off_loop import off_loop
 from serve_app.images.gate import ImageUrl
-from serve_app.messages import GenerationRequest, Message, RawPrompt, Write
+from serve_app.messages import GenerationRequest, Message, RawPrompt
 from serve_app.models.entry import ModelEntry
 
 _NO_LIMIT = 2**31 - 1  # told of a model that states no context length
 
 
-async def generate(exchange: Exchange, lane: Lane) -> None:
+async def generate(exchange: Exchange) -> None:
     """The whole answer."""
-    body = await read_json(exchange, GenerateBody)
+    body = await exchange.read_json(GenerateBody)
     if body.stream:
         raise InvalidRequest("stream: this route answers at once: use /generate_stream, or POST /", "stream")
-    await _generate(exchange, lane, body)
+    await _generate(exchange, body)
 
 
-async def generate_stream(exchange: Exchange, lane: Lane) -> None:
+async def generate_stream(exchange: Exchange) -> None:
     """An event a token."""
-    body = await read_json(exchange, GenerateBody)
+    body = await exchange.read_json(GenerateBody)
     if body.stream is False:
         raise InvalidRequest("stream: this route streams: use /generate, or POST /", "stream")
-    await _generate_stream(exchange, lane, body)
+    await _generate_stream(exchange, body)
 
 
-async def generate_either(exchange: Exchange, lane: Lane) -> None:
+async def generate_either(exchange: Exchange) -> None:
     """As the hub's hosted API has it: `stream` decides, and the whole answer is a list of one.
 
     By default the text of a model without images begins with its prompt, as TGI does it here. An image without a
@@ -54,21 +49,21 @@ async def generate_either(exchange: Exchange, lane: Lane) -> None:
     """
     data = await exchange.read_body()
     if _is_file(exchange, data):
-        await caption_file(exchange, lane, data)
+        await caption_file(exchange, data)
         return
-    require_json(exchange)
+    exchange.require_json()
     values = await off_loop(len(data), parse_object, data)
     if is_question(values):
-        await answer_question(exchange, lane, values)
+        await answer_question(exchange, values)
     elif await off_loop(len(data), is_image, values):
-        await caption_body(exchange, lane, values)
-    elif (body := await validated(exchange, values, GenerateBody)).stream:
-        await _generate_stream(exchange, lane, body, is_hosted=True)
+        await caption_body(exchange, values)
+    elif (body := await exchange.validated(values, GenerateBody)).stream:
+        await _generate_stream(exchange, body, is_hosted=True)
     else:
-        await _generate(exchange, lane, body, is_hosted=True)
+        await _generate(exchange, body, is_hosted=True)
 
 
-async def invocations(exchange: Exchange, lane: Lane) -> None:
+async def invocations(exchange: Exchange) -> None:
     """SageMaker's one route: whose body it is, its fields say."""
     data = await exchange.read_body()
     try:
@@ -76,23 +71,23 @@ async def invocations(exchange: Exchange, lane: Lane) -> None:
     except InvalidRequest:
         fields = set()  # a file, or told by whoever reads it again
     if "messages" in fields:
-        await create_chat_completion(exchange, lane, wanted_model(exchange))
+        await create_chat_completion(exchange, model_outside_body(exchange))
     elif "prompt" in fields:
-        await create_completion(exchange, lane, wanted_model(exchange))
+        await create_completion(exchange, model_outside_body(exchange))
     else:
-        await generate_either(exchange, lane)
+        await generate_either(exchange)
 
 
-async def info(exchange: Exchange, lane: Lane) -> None:
+async def info(exchange: Exchange) -> None:
     """The model, and what a request may ask of it."""
-    model = choose_model(exchange, lane)
+    model = choose_model(exchange)
     context_length = model.description.context_length if model.description else None
     await exchange.send_json(
         {
             "model_id": model.name,
             "model_sha": None,
             "model_pipeline_tag": "image-text-to-text" if model.may_take_images else "text-generation",
-            "max_concurrent_requests": lane.config.admission.max_waiting_requests,
+            "max_concurrent_requests": exchange.lane.config.admission.max_waiting_requests,
             "max_best_of": MAX_ANSWERS,
             "max_stop_sequences": MAX_STOP_STRINGS,
             "max_input_tokens": (context_length or _NO_LIMIT) - 1,
@@ -114,43 +109,33 @@ def _is_file(exchange: Exchange, data: bytes) -> bool:
     return content_type.startswith("image/") or ("json" not in content_type and first not in (b"{", b""))
 
 
-async def _generate(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
+async def _generate(exchange: Exchange, body: GenerateBody, *, is_hosted: bool = False) -> None:
     """The whole answer; `is_hosted`: as `POST /` has it."""
     body = body.seeded()
-    model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
+    model = choose_model(exchange, body.model, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
-    request = await _request(exchange, lane, body, model, tells_tokens=style.has_details)
-    await count_answers(exchange, lane, request.sampling.num_answers)
-    with in_clients_words(TGI_NAMES):
-        chunks = await lane.answer(request, exchange.key)
-    num_tokens = sum(chunk.num_tokens for chunk in chunks)
-    exchange.count_tokens(num_tokens)
+    request = await _request(exchange, body, model, tells_tokens=style.has_details)
+    await exchange.count_answers(request.sampling.num_answers)
+    chunks = await exchange.answer(request, TGI_NAMES)
     answer = answer_json(chunks, style)
     counts = {
         "x-compute-characters": str(len(body.inputs)),
         "x-prompt-tokens": str(chunks[0].num_prompt_tokens),
-        "x-generated-tokens": str(num_tokens),
+        "x-generated-tokens": str(sum(chunk.num_tokens for chunk in chunks)),
     }
     await exchange.send_json([answer] if is_hosted else answer, headers=counts)
 
 
-async def _generate_stream(exchange: Exchange, lane: Lane, body: GenerateBody, *, is_hosted: bool = False) -> None:
-    model = choose_model(exchange, lane, body.model, body.parameters.adapter_id)
+async def _generate_stream(exchange: Exchange, body: GenerateBody, *, is_hosted: bool = False) -> None:
+    model = choose_model(exchange, body.model, body.parameters.adapter_id)
     if body.parameters.num_answers > 1:
         raise InvalidRequest("parameters.best_of: one answer is streamed: leave it out", "parameters.best_of")
     if body.parameters.decoder_input_details:
         field = "parameters.decoder_input_details"
         raise InvalidRequest(f"{field}: a stream has none, as in TGI: leave it out", field)
     body = body.seeded()
-    request = await _request(exchange, lane, body, model, tells_tokens=True)
-    encoder = TokenEvents(_style(body, model, is_hosted))
-
-    async def produce(write: Write) -> None:
-        with in_clients_words(TGI_NAMES):
-            total = await lane.stream(request, encoder, write, exchange.key)
-        exchange.count_tokens(total.num_tokens)
-
-    await exchange.send_events(produce)
+    request = await _request(exchange, body, model, tells_tokens=True)
+    await exchange.send_stream(request, TokenEvents(_style(body, model, is_hosted)), TGI_NAMES)
 
 
 def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyle:
@@ -162,7 +147,7 @@ def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyl
 
 
 async def _request(
-    exchange: Exchange, lane: Lane, body: GenerateBody, model: ModelEntry, *, tells_tokens: bool
+    exchange: Exchange, body: GenerateBody, model: ModelEntry, *, tells_tokens: bool
 ) -> GenerationRequest:
     """The prompt, its images loaded. A model that reads text only reads markdown as text, as in TGI."""
     parameters = body.parameters
@@ -173,12 +158,10 @@ async def _request(
     sources = [piece for piece in pieces if isinstance(piece, ImageUrl)]
     if sources and parameters.truncate:
         raise InvalidRequest("parameters.truncate: a prompt with images can't be cut: leave it out", "parameters")
-    images = await load_images(exchange, lane, model, sources, ["inputs"] * len(sources), "inputs")
-    return GenerationRequest(
-        id=exchange.id,
-        model=model.name,
-        messages=(Message("user", with_images(pieces, iter(images))),),
-        sampling=parameters.sampling(tells_tokens=tells_tokens),
-        timeout_s=exchange.remaining_s,
+    images = await exchange.load_images(model, sources, ["inputs"] * len(sources), "inputs")
+    return exchange.generation(
+        model,
+        (Message("user", with_images(pieces, iter(images))),),
+        parameters.sampling(tells_tokens=tells_tokens),
         raw=RawPrompt(last_tokens=parameters.truncate),
     )

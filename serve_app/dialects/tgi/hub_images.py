@@ -23,11 +23,8 @@ from serve_app.errors import InvalidRequest
 from serve_app.exchange.body import Body, LongText
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.field_names import in_clients_words
-from serve_app.exchange.images import load_images
-from serve_app.exchange.json_request import validated
-from serve_app.exchange.lane import Lane
 from serve_app.images.gate import ImageBytes, ImageSource, source_from_text
-from serve_app.messages import Chunk, GenerationRequest, Message, Sampling, Text
+from serve_app.messages import Chunk, Message, Sampling, Text
 
 # The first bytes of a JPEG, PNG, WebP or GIF in base64, and only base64 after them: no prompt looks like that.
 _IMAGE = re.compile(r"(data:image/[a-z]+;base64,|/9j/|iVBORw0KGgo|UklGR|R0lGOD)[A-Za-z0-9+/_\r\n-]*+=*+\s*+")
@@ -98,59 +95,53 @@ def is_image(values: Mapping[str, Any]) -> bool:
     return isinstance(inputs, str) and _IMAGE.fullmatch(inputs) is not None
 
 
-async def caption_body(exchange: Exchange, lane: Lane, values: dict[str, Any]) -> None:
+async def caption_body(exchange: Exchange, values: dict[str, Any]) -> None:
     """The caption of an image that came in JSON. Raises `InvalidRequest`, and what the image gate does."""
-    body = await validated(exchange, values, CaptionImageBody)
+    body = await exchange.validated(values, CaptionImageBody)
     most = body.parameters.max_new_tokens if body.parameters else None
-    await _caption(exchange, lane, source_from_text(body.inputs), "inputs", most or DEFAULT_TOKENS, body.model)
+    await _caption(exchange, source_from_text(body.inputs), "inputs", most or DEFAULT_TOKENS, body.model)
 
 
-async def caption_file(exchange: Exchange, lane: Lane, file: bytes) -> None:
+async def caption_file(exchange: Exchange, file: bytes) -> None:
     """The caption of an image's file, which was the whole body."""
-    await _caption(exchange, lane, ImageBytes(file), "body", DEFAULT_TOKENS)
+    await _caption(exchange, ImageBytes(file), "body", DEFAULT_TOKENS)
 
 
 async def _caption(
-    exchange: Exchange, lane: Lane, source: ImageSource, field: str, max_tokens: int, named: str | None = None
+    exchange: Exchange, source: ImageSource, field: str, max_tokens: int, body_model: str | None = None
 ) -> None:
     """Its short caption, in the words of TGI's answers."""
-    model = choose_model(exchange, lane, named, task="caption")
+    model = choose_model(exchange, body_model, task="caption")
     model.require_images(field)
-    await lane.count_images(exchange.key, 1)
+    await exchange.count_images(1)
     fields = CaptionFields(model=model.name, max_tokens=max_tokens)
-    task = CaptionTask(exchange, lane, model, CaptionRequest(fields, [source], [field]))
+    task = CaptionTask(exchange, model, CaptionRequest(fields, [source], [field]))
     with in_clients_words(TGI_NAMES):
         (caption,) = await task.outcomes()
     assert isinstance(caption, Caption), "a failure of the only image is raised"
     await exchange.send_json([{"generated_text": caption.as_json()["caption"].strip()}])
 
 
-async def answer_question(exchange: Exchange, lane: Lane, values: dict[str, Any]) -> None:
+async def answer_question(exchange: Exchange, values: dict[str, Any]) -> None:
     """The answer to a question about an image, and how likely the model thought it: a list of one.
 
     Raises `InvalidRequest`, and what the image gate does.
     """
-    asked: Question
+    question: Question
     if isinstance(values.get("inputs"), dict):
-        body = await validated(exchange, values, QuestionBody)
-        asked, field, named = body.inputs, "inputs.image", body.model
+        body = await exchange.validated(values, QuestionBody)
+        question, field, body_model = body.inputs, "inputs.image", body.model
     else:
-        asked = flat = await validated(exchange, values, FlatQuestionBody)
-        field, named = "image", flat.model
+        question = flat = await exchange.validated(values, FlatQuestionBody)
+        field, body_model = "image", flat.model
         if flat.inputs is not None and flat.inputs != flat.image:
             raise InvalidRequest("inputs: it and image are two images: send one", "inputs")
-    model = choose_model(exchange, lane, named, with_images=True)
-    images = await load_images(exchange, lane, model, [source_from_text(asked.image)], [field], field)
-    request = GenerationRequest(
-        id=exchange.id,
-        model=model.name,
-        messages=(Message("user", (*images, Text(asked.question))),),
-        sampling=Sampling(max_tokens=DEFAULT_TOKENS, temperature=0.0, num_logprobs=0),
-        timeout_s=exchange.remaining_s,
-    )
-    with in_clients_words({"messages": "question"}):
-        (chunk,) = await lane.answer(request, exchange.key)
-    exchange.count_tokens(chunk.num_tokens)
+    model = choose_model(exchange, body_model, with_images=True)
+    images = await exchange.load_images(model, [source_from_text(question.image)], [field], field)
+    messages = (Message("user", (*images, Text(question.question))),)
+    sampling = Sampling(max_tokens=DEFAULT_TOKENS, temperature=0.0, num_logprobs=0)
+    request = exchange.generation(model, messages, sampling)
+    (chunk,) = await exchange.answer(request, {"messages": "question"})
     await exchange.send_json([{"answer": chunk.text.strip(), "score": _probability(chunk)}])
 
 

@@ -3,38 +3,38 @@
 from serve_app.dialects.sampling_body import MAX_MODEL_CHARACTERS
 from serve_app.errors import InvalidRequest
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.lane import Lane
 from serve_app.messages import Task
 from serve_app.models.entry import ModelEntry
 
 
 def choose_model(
     exchange: Exchange,
-    lane: Lane,
-    named: str | None = None,
+    body_model: str | None = None,
     adapter: str | None = None,
     task: Task = "chat",
     *,
     with_images: bool = False,
 ) -> ModelEntry:
-    """The model that answers, or the adapter of it that the request names; it is the exchange's from here on.
+    """The model that answers, or the adapter of it that the request names.
 
-    What the address and headers say stands above what is `named` in the body.
+    The address and the headers take precedence over the body.
     """
-    wanted = wanted_model(exchange) or named
-    model = lane.choose(adapter if adapter is not None else wanted, task, exchange.key, with_images=with_images)
-    if adapter is not None and model.base is None:
+    name = model_outside_body(exchange) or body_model
+    if adapter is None:
+        return exchange.choose(name, task, with_images=with_images)
+    model = exchange.lane.choose(adapter, task, exchange.key, with_images=with_images)
+    if model.base is None:
         raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is no adapter but a model", "parameters")
-    if adapter is not None and wanted is not None and model.base != lane.choose(wanted, task, exchange.key).name:
+    if name is not None and model.base != exchange.lane.choose(name, task, exchange.key).name:
         raise InvalidRequest(f"parameters.adapter_id: '{model.name}' is an adapter of '{model.base}'", "parameters")
     exchange.set_model(model.name)
     return model
 
 
-def wanted_model(exchange: Exchange) -> str | None:
-    """What the header and the query say. Raises `InvalidRequest` where they differ."""
-    headers, query = exchange.request.headers.getlist("x-model"), exchange.request.query_params.getlist("model")
-    given = {*headers, *query}
-    if len(given) > 1 or any(len(name) > MAX_MODEL_CHARACTERS for name in given):
+def model_outside_body(exchange: Exchange) -> str | None:
+    """The name in the header or the query. Raises `InvalidRequest` where they differ."""
+    request = exchange.request
+    names = {*request.headers.getlist("x-model"), *request.query_params.getlist("model")}
+    if len(names) > 1 or any(len(name) > MAX_MODEL_CHARACTERS for name in names):
         raise InvalidRequest("X-Model and ?model=: give the name of one model, in one of them", "X-Model")
-    return given.pop() if given else None
+    return names.pop() if names else None
