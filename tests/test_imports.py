@@ -40,7 +40,7 @@ PURE = [
     "kubernetes.manifest",
     "messages",
     "metrics.registry",
-    "placement.search",
+    "placement.packing",
     "placement.shortage",
     "plan.nodes",
     "plan.verdict",

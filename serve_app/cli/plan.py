@@ -16,7 +16,7 @@ MAX_WIDTH = 200
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from serve_app.placement.search import Node
+    from serve_app.placement.packing import Node
     from serve_app.plan.verdict import Plan, Row
 
 

@@ -14,7 +14,7 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview, DeploymentStatusOverview
 from ray.util import placement_group_table
 
-from serve_app.placement.search import Bundle, Need, Node, need_of
+from serve_app.placement.packing import Bundle, Need, Node, need_of
 from serve_app.placement.shortage import shortage
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ One wording for `serve-app plan`, `/v1/models`, `serve-app status` and `serve-ap
 from collections import Counter
 from collections.abc import Sequence
 
-from serve_app.placement.search import EPSILON, Bundle, Need, Node, placements, rooms_of
+from serve_app.placement.packing import EPSILON, Bundle, Need, Node, place, rooms_of
 
 _NUM_NODES_SHOWN = 6
 
@@ -44,7 +44,7 @@ def could_ever_fit(need: Need, nodes: Sequence[Node]) -> bool:
 
 
 def _fits(need: Need, nodes: Sequence[Node]) -> bool:
-    return next(placements(need, rooms_of(nodes)), None) is not None
+    return place(need, rooms_of(nodes)) is not None
 
 
 def _had(need: Need, nodes: Sequence[Node]) -> str:

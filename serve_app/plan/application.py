@@ -5,7 +5,7 @@ from typing import Any
 
 from serve_app.config.applications import ApplicationConfig, IngressConfig, ModelConfig
 from serve_app.config.file import BUILDERS
-from serve_app.placement.search import Need, need_of
+from serve_app.placement.packing import Need, need_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from serve_app.placement.search import (
-    Need,
+from serve_app.placement.packing import (
     Node,
     Placement,
     Rooms,
-    nodes_after,
+    first_unplaced,
+    nodes_with,
     num_placeable,
-    place_all,
+    pack,
     rooms_of,
-    spread,
 )
 from serve_app.placement.shortage import could_ever_fit, lack, remedy, wanted
 from serve_app.plan.application import Application
@@ -40,45 +39,48 @@ class Fit:
 def fit(applications: Sequence[Application], nodes: Sequence[Node]) -> tuple[list[Fit], list[Finding]]:
     """Each application's place, and what finds none. All at their least number of replicas come first."""
     rooms = rooms_of(nodes)
-    placed, findings = _start(applications, nodes, rooms)
+    placed, left, findings = _start(applications, nodes, rooms)
     fits = []
     for application in applications:
         own = [where for owner, where in placed if owner is application]
-        others = [owner.need for owner, _ in placed if owner is not application]
-        most = application.num_at_most
-        num_reachable = num_placeable(application.need, others, rooms, len(own), most + 1)
+        num_more = num_placeable(application.need, left, application.num_at_most + 1 - len(own))
         indices = tuple(dict.fromkeys(index for where in own for index in where))
         names = tuple(nodes[index].name for index in indices)
-        fits.append(Fit(application, names, indices, len(own), min(num_reachable, most), num_reachable > most))
-    findings += [finding for found in fits for finding in _reach(found, nodes, placed)]
+        num_reachable = min(len(own) + num_more, application.num_at_most)
+        has_room_beside = len(own) + num_more > application.num_at_most
+        fits.append(Fit(application, names, indices, len(own), num_reachable, has_room_beside))
+    findings += [finding for fit in fits for finding in _reach(fit, nodes_with(nodes, left))]
     if not any(finding.severity == "error" for finding in findings):
         findings += _stranded(applications, rooms)
         findings += _together(applications, rooms)
     return fits, findings
 
 
-Placed = list[tuple[Application, Placement]]
+def _start(
+    applications: Sequence[Application], nodes: Sequence[Node], rooms: Rooms
+) -> tuple[list[tuple[Application, Placement]], Rooms, list[Finding]]:
+    """The replicas at the start, where they go, and what they leave.
 
-
-def _start(applications: Sequence[Application], nodes: Sequence[Node], rooms: Rooms) -> tuple[Placed, list[Finding]]:
-    """The replicas at the start, in the file's order; one that finds no room beside those above it is left out."""
-    wants = [application for application in applications for _ in range(application.num_at_start)]
-    whole = place_all([a.need for a in wants], rooms)
-    if whole is not None:
-        return list(zip(wants, whole, strict=True)), []
+    Where not all fit, the first of the file come first, and one that finds no room beside those is left out.
+    """
+    replicas = [application for application in applications for _ in range(application.num_at_start)]
+    packed = pack([application.need for application in replicas], rooms)
+    if packed:
+        return list(zip(replicas, packed[0], strict=True)), packed[1], []
     kept: list[Application] = []
-    placed: list[Placement] = []
-    refused: dict[str, Finding] = {}
-    for application in wants:
+    placements: list[Placement] = []
+    left, refused = rooms, {}
+    for application in replicas:
         if application.name in refused:
             continue
-        tried = place_all([a.need for a in [*kept, application]], rooms)
-        if tried is None:
-            left = nodes_after(nodes, [a.need for a in kept], placed)
-            refused[application.name] = _refusal(application, kept.count(application), nodes, left)
+        packed = pack([a.need for a in [*kept, application]], rooms)
+        if packed:
+            kept.append(application)
+            placements, left = packed
         else:
-            kept, placed = [*kept, application], tried
-    return list(zip(kept, placed, strict=True)), list(refused.values())
+            num_kept = kept.count(application)
+            refused[application.name] = _refusal(application, num_kept, nodes, nodes_with(nodes, left))
+    return list(zip(kept, placements, strict=True)), left, list(refused.values())
 
 
 def _refusal(application: Application, num_kept: int, nodes: Sequence[Node], left: Sequence[Node]) -> Finding:
@@ -94,35 +96,32 @@ def _refusal(application: Application, num_kept: int, nodes: Sequence[Node], lef
     )
 
 
-def _reach(found: Fit, nodes: Sequence[Node], placed: Placed) -> Iterator[Finding]:
-    """Replicas that autoscaling would add and no node takes."""
-    application, scaling = (
-        found.application,
-        f"{found.application.place} '{found.application.name}': args.autoscaling",
-    )
-    if found.num_placed < application.num_at_start or found.num_reachable == application.num_at_most:
+def _reach(fit: Fit, left: Sequence[Node]) -> Iterator[Finding]:
+    """Replicas that autoscaling would add and no node takes; `left` is what the replicas at the start leave."""
+    application = fit.application
+    scaling = f"{application.place} '{application.name}': args.autoscaling"
+    if fit.num_placed < application.num_at_start or fit.num_reachable == application.num_at_most:
         return
-    if found.num_reachable == 0:
-        left = nodes_after(nodes, [a.need for a, _ in placed], [where for _, where in placed])
+    if fit.num_reachable == 0:
         what = f"{application.title} can never be woken: it {lack(application.need, left)}"
         yield error(f"{scaling}.min_replicas", what, remedy(application.need, left))
         return
     yield warning(
         f"{scaling}.max_replicas",
-        f"{application.title} can never reach {application.num_at_most} replicas: {found.num_reachable} fit beside "
+        f"{application.title} can never reach {application.num_at_most} replicas: {fit.num_reachable} fit beside "
         f"the least of the others, each with {wanted(application.need)}",
-        f"set it to {found.num_reachable}, or add nodes",
+        f"set it to {fit.num_reachable}, or add nodes",
     )
 
 
 def _stranded(applications: Sequence[Application], rooms: Rooms) -> Iterator[Finding]:
     """Ray Serve spreads actors over the nodes, which can leave parts where a larger replica needs a whole."""
-    wants = [application for application in applications for _ in range(application.num_at_start)]
-    for order in (wants, wants[::-1]):
-        for first in range(len(rooms)):
-            lost = spread([application.need for application in order], rooms, first)
-            if lost is not None:
-                application = order[lost]
+    replicas = [application for application in applications for _ in range(application.num_at_start)]
+    for order in (replicas, replicas[::-1]):
+        for turn in range(len(rooms)):
+            unplaced = first_unplaced([application.need for application in order], rooms, turn)
+            if unplaced is not None:
+                application = order[unplaced]
                 yield warning(
                     f"{application.place} '{application.name}'",
                     f"{application.title} fits only where the others leave it room: Ray Serve spreads replicas over "
@@ -137,8 +136,7 @@ def _together(applications: Sequence[Application], rooms: Rooms) -> Iterator[Fin
     growing = [a for a in applications if a.num_at_most > a.num_at_start]
     if len(growing) < 2:
         return
-    needs: list[Need] = [a.need for a in applications for _ in range(a.num_at_most)]
-    if place_all(needs, rooms) is None:
+    if pack([a.need for a in applications for _ in range(a.num_at_most)], rooms) is None:
         names = ", ".join(f"'{a.name}'" for a in growing)
         yield note(
             "applications",

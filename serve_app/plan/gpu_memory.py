@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from serve_app.config.applications import ModelConfig
-from serve_app.placement.search import Node
+from serve_app.placement.packing import Node
 from serve_app.plan.finding import Finding, error
 from serve_app.plan.model_size import ModelSize
 

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from serve_app.errors import ConfigError
-from serve_app.placement.search import Node
+from serve_app.placement.packing import Node
 
 HOW = (
     "write such as --nodes 4xCPU=16,GPU=2,gpu_memory_gib=80,memory_gib=64, or a YAML file with a list of such: "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from serve_app.placement.search import Node
+from serve_app.placement.packing import Node
 from serve_app.placement.shortage import could_ever_fit, wanted
 from serve_app.plan.application import Application, applications_of
 from serve_app.plan.finding import Finding, Severity, note

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.placement.search import Need, Node, nodes_after, num_placeable, place_all, placements, rooms_of, spread
-from serve_app.placement.search import need_of as need
+from serve_app.placement.packing import Need, Node, first_unplaced, nodes_with, num_placeable, pack, place, rooms_of
+from serve_app.placement.packing import need_of as need
 from serve_app.placement.shortage import could_ever_fit, shortage
 
 
@@ -46,7 +46,7 @@ ONE_GPU, TWO_GPUS, NO_GPU = {"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 2.0}, 
     ],
 )
 def test_one_replica(wanted: Need, given: list[dict[str, float]], fits: bool) -> None:
-    assert (next(placements(wanted, rooms_of(nodes(*given))), None) is not None) == fits
+    assert (place(wanted, rooms_of(nodes(*given))) is not None) == fits
     assert could_ever_fit(wanted, nodes(*given)) == fits
 
 
@@ -66,22 +66,24 @@ def test_one_replica(wanted: Need, given: list[dict[str, float]], fits: bool) ->
     ],
 )
 def test_several_replicas(wanted: list[Need], given: list[dict[str, float]], fits: bool) -> None:
-    assert (place_all(wanted, rooms_of(nodes(*given))) is not None) == fits
+    assert (pack(wanted, rooms_of(nodes(*given))) is not None) == fits
 
 
 def test_spreading_leaves_parts_where_packing_leaves_a_whole() -> None:
     wanted, rooms = [actor(1), actor(1), actor(2)], rooms_of(nodes(TWO_GPUS, TWO_GPUS))
-    assert place_all(wanted, rooms) is not None
-    assert spread(wanted, rooms, 0) == 2
-    assert spread(wanted[::-1], rooms, 0) is None
+    assert pack(wanted, rooms) is not None
+    assert first_unplaced(wanted, rooms, 0) == 2
+    assert first_unplaced(wanted[::-1], rooms, 0) is None
 
 
 def test_how_many_more_are_reachable() -> None:
-    rooms = rooms_of(nodes(TWO_GPUS, TWO_GPUS, NO_GPU))
-    assert num_placeable(actor(1), [actor(0.5)], rooms, 0, 100) == 3
-    assert num_placeable(actor(0.5), [actor(1)], rooms, 1, 100) == 6
-    assert num_placeable(actor(0.5), [], rooms, 0, 5) == 5
-    assert num_placeable(actor(4), [], rooms, 0, 5) == 0
+    nothing = rooms_of(nodes(TWO_GPUS, TWO_GPUS, NO_GPU))
+    packed = pack([actor(0.5)], nothing)
+    assert packed is not None
+    assert num_placeable(actor(1), packed[1], 100) == 3
+    assert num_placeable(actor(0.5), packed[1], 100) == 7
+    assert num_placeable(actor(0.5), nothing, 5) == 5
+    assert num_placeable(actor(4), nothing, 5) == 0
 
 
 amounts = st.sampled_from([0.25, 0.5, 0.75, 1.0, 2.0])
@@ -95,12 +97,12 @@ def test_what_is_placed_never_exceeds_a_node_and_greedy_success_is_found(
 ) -> None:
     given = nodes(*[{"GPU": float(n)} for n in gpus])
     needs = [actor(amount) for amount in wanted]
-    placed = place_all(needs, rooms_of(given))
-    if placed is not None:
-        for node in nodes_after(given, needs, placed):
+    packed = pack(needs, rooms_of(given))
+    if packed is not None:
+        for node in nodes_with(given, packed[1]):
             assert node.free["GPU"] >= 0
     elif needs:
-        assert spread(needs, rooms_of(given), 0) is not None
+        assert first_unplaced(needs, rooms_of(given), 0) is not None
 
 
 @pytest.mark.parametrize(
@@ -156,8 +158,7 @@ def test_a_fraction_in_parts_says_so() -> None:
 
 
 def test_a_thousand_replicas_are_placed() -> None:
-    one = actor(1.0, 1.0)
     rooms = rooms_of(nodes(*[{"CPU": 64.0, "GPU": 8.0}] * 8) * 16)
-    placed = place_all([one] * 1024, rooms)
-    assert placed is not None
-    assert len(placed) == 1024
+    packed = pack([actor(1.0, 1.0)] * 1024, rooms)
+    assert packed is not None
+    assert len(packed[0]) == 1024
