@@ -1,19 +1,20 @@
-"""Lets requests that want the same URL at the same time share one fetch, and keeps its bytes for a little while.
+"""Lets requests for the same URL share one fetch, and keeps its bytes for a short time.
 
-Knows nothing about connections and policies. URLs may carry signatures: they stay in this process's memory, and out
-of logs and errors.
+Knows nothing about connections and policies. URLs may carry signatures: they stay in this process's memory, out of
+logs and errors.
 """
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from cachetools import TLRUCache
 
 _FORBIDS_KEEPING: Final = frozenset({"no-store", "no-cache", "private"})
-_LARGEST_PART: Final = 4  # one image takes at most a quarter of the cache, so that it can't push all others out
-_ENTRY_BYTES: Final = 500  # about what an entry costs beside its URL and its image
+_LARGEST_PART: Final = 4  # one image takes at most a quarter of the cache, so that it can't push out all others
+_ENTRY_BYTES: Final = 500  # about what an entry costs besides its URL and its image
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,39 +44,33 @@ class ImageCache:
     """Fetched bytes by URL, `max_bytes` of them at most; the least recently used goes first. `clock` says seconds."""
 
     def __init__(self, max_bytes: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._max_bytes = max_bytes
-        self._clock = clock
-        self._entries: OrderedDict[str, tuple[bytes, float]] = OrderedDict()
-        self.num_bytes = 0
+        self._largest_entry = max_bytes // _LARGEST_PART
+        self.entries: TLRUCache[str, _Entry] = TLRUCache(max_bytes, _expires_at, clock, getsizeof=_num_bytes)
 
     def get(self, url: str) -> bytes | None:
         """The bytes, if they are here and may still be given."""
-        entry = self._entries.get(url)
-        if entry is None or entry[1] <= self._clock():
-            self._drop(url)
-            return None
-        self._entries.move_to_end(url)
-        return entry[0]
+        entry = self.entries.get(url)
+        return entry.fetched.data if entry else None
 
     def put(self, url: str, fetched: Fetched) -> None:
-        """Keep it, unless it mustn't be kept or is too large for its part of the cache."""
-        self._drop(url)
-        cost = _cost(url, fetched.data)
-        if fetched.keep_s <= 0 or cost > self._max_bytes // _LARGEST_PART:
-            return
-        self._entries[url] = fetched.data, self._clock() + fetched.keep_s
-        self.num_bytes += cost
-        while self.num_bytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, url: str) -> None:
-        entry = self._entries.pop(url, None)
-        if entry is not None:
-            self.num_bytes -= _cost(url, entry[0])
+        """Keep it, unless it mustn't be kept or is too large for its part of the cache; its predecessor goes."""
+        self.entries.pop(url, None)
+        entry = _Entry(url, fetched)
+        if _num_bytes(entry) <= self._largest_entry:
+            self.entries[url] = entry
 
 
-def _cost(url: str, data: bytes) -> int:
-    return len(data) + len(url) + _ENTRY_BYTES
+class _Entry(NamedTuple):
+    url: str
+    fetched: Fetched
+
+
+def _num_bytes(entry: _Entry) -> int:
+    return len(entry.fetched.data) + len(entry.url) + _ENTRY_BYTES
+
+
+def _expires_at(_: str, entry: _Entry, now_s: float) -> float:
+    return now_s + entry.fetched.keep_s
 
 
 @dataclass(slots=True)

@@ -40,7 +40,7 @@ def test_the_cache_forgets_in_time() -> None:
     assert cache.get("a") == b"x"
     clock.now_s = 10.0
     assert cache.get("a") is None
-    assert cache.num_bytes == 0
+    assert cache.entries.currsize == 0
 
 
 def test_the_least_recently_used_goes_first() -> None:
@@ -50,7 +50,7 @@ def test_the_least_recently_used_goes_first() -> None:
     assert cache.get("a")
     cache.put("e", Fetched(b"x" * 24_000, 10))
     assert [name for name in "abcde" if cache.get(name)] == ["a", "c", "d", "e"]
-    assert cache.num_bytes <= 100_000
+    assert cache.entries.currsize <= 100_000
 
 
 def test_one_image_takes_at_most_a_quarter() -> None:
@@ -76,7 +76,7 @@ def test_a_cache_of_no_bytes_keeps_nothing_and_replacing_counts_once() -> None:
     for data in (b"x" * 1000, b"y" * 10, b"y" * 10):
         cache.put("a", Fetched(data, 10))
     assert cache.get("a") == b"y" * 10
-    assert cache.num_bytes < 1000
+    assert cache.entries.currsize < 1000
     cache.put("a", Fetched(b"z", 0))  # what may no longer be kept also takes its predecessor away
     assert cache.get("a") is None
 
