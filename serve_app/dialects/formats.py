@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
-from serve_app.exchange.body import Body, Label, wrong
-from serve_app.exchange.tolerant import Tolerant
+from serve_app.exchange.body import Body, Label, Tolerant, wrong
 from serve_app.messages import OutputFormat, Tool
 from serve_app.output_format import MAX_GRAMMAR_BYTES, check_output_format
 

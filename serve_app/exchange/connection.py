@@ -23,7 +23,7 @@ from serve_app.exchange import request_id
 from serve_app.exchange.body_stream import BodyStream
 from serve_app.exchange.dialect import Dialect
 from serve_app.exchange.outbox import Outbox
-from serve_app.exchange.tolerant import IgnoredFields
+from serve_app.exchange.unknown_fields import IgnoredFields
 from serve_app.messages import Write
 from serve_app.metrics.registry import RequestTracker
 

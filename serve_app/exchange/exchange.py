@@ -16,12 +16,13 @@ from serve_app.access.admission import estimated_tokens
 from serve_app.access.keys import Key
 from serve_app.errors import DeadlineExceeded, ModelNotReady, ServeAppError, TooManyImages, UnsupportedMediaType
 from serve_app.exchange.all_at_once import all_at_once
-from serve_app.exchange.body import Body, parse_json, validate
+from serve_app.exchange.body import Body
 from serve_app.exchange.connection import Connection
 from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.field_names import in_clients_words
 from serve_app.exchange.lane import Lane
 from serve_app.exchange.off_loop import off_loop
+from serve_app.exchange.validation import parse_json, validate
 from serve_app.images.gate import ImageSource
 from serve_app.messages import (
     Chunk,

@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from serve_app.dialects.openai.chat_body import ChatBody
-from serve_app.exchange.body import validate
-from serve_app.exchange.tolerant import MAX_NAMES, IgnoredFields
+from serve_app.exchange.unknown_fields import MAX_NAMES, IgnoredFields
+from serve_app.exchange.validation import validate
 from tests.dialects.test_malformed import check_error, check_serves_on
 from tests.own_lane import bearer, own_lane
 

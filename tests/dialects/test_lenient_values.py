@@ -10,7 +10,7 @@ import pytest
 from serve_app.dialects.captions.body import CaptionForm
 from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.dialects.openai.completion_body import CompletionBody
-from serve_app.exchange.body import validate
+from serve_app.exchange.validation import validate
 from serve_app.messages import Sampling
 from tests.dialects.test_malformed import check_error
 from tests.malformed_captions import IMAGE

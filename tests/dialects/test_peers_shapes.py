@@ -12,7 +12,7 @@ from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.dialects.openai.completion_body import CompletionBody
 from serve_app.dialects.tgi.body import GenerateBody
 from serve_app.errors import ContextTooLong, InvalidRequest, concrete_errors
-from serve_app.exchange.body import validate
+from serve_app.exchange.validation import validate
 from serve_app.messages import OutputFormat
 from tests.dialects.test_malformed import check_error
 from tests.malformed_captions import IMAGE

@@ -26,8 +26,10 @@ from serve_app.dialects.tgi.body import GenerateBody, TokenizeBody
 from serve_app.dialects.tgi.hub_images import CaptionImageBody, FlatQuestionBody, QuestionBody
 from serve_app.errors import InvalidRequest
 from serve_app.exchange import json_text
-from serve_app.exchange.body import MAX_FIELDS, MAX_LABEL_CHARACTERS, MAX_TEXT_CHARACTERS, Body, parse_json
+from serve_app.exchange.body import MAX_LABEL_CHARACTERS, MAX_TEXT_CHARACTERS, Body
 from serve_app.exchange.off_loop import LARGEST_ON_LOOP, off_loop
+from serve_app.exchange.unknown_fields import MAX_FIELDS
+from serve_app.exchange.validation import parse_json
 from tests.own_lane import bearer, own_lane
 
 BODIES: tuple[type[Body], ...] = (

@@ -10,8 +10,9 @@ from serve_app.config.http import MAX_IMAGES
 from serve_app.dialects.captions.fields import CaptionFields
 from serve_app.errors import InvalidRequest
 from serve_app.exchange import json_text
-from serve_app.exchange.body import Body, shortened, validate, wrong
+from serve_app.exchange.body import Body, shortened, wrong
 from serve_app.exchange.exchange import Exchange
+from serve_app.exchange.validation import validate
 from serve_app.images.gate import ImageBase64, ImageBytes, ImageSource, ImageUrl, source_from_text
 
 _LISTS = ("stop", "options")  # fields that a form may have more than once

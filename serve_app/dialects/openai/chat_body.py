@@ -11,8 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from serve_app.dialects.formats import MAX_TOOLS, AllowedToolsChoice, FunctionTool, NamedToolChoice, ToolChoice
 from serve_app.dialects.sampling_body import MAX_TOP_LOGPROBS, VLLM_NEUTRAL, GenerationBody
-from serve_app.exchange.body import Label, LongText, Whole, shortened, wrong
-from serve_app.exchange.tolerant import Tolerant
+from serve_app.exchange.body import Label, LongText, Tolerant, Whole, shortened, wrong
 from serve_app.messages import Role, Sampling, ToolCall, ToolChoiceKind, ToolUse
 from serve_app.output_format import check_text_depth
 

@@ -15,9 +15,9 @@ from serve_app.dialects.tgi.body import GenerateBody
 from serve_app.dialects.tgi.hub_images import answer_question, caption_body, caption_file, is_image, is_question
 from serve_app.dialects.tgi.model import choose_model, model_outside_body
 from serve_app.errors import InvalidRequest
-from serve_app.exchange.body import parse_object
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.off_loop import off_loop
+from serve_app.exchange.validation import parse_object
 from serve_app.images.gate import ImageUrl
 from serve_app.messages import GenerationRequest, Message, RawPrompt
 from serve_app.models.entry import ModelEntry

@@ -7,7 +7,7 @@ import pytest
 
 from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.errors import InvalidRequest
-from serve_app.exchange.body import parse_json
+from serve_app.exchange.validation import parse_json
 from serve_app.messages import OutputFormat, Sampling, ToolCall
 
 USER = {"role": "user", "content": "Hi"}

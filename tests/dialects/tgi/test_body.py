@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from serve_app.dialects.tgi.body import GenerateBody, GenerateParameters
-from serve_app.exchange.body import parse_json
+from serve_app.exchange.validation import parse_json
 from serve_app.messages import OutputFormat, Sampling
 from tests.tgi_page import properties
 

@@ -22,7 +22,7 @@ from serve_app.demo import STYLE_PROMPTS
 from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.errors import ContextTooLong, DeadlineExceeded, InvalidRequest, RequestError
-from serve_app.exchange.body import validate
+from serve_app.exchange.validation import validate
 from serve_app.messages import (
     Chunk,
     GenerationRequest,
