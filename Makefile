@@ -16,6 +16,8 @@ PLAYGROUND ?=
 # EXTRA_INDEX: one more package index for pip, such as PyTorch's own for its CPU build.
 EXTRA_INDEX ?=
 PYTEST_ARGS ?=
+# TEST_PROCESSES: how many processes run the tests. A test with a Ray cluster waits most of its time.
+TEST_PROCESSES ?= 2
 # BENCH_ARGS: of `python -m benchmarks.serving`; --help tells them.
 BENCH_ARGS ?=
 # MINUTES: how long `make soak` lasts. SOAK_ARGS: of `python -m benchmarks.soak`; --help tells them.
@@ -38,7 +40,10 @@ DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 INSTALL_GRADIO = $(PIP_INSTALL) brotli fastapi gradio_client groovy hf-gradio jinja2 orjson pandas pydub pytz safehttpx \
 	semantic-version tomlkit "audioop-lts; python_version >= '3.13'" && $(PIP_INSTALL) --no-deps gradio
 
-.PHONY: help up test test-models simulate soak bench bench-quick bench-peers clients lint audit demo-model clean
+# tests/conftest.py says which tests run in one process and which start first.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
+.PHONY: help up check test test-models simulate soak bench bench-quick bench-peers clients lint audit demo-model clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -48,8 +53,11 @@ up: $(VENV)/.installed $(if $(filter vllm,$(ENGINE)),$(VENV)/.installed-vllm) $(
 	@exec $(BIN)/serve-app up $(CONFIG) $(if $(PORT),--port $(PORT)) $(if $(ADDRESS),--address $(ADDRESS)) \
 		$(if $(ENGINE),--engine $(ENGINE)) $(if $(PLAYGROUND),--playground)
 
+check: lint ## Lint, and test what needs no cluster and no engine: two minutes, before each commit (PYTEST_ARGS=)
+	$(PYTEST) -m 'not cluster and not engine and not slow and not models' $(PYTEST_ARGS)
+
 test: $(VENV)/.installed-test clients lint ## Check and test everything that is quick; SLOW=1: the rest too (PYTEST_ARGS=)
-	$(BIN)/python -m pytest $(if $(SLOW),-m 'not models') $(PYTEST_ARGS)
+	$(PYTEST) $(if $(SLOW),-m 'not models') $(PYTEST_ARGS)
 
 test-models: $(MODELS_VENV)/.installed ## Test every model again where torchvision is (6.5 GB, once)
 	$(MODELS_VENV)/bin/python -m pytest -m '' tests/matrix $(PYTEST_ARGS)

@@ -1,6 +1,7 @@
 """A real service for the tests: `serve-app up` as a process of its own, on its own Ray cluster, ports and folder."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,10 +51,12 @@ class RunningService:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that nobody listens at, of a range from which neither Linux nor Ray gives any to others meanwhile."""
+    while True:
+        port = random.randint(20_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager
@@ -101,6 +104,13 @@ def serve_deploy(values: dict[str, Any], dashboard_url: str, environment: dict[s
         command = [str(Path(sys.executable).parent / "serve"), "deploy", "--address", dashboard_url, file.name]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+def put_config(values: dict[str, Any], dashboard_url: str, token: str) -> None:
+    """The request that `serve deploy` makes, without the seconds in which that command starts. `token` is Ray's."""
+    url, headers = f"{dashboard_url}/api/serve/applications/", {"authorization": f"Bearer {token}"}
+    answer = httpx.put(url, json=values, headers=headers, timeout=120, trust_env=False)
+    assert answer.status_code == 200, answer.text
 
 
 def _wait_for_start(service: RunningService, timeout_s: float) -> None:

@@ -17,7 +17,7 @@ from tests.matrix.remote_code import build_remote_vlm
 from tests.service import RunningService, serving
 from tests.tiny_models import build_llama
 
-pytestmark = pytest.mark.timeout(600)  # eight models fail before the first test
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]  # eight models fail before the first test
 
 __all__ = ["build_model"]  # for an application that `serve-app up` doesn't check, as `serve deploy` doesn't
 

@@ -10,6 +10,8 @@ import pytest
 
 from tests.service import RunningService, serving
 
+pytestmark = pytest.mark.cluster
+
 DEADLINE_S = 120.0  # generous: how fast it really is stands in benchmarks/LOG.md
 NAMES = ["follower", "sleeper", "stuck", "pressed", "crowded"]
 ENV = {

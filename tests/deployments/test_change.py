@@ -1,13 +1,13 @@
 """Changes under constant traffic: one model's args, a model more, a model less, a canary, a version that fails.
 
-No request may fail meanwhile. The changes come as an engineer makes them: `serve deploy` with an edited file.
+No request may fail meanwhile. The changes come as `serve deploy` with an edited file makes them.
 """
 
 import asyncio
 import copy
 import json
-import os
 import re
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.service import RunningService, serve_deploy, serving
+from tests.service import RunningService, put_config, serving
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +55,7 @@ def file(models: list[dict[str, Any]], aliases: dict[str, dict[str, float]] | No
 
 
 BASE = [model("a"), model("b")]
+TOKEN = secrets.token_hex(32)
 
 
 class Cluster:
@@ -69,13 +70,12 @@ class Cluster:
     async def deploy(self, values: dict[str, Any]) -> None:
         values = copy.deepcopy(values)
         values["http_options"]["port"] = int(self.url.rpartition(":")[2])
-        environment = {**os.environ, "RAY_AUTH_MODE": "token"}  # as a cluster that `serve-app up` starts wants it
-        await asyncio.to_thread(serve_deploy, values, self._dashboard, environment)
+        await asyncio.to_thread(put_config, values, self._dashboard, TOKEN)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    with serving(file(BASE)) as running:
+    with serving(file(BASE), env={"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}) as running:
         yield Cluster(running)
 
 

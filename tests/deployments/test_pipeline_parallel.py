@@ -20,9 +20,9 @@ from tests.deployments.test_tensor_parallel import (
 )
 from tests.ray_nodes import ray_nodes
 from tests.service import serving
-from tests.vllm_models import build_text_part, needs_vllm
+from tests.vllm_models import build_text_part, starts_vllm
 
-pytestmark = [pytest.mark.slow, needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [*starts_vllm, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 # On CPUs vLLM makes a later stage's buffers only while it warms up, and it does so only to compile: here in name.
 WARMED_UP = {

@@ -14,9 +14,9 @@ import pytest
 from tests.drawings import COLORS, SHAPES, data_uri, png, says
 from tests.ray_nodes import Group, RayNodes, ray_nodes
 from tests.service import RunningService, serving
-from tests.vllm_models import needs_vllm
+from tests.vllm_models import starts_vllm
 
-pytestmark = [pytest.mark.slow, needs_vllm, pytest.mark.cluster, pytest.mark.timeout(1800)]
+pytestmark = [*starts_vllm, pytest.mark.slow, pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 START_TIMEOUT_S = 1200.0  # some twenty processes import vLLM; a minute or two on two quiet cores
 RECOVERY_S = 1200.0

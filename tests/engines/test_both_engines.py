@@ -12,9 +12,9 @@ import pytest
 from serve_app.config.applications import ModelConfig
 from tests.drawings import data_uri, png
 from tests.own_lane import bearer, own_lane
-from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, needs_vllm
+from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, starts_vllm
 
-pytestmark = [needs_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
+pytestmark = [*starts_vllm, pytest.mark.timeout(600), pytest.mark.filterwarnings("default")]
 
 Lanes = dict[str, httpx.Client]
 CHAT, TEXT, TGI = "/v1/chat/completions", "/v1/completions", "/generate"

@@ -35,6 +35,7 @@ PROXIES: dict[str, dict[str, str]] = {
     "ray": {},
     "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
 }
+ALONE = pytest.param("haproxy", marks=pytest.mark.xdist_group("haproxy"))  # two clusters with it on a host collide
 
 
 def secret(name: str) -> str:
@@ -91,7 +92,7 @@ def config(keys_file: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=list(PROXIES))
+@pytest.fixture(scope="module", params=["ray", ALONE])
 def proxy(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

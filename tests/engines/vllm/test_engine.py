@@ -38,13 +38,13 @@ from serve_app.messages import (
 )
 from tests.schema_cases import KEPT, REFUSED
 from tests.streaming import stream
-from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_int8_demo, needs_vllm
+from tests.vllm_models import ENGINE_ARGS, ENVIRONMENT, build_int8_demo, starts_vllm
 
 if TYPE_CHECKING:
     from serve_app.engines.vllm.engine import VllmEngine
 
 pytestmark = [
-    needs_vllm,
+    *starts_vllm,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.timeout(600),
     pytest.mark.filterwarnings(

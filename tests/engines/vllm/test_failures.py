@@ -12,9 +12,9 @@ from serve_app.demo import CHECKPOINT
 from serve_app.engines.vllm import args as vllm_args
 from serve_app.errors import ConfigError
 from tests import tiny_models
-from tests.vllm_models import ENVIRONMENT, build_endless, needs_vllm
+from tests.vllm_models import ENVIRONMENT, build_endless, starts_vllm
 
-pytestmark = [pytest.mark.slow, needs_vllm, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+pytestmark = [*starts_vllm, pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
 
 @pytest.fixture(scope="module")

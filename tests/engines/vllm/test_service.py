@@ -23,10 +23,10 @@ from tests.vllm_models import (
     build_adapter,
     build_endless,
     build_reciter,
-    needs_vllm,
+    starts_vllm,
 )
 
-pytestmark = [needs_vllm, pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [*starts_vllm, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 RECOVERY_S = 300.0  # generous: how long it takes isn't what is tested
 
