@@ -1,11 +1,14 @@
-"""A Serve config as a KubeRay `RayService`: head, worker groups, probes, secrets by reference.
+"""A Serve config as a KubeRay `RayService`: fills in the template rayservice.yaml, which says what a pod is.
 
-Fields and their meaning: https://docs.ray.io/en/latest/cluster/kubernetes/ and KubeRay's CRD schema, which a test
-holds every manifest against. Knows nothing of the cluster it will be applied to.
+A test checks every manifest against KubeRay's schema. Knows nothing about the cluster it will be applied to.
 """
 
+import json
+from dataclasses import asdict
 from importlib.metadata import version
 from math import ceil
+from pathlib import Path
+from string import Template
 from typing import Annotated, Any
 
 import yaml
@@ -14,15 +17,17 @@ from pydantic import Field, field_validator
 from serve_app import __version__
 from serve_app.config.applications import ApplicationConfig, IngressConfig, ModelConfig
 from serve_app.config.file import BUILDERS
+from serve_app.config.serve_settings import SERVE_SETTINGS
 from serve_app.errors import ConfigError
-from serve_app.kubernetes.pods import PodOptions, head_group, pod_security, worker_group
-from serve_app.kubernetes.worker_groups import Application, ingress_per_machine, worker_groups
+from serve_app.kubernetes.worker_groups import Application, WorkerGroup, ingress_per_machine, worker_groups
 from serve_app.strict import Strict
 
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$")]  # KubeRay adds 6 and allows 53
 SecretKey = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
-IDLE_TIMEOUT_S = 300  # a machine with GPUs takes minutes to come back with its model
-DEFAULT_PORT = 8000
+_DEFAULT_PORT = 8000
+_STOP_MARGIN_S = 30  # after the drain, for Ray's own end
+_NO_GPUS = WorkerGroup("gpu", num_cpus=0, num_gpus=0, min_machines=0, max_machines=0)
+_TEMPLATE = Template(Path(__file__).with_name("rayservice.yaml").read_text(encoding="utf-8"))
 
 
 class ManifestOptions(Strict):
@@ -56,45 +61,38 @@ def ray_service(values: dict[str, Any], options: ManifestOptions) -> dict[str, A
     applications = [
         Application(app["name"], _validated(app)) for app in values["applications"] if app["import_path"] in BUILDERS
     ]
-    port = _port(values)
-    groups = worker_groups(applications, options.cpus_per_machine, options.gpus_per_machine)
-    pods = PodOptions(
-        name=options.name, image=options.image, port=port, drain_s=_drain_s(applications),
-        secret=options.secret, secret_env=options.secret_env, cache_claim=options.cache_claim,
-        gpu_resource=options.gpu_resource, gpu_node_selector=options.gpu_node_selector,
-        memory_gib_per_cpu=options.memory_gib_per_cpu, memory_gib_per_gpu=options.memory_gib_per_gpu,
-    )  # fmt: skip
-    return {
-        "apiVersion": "ray.io/v1",
-        "kind": "RayService",
-        "metadata": {"name": options.name, "namespace": options.namespace},
-        "spec": {
-            "excludeHeadPodFromServeSvc": True,  # clients don't notice when the head restarts
-            "serveConfigV2": dump_yaml(_spread(values)),
-            "rayClusterConfig": {
-                "rayVersion": version("ray"),
-                "enableInTreeAutoscaling": True,
-                "autoscalerOptions": {
-                    "idleTimeoutSeconds": IDLE_TIMEOUT_S,
-                    "upscalingMode": "Default",
-                    "securityContext": pod_security(is_read_only=False),
-                    "resources": {
-                        "limits": {"cpu": "500m", "memory": "1Gi"},
-                        "requests": {"cpu": "500m", "memory": "1Gi"},
-                    },
-                },
-                "authOptions": {"mode": "token"},  # KubeRay makes the token and keeps it in a Secret
-                "gcsFaultToleranceOptions": {
-                    "redisAddress": options.redis_address,
-                    "redisPassword": {
-                        "valueFrom": {"secretKeyRef": {"name": options.redis_secret, "key": "password"}}
-                    },
-                },
-                "headGroupSpec": head_group(pods),
-                "workerGroupSpecs": [worker_group(group, pods) for group in groups],
-            },
-        },
+    drain_s = _drain_s(applications)
+    claim = {"persistentVolumeClaim": {"claimName": options.cache_claim}} if options.cache_claim else {"emptyDir": {}}
+    values_by_name = {
+        **options.model_dump(),
+        "ray_version": version("ray"),
+        "port": _port(values),
+        "drain_s": drain_s,
+        "grace_period_s": drain_s + _STOP_MARGIN_S,
+        "cache_volume": {"name": "cache", **claim},
     }
+    groups = worker_groups(applications, options.cpus_per_machine, options.gpus_per_machine)
+    for group in (_NO_GPUS, *groups):
+        memory_gib = group.num_cpus * options.memory_gib_per_cpu + group.num_gpus * options.memory_gib_per_gpu
+        sizes = {**asdict(group), "memory_gib": memory_gib}
+        values_by_name |= {f"{group.name}_{name}": size for name, size in sizes.items()}
+    in_json = {name: json.dumps(value, ensure_ascii=False) for name, value in values_by_name.items()}  # YAML as well
+    manifest: dict[str, Any] = yaml.safe_load(_TEMPLATE.substitute(in_json))
+    manifest["spec"]["serveConfigV2"] = dump_yaml(_spread(values))
+    cluster = manifest["spec"]["rayClusterConfig"]
+    cluster["workerGroupSpecs"] = [spec for spec in cluster["workerGroupSpecs"] if spec["maxReplicas"]]
+    # All containers have this one list, by a reference in the template.
+    cluster["headGroupSpec"]["template"]["spec"]["containers"][0]["env"] += _environment(options)
+    return manifest
+
+
+def _environment(options: ManifestOptions) -> list[dict[str, Any]]:
+    """Ray Serve's settings, and secrets by reference."""
+    secrets = [{"name": options.secret, "key": key, "optional": True} for key in options.secret_env]
+    return [
+        *({"name": name, "value": value} for name, value in SERVE_SETTINGS.items()),
+        *({"name": secret["key"], "valueFrom": {"secretKeyRef": secret}} for secret in secrets),
+    ]
 
 
 def _validated(app: dict[str, Any]) -> ApplicationConfig:
@@ -112,7 +110,7 @@ def _port(values: dict[str, Any]) -> int:
         )
     if values.get("proxy_location", "EveryNode") != "EveryNode":
         raise ConfigError("proxy_location must be EveryNode: the head's pod takes no requests")
-    return int(http.get("port", DEFAULT_PORT))
+    return int(http.get("port", _DEFAULT_PORT))
 
 
 def _spread(values: dict[str, Any]) -> dict[str, Any]:

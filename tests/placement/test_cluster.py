@@ -19,7 +19,6 @@ from serve_app.config.file import read_config_file
 from serve_app.config.serve_settings import SERVE_SETTINGS
 from serve_app.errors import ServiceError
 from serve_app.kubernetes.manifest import ManifestOptions
-from serve_app.kubernetes.pods import HOME, USER_ID
 from serve_app.metrics.specs import METRICS
 from tests.kubernetes_schema import mistakes, part, ray_service_schema
 
@@ -151,8 +150,12 @@ def test_the_image_is_made_of_what_is_here() -> None:
 
 
 def test_the_image_is_the_one_the_pods_expect() -> None:
-    assert f"USER {USER_ID}:{USER_ID}" in DOCKERFILE
-    assert f"--uid {USER_ID} --create-home --home-dir {HOME} " in DOCKERFILE
+    cluster = yaml.safe_load((CLUSTER / "rayservice.yaml").read_text())["spec"]["rayClusterConfig"]
+    pod = cluster["headGroupSpec"]["template"]["spec"]
+    user, group = (pod["securityContext"][key] for key in ("runAsUser", "runAsGroup"))
+    (home,) = (item["value"] for item in pod["containers"][0]["env"] if item["name"] == "HOME")
+    assert f"USER {user}:{group}" in DOCKERFILE
+    assert f"--uid {user} --create-home --home-dir {home} " in DOCKERFILE
     assert f"-t {ManifestOptions().image} " in DOCKERFILE
     (base,) = re.findall(r"^ARG PYTHON_IMAGE=(.*)$", DOCKERFILE, re.MULTILINE)
     assert re.fullmatch(r"python:3\.1[1-3]\.\d+-slim-\w+", base)
