@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+import httpx
+from httpx_sse import EventSource
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.client import sse
 from serve_app.ingress.openapi import document
 from serve_app.ingress.routes import ROUTES
 
@@ -57,9 +58,10 @@ def mistakes(method: str, path: str, status: int, media_type: str, body: bytes) 
     elif media_type == "application/json":
         yield from _misfits(where, content["schema"], json.loads(body))
     elif media_type == "text/event-stream":
-        for event in sse.events([body]):
-            if event != "[DONE]":
-                yield from _misfits(where, content["x-event"], json.loads(event))
+        answer = httpx.Response(status, headers={"content-type": media_type}, content=body)
+        for event in EventSource(answer).iter_sse():
+            if event.data not in ("", "[DONE]"):
+                yield from _misfits(where, content["x-event"], json.loads(event.data))
 
 
 def _misfits(where: str, schema: dict[str, Any], value: Any) -> Iterator[str]:

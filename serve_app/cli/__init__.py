@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from serve_app.cli.caption import caption
 from serve_app.cli.chat import chat
-from serve_app.cli.errors import INTERRUPTED, CliError
+from serve_app.cli.errors import INTERRUPTED, USAGE, CliError, exit_code_of
 from serve_app.cli.key import key
 from serve_app.cli.manifest import manifest
 from serve_app.cli.models import models
@@ -19,19 +19,26 @@ from serve_app.cli.plan import plan
 from serve_app.cli.status import status
 from serve_app.cli.terminal import printable
 from serve_app.cli.up import up
+from serve_app.client.errors import ServiceError
+from serve_app.errors import ConfigError
 
 
 class _Commands(TyperGroup):
-    """Runs a subcommand and turns a `CliError` into its sentence on stderr and its exit code."""
+    """Runs a subcommand and turns an error into its sentence on stderr and its exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except CliError as error:
-            print(f"serve-app: {printable(error.message)}", file=sys.stderr)
-            sys.exit(error.exit_code)
+        except CliError as exc:
+            error, exit_code = exc.message, exc.exit_code
+        except ServiceError as exc:
+            error, exit_code = exc.message, exit_code_of(exc)
+        except ConfigError as exc:
+            error, exit_code = str(exc), USAGE
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
+        print(f"serve-app: {printable(error)}", file=sys.stderr)
+        sys.exit(exit_code)
 
 
 app = typer.Typer(

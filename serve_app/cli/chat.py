@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from serve_app.cli.errors import INTERRUPTED, USAGE, CliError
+from serve_app.cli.errors import USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
+from serve_app.client.errors import ServiceError
 
 if TYPE_CHECKING:
     from serve_app.cli.conversation import Conversation
@@ -38,33 +39,24 @@ def chat(
     git diff | serve-app chat --system "Review this change."
     serve-app chat
     """
-    from serve_app.cli.client import open_client
     from serve_app.cli.conversation import Conversation
+    from serve_app.client.api import ApiClient
 
-    with open_client(url, api_key) as client:
-        talk = Conversation(client, model, system, max_tokens, temperature)
+    fields = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+    with Conversation(ApiClient(url, api_key), system, fields) as conversation:
         for source in image or []:
-            talk.add_image(source)
+            conversation.add_image(source)
         if message is None and sys.stdin.isatty():
-            _converse(talk)
+            _converse(conversation)
             return
-        _answer_once(talk, _piped() if message is None else message)
+        if message is None:
+            message = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
+        if not message:
+            raise CliError("There is no message: write one behind `serve-app chat`, or pipe one in", USAGE)
+        conversation.ask(message)
 
 
-def _piped() -> str:
-    return sys.stdin.buffer.read().decode("utf-8", "replace").strip()
-
-
-def _answer_once(talk: "Conversation", message: str) -> None:
-    if not message:
-        raise CliError("There is no message: write one behind `serve-app chat`, or pipe one in", USAGE)
-    try:
-        talk.ask(message)
-    except KeyboardInterrupt as exc:
-        raise typer.Exit(INTERRUPTED) from exc
-
-
-def _converse(talk: "Conversation") -> None:
+def _converse(conversation: "Conversation") -> None:
     import readline  # noqa: F401 -- gives `input` its editing and history
 
     print("Type a message; /help lists commands.", file=sys.stderr)
@@ -78,27 +70,27 @@ def _converse(talk: "Conversation") -> None:
             print("\n(Ctrl-D ends)", file=sys.stderr)
             continue
         try:
-            _take(talk, line)
-        except CliError as error:
+            _obey(conversation, line)
+        except (CliError, ServiceError) as error:
             print(error.message, file=sys.stderr)
         except KeyboardInterrupt:
             print("\n(stopped)", file=sys.stderr)
 
 
-def _take(talk: "Conversation", line: str) -> None:
+def _obey(conversation: "Conversation", line: str) -> None:
     """Do what one line of the conversation says."""
     if not line.startswith("/"):
         if line:
-            talk.ask(line)
+            conversation.ask(line)
         return
     command, _, value = line.partition(" ")
     value = value.strip()
     if command == "/new":
-        talk.begin_anew()
+        conversation.begin_anew()
     elif command == "/image" and value:
-        talk.add_image(value)
+        conversation.add_image(value)
     elif command == "/model" and value:
-        talk.model = value
+        conversation.fields["model"] = value
     elif command == "/help":
         print(HELP, file=sys.stderr)
     else:

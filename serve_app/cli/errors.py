@@ -4,6 +4,8 @@
 130 stopped by Ctrl-C.
 """
 
+from serve_app.client.errors import ServiceError, Unreachable
+
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -16,25 +18,8 @@ class CliError(Exception):
         self.exit_code = exit_code
 
 
-class Unreachable(CliError):
-    """No connection could be made at all: nothing was asked."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, UNREACHABLE)
-
-
-class Dropped(CliError):
-    """A connection broke, or stayed silent too long, before the whole answer came."""
-
-
-class ApiError(CliError):
-    """The service answered, with a failure. `param` and `code` are the API's; `code` may be empty."""
-
-    def __init__(
-        self, status: int, code: str, message: str, param: str | None = None, retry_after_s: float | None = None
-    ) -> None:
-        super().__init__(message, USAGE if 400 <= status < 500 and status != 429 else FAILED)
-        self.status = status
-        self.code = code
-        self.param = param
-        self.retry_after_s = retry_after_s
+def exit_code_of(error: ServiceError) -> int:
+    """The exit code of a command that ends because a request failed."""
+    if isinstance(error, Unreachable):
+        return UNREACHABLE
+    return USAGE if 400 <= (error.status or 0) < 500 and error.status != 429 else FAILED

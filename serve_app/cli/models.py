@@ -1,5 +1,6 @@
 """`serve-app models`: what can be asked of the service, and what isn't ready yet."""
 
+import asyncio
 import json
 from typing import Any
 
@@ -17,10 +18,13 @@ def models(url: Url = DEFAULT_URL, api_key: ApiKey = None, as_json: Json = False
     """
     from rich.console import Console
 
-    from serve_app.cli.client import get_json, open_client
+    from serve_app.client.api import ApiClient
 
-    with open_client(url, api_key) as client:
-        answer = get_json(client, "/v1/models")
+    async def listed() -> dict[str, Any]:
+        async with ApiClient(url, api_key) as client:
+            return await client.get("/v1/models")
+
+    answer = asyncio.run(listed())
     if as_json:
         typer.echo(json.dumps(answer))
     else:

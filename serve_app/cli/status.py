@@ -1,17 +1,20 @@
 """`serve-app status`: whether the service is up, and how fast each model is, on one screen."""
 
+import asyncio
 import json
-import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.errors import FAILED, ApiError, CliError, Unreachable
+from serve_app.cli.errors import FAILED
 from serve_app.cli.options import DEFAULT_URL, ApiKey, Json, Url
+from serve_app.client.errors import ServiceError, Unreachable
 
 if TYPE_CHECKING:
-    import httpx
     from rich.console import RenderableType
+
+    from serve_app.client.api import ApiClient
 
 REFRESH_EVERY_S = 2.0
 
@@ -33,57 +36,57 @@ def status(
 
     Exit codes: 0 ready, 1 up but not ready, 2 the API key is wrong, 3 no service.
     """
-    from serve_app.cli.client import open_client
-
-    with open_client(url, api_key) as client:
-        if watch:
-            _watch(client, as_json)
-            return
-        seen = gather(client)
-        _show(seen, as_json)
+    if watch:
+        with suppress(KeyboardInterrupt):
+            asyncio.run(_watch(url, api_key, as_json))
+        return
+    seen = asyncio.run(_look(url, api_key))
+    _show(seen, as_json)
     if not seen["ready"]:
         raise typer.Exit(FAILED)
 
 
-def gather(client: "httpx.Client") -> dict[str, Any]:
-    """`healthy`, `ready`, `models` and `metrics`; what could not be had is None, with a sentence in `notes`.
+async def _look(url: str, api_key: str | None) -> dict[str, Any]:
+    from serve_app.client.api import ApiClient
 
-    Raises `Unreachable`, and `ApiError` where the API key is missing or wrong.
+    async with ApiClient(url, api_key) as client:
+        return await gather(client)
+
+
+async def gather(client: "ApiClient") -> dict[str, Any]:
+    """`healthy`, `ready`, `models` and `metrics`. A part that could not be had is None, with a sentence in `notes`.
+
+    Raises `Unreachable`, and `ServiceError` where the API key is missing or wrong.
     """
-    from serve_app.cli.client import get_json
-
     notes: list[str] = []
 
-    def ask(path: str) -> Any:
+    async def get(path: str) -> Any:
         try:
-            return get_json(client, path)
-        except CliError as error:
-            if isinstance(error, Unreachable) or (isinstance(error, ApiError) and error.status == 401):
+            return await client.get(path)
+        except ServiceError as error:
+            if isinstance(error, Unreachable) or error.status == 401:
                 raise
             notes.append(f"{path}: {error.message}")
             return None
 
-    health, ready, listed = ask("/health"), ask("/ready"), ask("/v1/models")
-    metrics = _metrics(client, notes)
-    models = (listed or {}).get("data", [])
-    if refused := (listed or {}).get("refused_config"):
+    health, ready, listed = await get("/health"), await get("/ready"), await get("/v1/models") or {}
+    metrics = await _metrics(client, notes)
+    if refused := listed.get("refused_config"):
         notes.append(f"The ingress keeps its last user_config, the newest is refused: {refused}")
     return {
-        "healthy": health is not None, "ready": ready is not None, "models": models,
+        "healthy": health is not None, "ready": ready is not None, "models": listed.get("data", []),
         "metrics": metrics, "notes": notes,
     }  # fmt: skip
 
 
-def _metrics(client: "httpx.Client", notes: list[str]) -> Any:
+async def _metrics(client: "ApiClient", notes: list[str]) -> Any:
     """The sidecar's summary; None where it isn't running or this key may not read it, and a note says which."""
-    from serve_app.cli.client import get_json
-
     try:
-        return get_json(client, "/metrics/summary")
+        return await client.get("/metrics/summary")
     except Unreachable:
         raise
-    except CliError as error:
-        is_refused = isinstance(error, ApiError) and error.status in (401, 403, 429)
+    except ServiceError as error:
+        is_refused = error.status in (401, 403, 429)
         absent = "nothing answers at /metrics/summary, so the metrics application isn't running"
         notes.append(f"No numbers: {error.message if is_refused else absent}")
         return None
@@ -98,26 +101,27 @@ def _show(seen: dict[str, Any], as_json: bool) -> None:
         Console().print(screen(seen))
 
 
-def _watch(client: "httpx.Client", as_json: bool) -> None:
+async def _watch(url: str, api_key: str | None, as_json: bool) -> None:
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
+    from serve_app.client.api import ApiClient
+
     console = Console()
-    try:
-        with Live(console=console, auto_refresh=False, screen=console.is_terminal and not as_json) as live:
+    is_screen = console.is_terminal and not as_json
+    async with ApiClient(url, api_key) as client:
+        with Live(console=console, auto_refresh=False, screen=is_screen) as live:
             while True:
                 try:
-                    seen = gather(client)
-                    if as_json or not console.is_terminal:
-                        _show(seen, as_json)
-                    else:
+                    seen = await gather(client)
+                    if is_screen:
                         live.update(screen(seen), refresh=True)
+                    else:
+                        _show(seen, as_json)
                 except Unreachable as error:
                     live.update(Text(error.message), refresh=True)
-                time.sleep(REFRESH_EVERY_S)
-    except KeyboardInterrupt:
-        return
+                await asyncio.sleep(REFRESH_EVERY_S)
 
 
 def screen(seen: dict[str, Any]) -> "RenderableType":

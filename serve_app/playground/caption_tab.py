@@ -6,7 +6,7 @@ from contextlib import aclosing
 import gradio as gr
 
 from serve_app.families.wish import ANY_LENGTH
-from serve_app.playground.fields import Number, given, sampling_of, text_of
+from serve_app.playground.fields import Number, sampling_of, text_of, without_empty
 from serve_app.playground.joycaption_space import length_of
 from serve_app.playground.service import Service
 from serve_app.playground.showing import (
@@ -14,12 +14,11 @@ from serve_app.playground.showing import (
     File,
     Update,
     address_input,
-    asked,
     chosen_image,
     image_input,
-    measured,
     paced,
     refusals_shown,
+    speed_text,
     visitor_of,
 )
 
@@ -52,22 +51,23 @@ class CaptionTab:
                 caption = gr.Textbox(label="Caption", lines=8, elem_id="caption", buttons=["copy"])
                 sent = gr.Textbox(label="The prompt that was sent", lines=2, elem_id="caption-prompt")
                 speed = gr.Markdown(NO_SPEED, elem_id="caption-speed")
-        wishes = [style, length, options, name]
+        settings = [style, length, options, name]
         self.model.change(
-            self.understood, self.model, wishes, api_visibility="private", show_progress="hidden", preprocess=False
+            self.choices, self.model, settings, api_visibility="private", show_progress="hidden", preprocess=False
         )
         asking = ask.click(
             self.caption,
-            [image, address, self.model, *wishes, prompt, max_tokens, temperature, seed],
+            [image, address, self.model, *settings, prompt, max_tokens, temperature, seed],
             [caption, sent, speed],
             api_name="caption",
             preprocess=False,
         )
         stop.click(None, None, None, cancels=[asking])
 
-    async def understood(self, model: str | None, request: gr.Request) -> list[Update]:
+    async def choices(self, model: str | None, request: gr.Request) -> list[Update]:
         """What the inputs for style, length, options and name offer for this model."""
-        styles = await asked(self._service.styles(text_of(model) or None, visitor_of(request)))
+        with refusals_shown():
+            styles = await self._service.styles(text_of(model) or None, visitor_of(request))
         names = [(style["label"], style["name"]) for style in styles["styles"]]
         options = [(option["text"], option["name"]) for option in styles["options"]]
         return [
@@ -101,7 +101,7 @@ class CaptionTab:
                 fields |= {"style": style, "length": length_of(text_of(length))}
                 fields |= {"options": options or None, "name": text_of(name) or None}
             chosen = chosen_image(image, address)
-            answer = self._service.caption(chosen, given(fields), visitor_of(request))
-            async with aclosing(paced(answer)) as saying:
-                async for said in saying:
-                    yield said.text, said.prompt or "", measured(said)
+            answers = self._service.caption(chosen, without_empty(fields), visitor_of(request))
+            async with aclosing(paced(answers)) as paced_answers:
+                async for answer in paced_answers:
+                    yield answer.text, answer.prompt or "", speed_text(answer)

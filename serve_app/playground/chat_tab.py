@@ -7,10 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from serve_app.playground.fields import Number, given, sampling_of, text_of
+from serve_app.playground.fields import Number, sampling_of, text_of, without_empty
 from serve_app.playground.guarded_blocks import image_of
 from serve_app.playground.service import Refused, Service
-from serve_app.playground.showing import NO_SPEED, File, Update, measured, paced, refusals_shown, visitor_of
+from serve_app.playground.showing import NO_SPEED, File, Update, paced, refusals_shown, speed_text, visitor_of
 
 Turn = dict[str, Any]  # its `role`, `text` and `files`
 Bubble = dict[str, Any]  # as Gradio's Chatbot shows a turn's parts
@@ -63,18 +63,18 @@ class ChatTab:
             text, files = text_of((message or {}).get("text")), list((message or {}).get("files") or [])
             if not text and not files:
                 raise Refused("there is no message: write one")
-            asked = [*turns, {"role": "user", "text": text, "files": files}]
-            messages = [_openai_message(turn) for turn in asked]
+            with_question = [*turns, {"role": "user", "text": text, "files": files}]
+            messages = [_openai_message(turn) for turn in with_question]
             if text_of(system):
                 messages.insert(0, {"role": "system", "content": system})
-            fields = given({"model": model} | sampling_of(max_tokens=max_tokens, temperature=temperature))
-            yield turns, _bubbles(asked), "…", gr.update(value=None)
-            answer = self._service.chat(messages, fields, visitor_of(request))
+            fields = without_empty({"model": model} | sampling_of(max_tokens=max_tokens, temperature=temperature))
+            yield turns, _bubbles(with_question), "…", gr.update(value=None)
+            answers = self._service.chat(messages, fields, visitor_of(request))
             try:
-                async with aclosing(paced(answer)) as saying:
-                    async for said in saying:
-                        answered = [*asked, {"role": "assistant", "text": said.text, "files": []}]
-                        yield answered, _bubbles(answered), measured(said), gr.skip()
+                async with aclosing(paced(answers)) as paced_answers:
+                    async for answer in paced_answers:
+                        with_answer = [*with_question, {"role": "assistant", "text": answer.text, "files": []}]
+                        yield with_answer, _bubbles(with_answer), speed_text(answer), gr.skip()
             except Refused:
                 again = {"text": text, "files": [file["path"] for file in files]}
                 yield turns, _bubbles(turns), "", gr.update(value=again)

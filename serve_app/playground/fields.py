@@ -37,6 +37,5 @@ def _number(name: str, text: str) -> int | float | None:
     return number
 
 
-def given(fields: Fields) -> Fields:
-    """Without what was left empty."""
+def without_empty(fields: Fields) -> Fields:
     return {name: value for name, value in fields.items() if value is not None}

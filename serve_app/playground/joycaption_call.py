@@ -1,4 +1,4 @@
-"""What clients of JoyCaption's Space call, `/stream_chat`, with its names and its order; nothing of it is seen."""
+"""What clients of JoyCaption's Space call, `/stream_chat`, with its names in its order. The page doesn't show it."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -47,7 +47,7 @@ class JoyCaptionCall:
                 styles, text_of(caption_type), str(caption_length), extra_options or [], text_of(name_input),
                 text_of(custom_prompt),
             )  # fmt: skip
-            answer = self._service.caption(chosen, fields | {"model": styles["model"]}, visitor)
-            async with aclosing(paced(answer)) as saying:
-                async for said in saying:
-                    yield said.prompt or "", said.text
+            answers = self._service.caption(chosen, fields | {"model": styles["model"]}, visitor)
+            async with aclosing(paced(answers)) as paced_answers:
+                async for answer in paced_answers:
+                    yield answer.prompt or "", answer.text

@@ -12,7 +12,7 @@ from serve_app.playground.chat_tab import ChatTab
 from serve_app.playground.guarded_blocks import GuardedBlocks
 from serve_app.playground.joycaption_call import JoyCaptionCall
 from serve_app.playground.service import Model, Service
-from serve_app.playground.showing import Update, asked, visitor_of
+from serve_app.playground.showing import Update, refusals_shown, visitor_of
 from serve_app.playground.side_by_side_tab import MAX_MODELS, SideBySideTab
 
 _DELETE_EVERY_S, _DELETE_AFTER_S = 300, 3600  # uploaded images
@@ -23,8 +23,9 @@ def build_page(service: Service, title: str, max_waiting: int) -> gr.Blocks:
 
     async def models(request: gr.Request) -> list[Update]:
         """What the three inputs for models offer this visitor."""
-        known = await asked(service.models(visitor_of(request)))
-        captioners, chatters = _names(known, "caption"), _names(known, "chat")
+        with refusals_shown():
+            known_models = await service.models(visitor_of(request))
+        captioners, chatters = _names(known_models, "caption"), _names(known_models, "chat")
         return [
             gr.update(choices=captioners, value=next(iter(captioners), None)),
             gr.update(choices=chatters, value=next(iter(chatters), None)),

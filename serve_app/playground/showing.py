@@ -1,21 +1,20 @@
 """What the page's tabs share: the input for an image, how answers and refusals are shown, and whose call it is."""
 
 import time
-from collections.abc import AsyncGenerator, Awaitable, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 import gradio as gr
 
 from serve_app.playground.fields import text_of
 from serve_app.playground.guarded_blocks import image_of
-from serve_app.playground.service import Refused, Said, Visitor
+from serve_app.playground.service import Answer, Refused, Visitor
 
 SHOW_EVERY_S = 0.05
 NO_SPEED = "*Nothing has been asked yet.*"
 Update = dict[str, Any]  # of a component, as `gr.update` makes it
-File = dict[str, Any]  # as Gradio tells of one: its `path` here, or the `url` of one that is elsewhere
-Answer = TypeVar("Answer")
+File = dict[str, Any]  # as Gradio describes one: its `path` here, or the `url` of one that is elsewhere
 
 
 def image_input(elem_id: str) -> gr.Image:
@@ -35,32 +34,27 @@ def chosen_image(image: File | None, address: str | None) -> bytes | str:
     return image_of(image)
 
 
-def measured(said: Said) -> str:
+def speed_text(answer: Answer) -> str:
     """How fast an answer came, once it is whole."""
-    if said.speed is None:
-        return "…" if said.finish_reason is None else ""
-    told = f"{said.speed.num_tokens} tokens · first after **{1000 * said.speed.first_token_s:.0f} ms**"
-    if said.speed.tokens_per_s is not None:
-        told += f" · **{said.speed.tokens_per_s:.0f} tokens/s**"
-    return told + (" · cut at the most tokens allowed" if said.finish_reason == "length" else "")
+    if answer.speed is None:
+        return "…" if answer.finish_reason is None else ""
+    text = f"{answer.speed.num_tokens} tokens · first after **{1000 * answer.speed.first_token_s:.0f} ms**"
+    if answer.speed.tokens_per_s is not None:
+        text += f" · **{answer.speed.tokens_per_s:.0f} tokens/s**"
+    return text + (" · cut at the most tokens allowed" if answer.finish_reason == "length" else "")
 
 
-async def paced(answer: AsyncGenerator[Said]) -> AsyncGenerator[Said]:
-    """The answer as often as a page can show it, its end included."""
-    shown_s, held = 0.0, None
-    async with aclosing(answer):
-        async for said in answer:
-            held = said
+async def paced(answers: AsyncGenerator[Answer]) -> AsyncGenerator[Answer]:
+    """The growing answer as often as a page can show it, and its end."""
+    shown_s, unshown = 0.0, None
+    async with aclosing(answers):
+        async for answer in answers:
+            unshown = answer
             if time.monotonic() - shown_s >= SHOW_EVERY_S:
-                shown_s, held = time.monotonic(), None
-                yield said
-    if held is not None:
-        yield held
-
-
-async def asked(question: Awaitable[Answer]) -> Answer:
-    with refusals_shown():
-        return await question
+                shown_s, unshown = time.monotonic(), None
+                yield answer
+    if unshown is not None:
+        yield unshown
 
 
 @contextmanager

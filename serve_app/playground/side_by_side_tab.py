@@ -16,8 +16,8 @@ from serve_app.playground.showing import (
     address_input,
     chosen_image,
     image_input,
-    measured,
     refusals_shown,
+    speed_text,
     visitor_of,
 )
 
@@ -63,9 +63,12 @@ class SideBySideTab:
             visitor = visitor_of(request)
             answers = [self._service.caption(chosen, {"model": model, "style": style}, visitor) for model in models]
             async with aclosing(side_by_side(answers)) as arriving:
-                async for index, said in arriving:
-                    text, told = (str(said), "failed") if isinstance(said, Refused) else (said.text, measured(said))
-                    columns[3 * index + 1], columns[3 * index + 2] = gr.update(value=text), gr.update(value=told)
+                async for index, result in arriving:
+                    if isinstance(result, Refused):
+                        text, speed = str(result), "failed"
+                    else:
+                        text, speed = result.text, speed_text(result)
+                    columns[3 * index + 1], columns[3 * index + 2] = gr.update(value=text), gr.update(value=speed)
                     if time.monotonic() - shown_s >= SHOW_EVERY_S:
                         shown_s = time.monotonic()
                         yield columns

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.client.sse import events
 from tests.cli_fake import FakeApi, command, run, serving, start, wait_for
 from tests.own_answers import chat_event, error
 
@@ -29,14 +28,6 @@ def api() -> FakeApi:
 def url(api: FakeApi) -> Iterator[str]:
     with serving(api) as url:
         yield url
-
-
-def test_events_arrive_in_any_pieces() -> None:
-    text = "\ufeff: hi\r\ndata: {\u2028\u00e9\x0c}\r\rid: 1\ndata:a\ndata: b\n\ndata\n\nevent: x\n\ndata: torn"
-    stream = text.encode()
-    expected = ["{\u2028é\x0c}", "a\nb", ""]
-    for size in (1, 2, 3, 7, len(stream)):
-        assert list(events(stream[i : i + size] for i in range(0, len(stream), size))) == expected
 
 
 def test_a_message_is_answered(api: FakeApi, url: str, tmp_path: Path) -> None:

@@ -4,16 +4,11 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from pathlib import Path
 
-import httpx
 import pytest
 from starlette.responses import JSONResponse
 
-from serve_app.cli import client
-from serve_app.cli.errors import CliError
 from tests import own_answers
 from tests.cli_fake import FakeApi, failure, free_port, run, serving
 
@@ -98,42 +93,3 @@ def test_help_imports_nothing_heavy() -> None:
     code = f"import sys, serve_app.cli; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert done.stdout.strip() == b"[]"
-
-
-@pytest.mark.parametrize(
-    ("given", "normal"),
-    [
-        ("http://h:1/", "http://h:1"),
-        ("http://h:1/v1/", "http://h:1"),
-        ("https://h/models/m/v1", "https://h/models/m"),
-        (" http://[::1]:8000 ", "http://[::1]:8000"),
-    ],
-)
-def test_addresses(given: str, normal: str) -> None:
-    assert client.normalized_url(given) == normal
-
-
-@pytest.mark.parametrize("given", ["", "h:8000", "ftp://h", "http://", "http://h:port", "http://h:99999999"])
-def test_no_addresses(given: str) -> None:
-    with pytest.raises(CliError, match="isn't an address"):
-        client.normalized_url(given)
-
-
-def test_retry_after() -> None:
-    date = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    assert 80 < (client.parse_retry_after(date) or 0) <= 90
-    given = [None, "", "2", "1.5", "-3", "nan", "inf", "soon", "Wed, 21 Oct 2015 07:28:00 GMT"]
-    assert [client.parse_retry_after(value) for value in given] == [None, None, 2, 1.5, 0, None, None, None, 0]
-
-
-def test_secrets_stay_out_of_messages() -> None:
-    with pytest.raises(CliError) as raised:
-        client.settings_for("http://h", "geheim\nx")
-    assert "geheim" not in raised.value.message
-    assert client.shown_url("http://me:secret@h/x") == "http://h/x"
-
-
-def test_a_foreign_error_is_a_sentence() -> None:
-    request = httpx.Request("GET", "http://me:secret@h/v1/models")
-    error = client.error_of(httpx.Response(502, text="<h1>Bad\n gateway</h1>", request=request))
-    assert error.message == "http://h/v1/models answered 502 Bad Gateway: <h1>Bad gateway</h1>"

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 import pytest
+from httpx_sse import EventSource
 
-from serve_app.client.sse import events
 from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.dialects.openai.completion_body import CompletionBody
 from serve_app.dialects.tgi.body import GenerateBody
@@ -44,9 +44,9 @@ def _chat(**fields: Any) -> ChatBody:
 
 def _events(client: httpx.Client, body: dict[str, Any], path: str = CHAT) -> list[dict[str, Any]]:
     with client.stream("POST", path, json=body | {"stream": True}) as answer:
-        told = list(events(answer.iter_bytes()))
-    assert told.pop() == "[DONE]"
-    return [json.loads(event) for event in told]
+        texts = [event.data for event in EventSource(answer).iter_sse()]
+    assert texts.pop() == "[DONE]"
+    return [json.loads(text) for text in texts]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from serve_app.families import FAMILIES
 from serve_app.playground import joycaption_space
 from serve_app.playground.door import Door
 from serve_app.playground.fields import sampling_of, text_of
-from serve_app.playground.service import Refused, Said, Service, side_by_side
+from serve_app.playground.service import Answer, Refused, Service, side_by_side
 from tests.own_lane import bearer
 from tests.playground_page import MAX_IMAGE_BYTES, MAX_UPLOAD_BYTES, TITLE, page_over
 
@@ -288,21 +288,21 @@ def test_no_file_of_this_machine_is_given_out(page: str) -> None:
 # Asking the service
 
 
-async def said(answer: AsyncGenerator[Said]) -> list[Said]:
-    return [one async for one in answer]
+async def collected(answers: AsyncGenerator[Answer]) -> list[Answer]:
+    return [answer async for answer in answers]
 
 
 async def test_a_caption_and_a_chat_come_piece_by_piece_with_their_speed(demo_lane: str) -> None:
     service = Service(demo_lane)
     visitor = KEY["authorization"]
-    *pieces, whole = await said(service.caption(EXAMPLE.read_bytes(), {"style": "short"}, visitor))
+    *pieces, whole = await collected(service.caption(EXAMPLE.read_bytes(), {"style": "short"}, visitor))
     assert whole.text == EXAMPLE_CAPTION == pieces[-1].text
     assert len(pieces) > 1
     assert whole.prompt == "Write a short caption for this picture."
     assert whole.speed is not None
     assert whole.speed.first_token_s > 0
     assert whole.speed.num_tokens > 1
-    *pieces, whole = await said(service.chat([{"role": "user", "content": "Who are you?"}], {}, visitor))
+    *pieces, whole = await collected(service.chat([{"role": "user", "content": "Who are you?"}], {}, visitor))
     assert "demo model" in whole.text
     assert whole.finish_reason == "stop"
     assert [model.name for model in await service.models(visitor)] == ["script"]
@@ -314,7 +314,7 @@ async def test_refusals_are_the_services_own_sentences(demo_lane: str) -> None:
     with pytest.raises(Refused, match="API key"):
         await service.models(None)
     with pytest.raises(Refused, match="style 'poem' is unknown"):
-        await said(service.caption(EXAMPLE.read_bytes(), {"style": "poem"}, KEY["authorization"]))
+        await collected(service.caption(EXAMPLE.read_bytes(), {"style": "poem"}, KEY["authorization"]))
     await service.close()
     nowhere = Service("http://127.0.0.1:1")
     with pytest.raises(Refused, match="doesn't answer"):
@@ -327,9 +327,9 @@ async def test_one_failure_ends_none_of_the_answers_beside_it(demo_lane: str) ->
     answers = [
         service.caption(EXAMPLE.read_bytes(), {"style": style}, KEY["authorization"]) for style in ("poem", "short")
     ]
-    last: dict[int, Said | Refused] = {index: told async for index, told in side_by_side(answers)}
+    last: dict[int, Answer | Refused] = {index: result async for index, result in side_by_side(answers)}
     assert isinstance(last[0], Refused)
-    assert isinstance(last[1], Said)
+    assert isinstance(last[1], Answer)
     assert last[1].text == EXAMPLE_CAPTION
     await service.close()
 

@@ -1,19 +1,18 @@
 """One image's way to the service and back: read, sent as multipart, and every failure sorted by what to do.
 
 `Refused` holds all workers back, `Broken` is worth another try, a `Row` is final, and what concerns the
-whole run rather than this image ends it as `ApiError`.
+whole run rather than this image ends it as `ServiceError`.
 """
 
 import asyncio
 import os
 from dataclasses import dataclass
-
-import httpx
+from typing import Any
 
 from serve_app.cli.captioning.images import MEDIA_TYPES, extension_of
 from serve_app.cli.captioning.rows import Asked, Row
-from serve_app.cli.client import error_of, json_of, translated
-from serve_app.cli.errors import ApiError, CliError
+from serve_app.client.api import ApiClient
+from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
 
 # so that `concurrency` images always fit in memory; services take far less
 LARGEST_FILE_BYTES = 256 * 1024 * 1024
@@ -25,7 +24,7 @@ _RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_
 class Refused(Exception):
     """The service takes nothing more for now (429, 503)."""
 
-    def __init__(self, error: ApiError) -> None:
+    def __init__(self, error: ServiceError) -> None:
         super().__init__(error.message)
         self.error = error
 
@@ -61,32 +60,30 @@ class CaptionRequest:
         fields |= {name: str(n) for name in ("max_tokens", "seed") if (n := getattr(self, name)) is not None}
         return {name: value for name, value in fields.items() if value is not None}
 
-    async def send(self, client: httpx.AsyncClient, file: str) -> Row:
-        """The row of one image. Raises `Refused`, `Broken`, `Unreachable`, or `ApiError` for the whole run."""
+    async def send(self, client: ApiClient, file: str) -> Row:
+        """The row of one image. Raises `Refused`, `Broken`, `Unreachable`, or `ServiceError` for the whole run."""
         try:
             data = await asyncio.to_thread(_read, file)
         except OSError as exc:
             return self.failure(file, "unreadable_file", f"the file can't be read: {exc.strerror}")
         # no name of ours goes out; the extension is all a service may want to know
-        upload = (f"image{extension_of(file)}", data, MEDIA_TYPES.get(extension_of(file)))
+        image = (f"image{extension_of(file)}", data, MEDIA_TYPES.get(extension_of(file)))
         try:
-            with translated(client.base_url):
-                response = await client.post("/v1/captions", data=self.fields, files={"image": upload})
-        except CliError as exc:
-            if exc.exit_code != 1:
-                raise
+            answer = await client.caption(self.fields, image)
+        except Unreachable:
+            raise
+        except BrokenOff as exc:
             size = f"{len(data):,} bytes"
             message = f"{exc.message}. The image has {size}: more than the service takes may look like this"
             raise Broken(self.failure(file, "connection_broken", message)) from exc
-        return self._row(file, response)
+        except ServiceError as exc:
+            return self._judge(file, exc)
+        return self._row(file, answer)
 
     def failure(self, file: str, code: str, message: str) -> Row:
         return Row(file, self.asked, error_code=code, error_message=message)
 
-    def _row(self, file: str, response: httpx.Response) -> Row:
-        if not response.is_success:
-            return self._judge(file, error_of(response))
-        answer = json_of(response)
+    def _row(self, file: str, answer: dict[str, Any]) -> Row:
         try:
             item = answer["data"][0]
             if "error" in item:
@@ -97,13 +94,14 @@ class CaptionRequest:
         except (KeyError, IndexError, TypeError, AttributeError):
             return self.failure(file, "bad_answer", "the service's answer holds no caption")
 
-    def _judge(self, file: str, error: ApiError) -> Row:
-        row = self.failure(file, error.code or f"http_{error.status}", error.message)
-        if error.status in (429, 503) and error.code != "replica_died":
+    def _judge(self, file: str, error: ServiceError) -> Row:
+        status = error.status or 0
+        row = self.failure(file, error.code or f"http_{status}", error.message)
+        if status in (429, 503) and error.code != "replica_died":
             raise Refused(error)
-        if error.status >= 500:
+        if status >= 500:
             raise Broken(row)
-        is_about_run = error.status in (401, 403, 404, 405) or error.status < 400
+        is_about_run = status in (401, 403, 404, 405) or status < 400
         if is_about_run or error.code in _RUN_CODES or _field(error.param) in _RUN_PARAMS:
             raise error
         return row

@@ -9,15 +9,15 @@ import signal
 from collections.abc import Iterator
 from itertools import islice
 
-import httpx
-
 from serve_app.cli.captioning.images import Found, ImageWalk
 from serve_app.cli.captioning.outputs import Output
 from serve_app.cli.captioning.pace import Pace, local_pause_s
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused
 from serve_app.cli.captioning.rows import Row, file_id
-from serve_app.cli.errors import UNREACHABLE, CliError, Unreachable
+from serve_app.cli.errors import UNREACHABLE, CliError
+from serve_app.client.api import ApiClient
+from serve_app.client.errors import Unreachable
 
 MAX_BROKEN = 4  # tries of an image at which the service itself fails
 MAX_REFUSALS = 100  # of one image while others are served
@@ -30,7 +30,7 @@ class CaptionRun:
     """Captions the images of one walk. `signal_number` is set if a signal ended it."""
 
     def __init__(
-        self, client: httpx.AsyncClient, request: CaptionRequest, output: Output, pace: Pace,
+        self, client: ApiClient, request: CaptionRequest, output: Output, pace: Pace,
         progress: RunProgress, *, concurrency: int, limit: int | None, is_retrying: bool,
     ) -> None:  # fmt: skip
         self._client = client

@@ -6,16 +6,15 @@ import sys
 from contextlib import closing
 from dataclasses import dataclass, field
 
-import httpx
-
 from serve_app.cli.captioning import outputs
 from serve_app.cli.captioning.images import ImageWalk, first_folder
 from serve_app.cli.captioning.pace import Pace
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import CaptionRequest
 from serve_app.cli.captioning.run import CaptionRun
-from serve_app.cli.client import error_of, json_of, settings_for, translated
 from serve_app.cli.errors import FAILED, USAGE, CliError
+from serve_app.client.api import ApiClient
+from serve_app.client.errors import ServiceError
 
 BUSY_PATIENCE_S = 1800.0  # a large model may take this long to load
 
@@ -77,8 +76,7 @@ class Session:
     ) -> int | None:
         """Runs, and returns the signal that ended it, if one did."""
         pace = Pace(self.patience_s, BUSY_PATIENCE_S, progress.say)
-        limits = httpx.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency)
-        async with httpx.AsyncClient(limits=limits, **settings_for(self.url, self.api_key)) as client:
+        async with ApiClient(self.url, self.api_key, num_connections=self.concurrency) as client:
             await _greet(client)
             run = CaptionRun(
                 client, self.request, output, pace, progress,
@@ -109,12 +107,10 @@ class Session:
         return f" (reasons in {self.output})" if self.output else ""
 
 
-async def _greet(client: httpx.AsyncClient) -> None:
+async def _greet(client: ApiClient) -> None:
     """Find out before the first image whether the address and the key are right; a busy service will do."""
-    with translated(client.base_url):
-        response = await client.get("/v1/models")
-    if response.status_code == 429 or response.status_code >= 500:
-        return
-    if not response.is_success:
-        raise error_of(response)
-    json_of(response)
+    try:
+        await client.get("/v1/models")
+    except ServiceError as error:
+        if error.status is None or not (error.status == 429 or error.status >= 500):
+            raise
