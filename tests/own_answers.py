@@ -15,7 +15,7 @@ from serve_app.exchange.exchange import Exchange
 from serve_app.messages import Chunk, FinishReason, ModelDescription
 from serve_app.metrics.registry import Metrics
 from serve_app.metrics.sidecar import Sidecar
-from serve_app.metrics.snapshot import Source, take_snapshot
+from serve_app.metrics.snapshot import Snapshot, Source
 from serve_app.models.entry import ModelEntry
 from tests.scripted_clock import Clock
 
@@ -36,12 +36,13 @@ def summary() -> dict[str, Any]:
 
     The first tokens of the last minute came after 60 ms, of 20 in 1,197 after 1.5 s; it writes 500 tokens a second.
     """
-    clock, registry = Clock(100.0), CollectorRegistry()
-    sidecar, metrics = Sidecar(MetricsConfig(), clock, Clock(1e9)), Metrics(registry, ["demo"], clock)
+    clock = Clock(100.0)
+    sidecar = Sidecar(MetricsConfig(), clock, Clock(1e9))
+    metrics = Metrics(CollectorRegistry(), ["demo"], clock)
     source = Source("ingress", "ingress", "in-1", "host:1", 1.0)
 
     def report(sequence: int) -> None:
-        sidecar.record(take_snapshot(registry, source, sequence, clock.now_s))
+        sidecar.record(Snapshot(source, sequence, clock.now_s, metrics.read()))
 
     metrics.watch_queue("demo", lambda: 4)
     report(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.ingress.routes import ROUTES
-from serve_app.metrics.registry import metrics_table
+from serve_app.metrics.specs import metrics_table
 from tests.service import RunningService
 from tests.test_imports import ROOMS
 

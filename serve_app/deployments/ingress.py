@@ -34,14 +34,14 @@ class IngressDeployment:
 
     def __init__(self, config: IngressConfig) -> None:
         start_log()
-        self._registry = CollectorRegistry()
-        self._metrics = Metrics(self._registry)
+        registry = CollectorRegistry()
+        self._metrics = Metrics(registry)
         self._config = config
         self._sidecar = sidecar = SidecarLink(config.metrics_application)
         self._catalog = Catalog(
             lambda model: self._router.describe(model), sidecar.loading, cluster.unplaced, cluster.declarations
         )
-        self._registry.register(ModelStates(get_args(State), self._catalog))
+        registry.register(ModelStates(get_args(State), self._catalog))
         self._inbox = Inbox(config.stream_host or ray.util.get_node_ip_address())
         self._router = Router(self._catalog, self._inbox)
         self._running = Running()
@@ -71,7 +71,7 @@ class IngressDeployment:
         await self._catalog.first_look()  # a new ingress knows most of its models before its first request
         await self._inbox.start()  # here, so that a wrong `stream_host` fails the deploy
         if not self._tasks:
-            self._reporter = start_reporter(self._registry, "ingress", self._config.metrics_application)
+            self._reporter = start_reporter(self._metrics, "ingress", self._config.metrics_application)
             work = (self._catalog.keep_fresh(lambda: self._admission.is_pressed), end_if_stuck())
             self._tasks += [asyncio.create_task(one) for one in work]
 

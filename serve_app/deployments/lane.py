@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
 from ray import serve
 from ray.serve._private.logging_utils import get_serve_logs_dir
 
@@ -92,7 +91,7 @@ def start_log() -> None:
 
 
 def start_reporter(
-    registry: CollectorRegistry,
+    metrics: Metrics,
     role: SourceRole,
     application: str | None,
     progress: LoadProgress | None = None,
@@ -111,7 +110,7 @@ def start_reporter(
     async def send(snapshot: Snapshot) -> None:
         hear(await link.record(snapshot))
 
-    reporter = Reporter(registry, source, send, loading=loading)
+    reporter = Reporter(metrics.read, source, send, loading=loading)
     if application is not None:
         reporter.start()
     return reporter

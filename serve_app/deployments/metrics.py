@@ -9,7 +9,8 @@ from serve_app.access.cancel_board import CancelBoard, Wish
 from serve_app.access.keys import Key, Keyring
 from serve_app.config.applications import MetricsConfig
 from serve_app.deployments.lane import start_log
-from serve_app.metrics.sidecar import Sidecar, create_metrics_app
+from serve_app.metrics.app import create_metrics_app
+from serve_app.metrics.sidecar import Sidecar
 from serve_app.metrics.snapshot import Snapshot, Waiting
 
 

@@ -35,11 +35,10 @@ class ModelDeployment:
     async def __init__(self, config: ModelConfig) -> None:  # type: ignore[misc] # Ray Serve awaits it
         start_log()
         name = serve.get_replica_context().app_name
-        registry = CollectorRegistry()
-        metrics = Metrics(registry, models=[name, *config.adapters])
+        metrics = Metrics(CollectorRegistry(), models=[name, *config.adapters])
         progress = LoadProgress(name)
         self._elsewhere = Elsewhere()
-        reporter = start_reporter(registry, "model", config.metrics_application, progress, self._elsewhere.told)
+        reporter = start_reporter(metrics, "model", config.metrics_application, progress, self._elsewhere.told)
         try:
             self._replica = await start_replica(name, config, metrics, progress)
         except BaseException:  # a cancelled start too: else its task outlives it

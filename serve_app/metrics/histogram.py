@@ -1,20 +1,17 @@
 """A histogram of seconds whose `observe` is cheap enough for every token, and percentiles from its buckets.
 
-`prometheus_client`'s histogram walks its buckets one by one and takes two locks; this one bisects, takes one,
-and counts n equal observations at once. It is a collector like any other, registered in a registry.
+`prometheus_client`'s histogram walks its buckets one by one and takes two locks. This one bisects, takes one lock
+and counts n equal observations at once. Reading it is one tuple of numbers a model.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from itertools import accumulate
 from threading import Lock
 
-from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import CollectorRegistry
-from prometheus_client.samples import Sample
 from prometheus_client.utils import floatToGoString
 
+from serve_app.metrics.snapshot import MetricSnapshot, Series
 from serve_app.metrics.specs import MetricSpec
 
 BUCKET_RATIO = 1.3
@@ -36,7 +33,7 @@ class Durations:
     __slots__ = ("_counts", "_lock", "_sum")
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(BOUNDS) + 1)
+        self._counts = [0] * len(BOUND_LABELS)
         self._sum = 0.0
         self._lock = Lock()
 
@@ -47,55 +44,31 @@ class Durations:
             self._counts[bucket] += count
             self._sum += seconds * count
 
-    def read(self) -> tuple[list[int], float]:
-        """Observations per bucket (the last one is without upper bound), and the sum of seconds."""
+    def read(self) -> tuple[float, ...]:
+        """How many durations are at most as long as each bound, how many there are, and their sum in seconds."""
         with self._lock:
-            return self._counts.copy(), self._sum
+            counts, total_s = self._counts.copy(), self._sum
+        return (*accumulate(counts), total_s)
 
 
 class DurationHistogram:
-    """A collector of `Durations` by model, in the shape of a Prometheus histogram."""
+    """`Durations` by model."""
 
-    def __init__(self, spec: MetricSpec, registry: CollectorRegistry) -> None:
+    def __init__(self, spec: MetricSpec) -> None:
         assert spec.labels == ("model",), f"{spec.name} has labels {spec.labels}, not model alone"
         self._spec = spec
         self._by_model: dict[str, Durations] = {}
-        registry.register(self)
 
     def of(self, model: str) -> Durations:
         """The model's durations: keep the result where it is used often."""
         durations = self._by_model.get(model)
         return durations if durations is not None else self._by_model.setdefault(model, Durations())
 
-    def describe(self) -> Iterable[Metric]:
-        """The metric without its samples: the registry's guard against two of one name."""
-        return [DurationMetric(self._spec, ())]
-
-    def collect(self) -> Iterable[Metric]:
-        """The metric with the counts of every model seen so far."""
-        return [DurationMetric(self._spec, [(m, d.read()) for m, d in list(self._by_model.items())])]
-
-
-class DurationMetric(Metric):
-    """A histogram's counts at one moment: `rows` of model, cumulative counts and sum of seconds.
-
-    `samples` are made when read: the text format wants them, a snapshot takes the rows, fifty times cheaper.
-    """
-
-    def __init__(self, spec: MetricSpec, rows: Iterable[tuple[str, tuple[list[int], float]]]) -> None:
-        super().__init__(spec.name, spec.help, "histogram")
-        del self.samples  # the cached property answers instead of the attribute
-        self.rows = [(model, tuple(accumulate(counts)), total) for model, (counts, total) in rows]
-
-    @cached_property
-    def samples(self) -> list[Sample]:  # type: ignore[override]  # a list there; made late here
-        made: list[Sample] = []
-        for model, cumulative, total in self.rows:
-            for label, count in zip(BOUND_LABELS, cumulative, strict=True):
-                made.append(Sample(self.name + "_bucket", {"model": model, "le": label}, count))
-            made.append(Sample(self.name + "_count", {"model": model}, cumulative[-1]))
-            made.append(Sample(self.name + "_sum", {"model": model}, total))
-        return made
+    def read(self) -> MetricSnapshot:
+        """The counts of every model seen so far."""
+        by_model = self._by_model.copy()
+        series = tuple(Series((("model", model),), durations.read()) for model, durations in by_model.items())
+        return MetricSnapshot(self._spec.name, "histogram", self._spec.help, series)
 
 
 def percentile(cumulative: Sequence[float], share: float) -> float | None:

@@ -1,7 +1,7 @@
 """What one process counts: the metrics of the catalog, and the `with` blocks that count them right.
 
-The HTTP side uses `request`, `image` and `waiting`, a replica `generation` and `watch_queue`. Knows nothing of
-sidecars: a snapshot reads the `prometheus_client` registry that was passed in.
+The HTTP side uses `request`, `image` and `waiting`, a replica `generation` and `watch_queue`. Knows nothing about
+sidecars: `read` says what is sent to one.
 """
 
 import asyncio
@@ -12,18 +12,18 @@ from types import TracebackType
 from typing import Self
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.metrics_core import Metric
 
 from serve_app.errors import InternalError, ServeAppError
 from serve_app.messages import Chunk
 from serve_app.metrics import specs
 from serve_app.metrics.histogram import DurationHistogram
-from serve_app.metrics.specs import CLEAN, CLIENT_LEFT, NO_MODEL, OK, OUTCOMES, MetricSpec, metrics_table
-
-__all__ = ["GenerationTracker", "ImageTracker", "Metrics", "RequestTracker", "metrics_table", "outcome_of"]
+from serve_app.metrics.snapshot import MetricSnapshot, Series
+from serve_app.metrics.specs import CLEAN, CLIENT_LEFT, NO_MODEL, OK, OUTCOMES, MetricSpec
 
 
 class Metrics:
-    """The metrics of one process, in `registry`.
+    """The metrics of one process: durations of its own kind, counters and gauges in `registry`, which may have more.
 
     `models` are the names that may become a label; any other, which a client may have made up, is counted
     as model `none`. Assign a new set when the configured models change.
@@ -37,22 +37,34 @@ class Metrics:
     ) -> None:
         self.models = frozenset(models)
         self.clock = clock
+        self._registry = registry
         self.requests = _counter(specs.REQUESTS, registry)
         self.in_flight = _gauge(specs.IN_FLIGHT, registry)
-        self.request_seconds = DurationHistogram(specs.REQUEST_SECONDS, registry)
-        self.time_to_first_token = DurationHistogram(specs.TIME_TO_FIRST_TOKEN, registry)
         self.images = _counter(specs.IMAGES, registry)
-        self.image_seconds = DurationHistogram(specs.IMAGE_SECONDS, registry)
         self.caption_guard = _counter(specs.CAPTION_GUARD, registry)
         self.ignored_fields = _counter(specs.IGNORED_FIELDS, registry)
         self.tokens = _counter(specs.TOKENS, registry)
-        self.inter_token = DurationHistogram(specs.INTER_TOKEN, registry)
-        self.queue_seconds = DurationHistogram(specs.QUEUE_SECONDS, registry)
         self.queued = _gauge(specs.QUEUED, registry)
         self.kv_cache_use = _gauge(specs.KV_CACHE_USE, registry)
-        self.turn_seconds = DurationHistogram(specs.TURN_SECONDS, registry)
         self.num_waiting = _gauge(specs.WAITING, registry)
         self.waiting_tokens = _gauge(specs.WAITING_TOKENS, registry)
+        self._histograms: list[DurationHistogram] = []
+        self.request_seconds = self._histogram(specs.REQUEST_SECONDS)
+        self.time_to_first_token = self._histogram(specs.TIME_TO_FIRST_TOKEN)
+        self.image_seconds = self._histogram(specs.IMAGE_SECONDS)
+        self.inter_token = self._histogram(specs.INTER_TOKEN)
+        self.queue_seconds = self._histogram(specs.QUEUE_SECONDS)
+        self.turn_seconds = self._histogram(specs.TURN_SECONDS)
+
+    def _histogram(self, spec: MetricSpec) -> DurationHistogram:
+        self._histograms.append(DurationHistogram(spec))
+        return self._histograms[-1]
+
+    def read(self) -> tuple[MetricSnapshot, ...]:
+        """Every metric that has a series, as it is sent to the sidecar."""
+        durations = [histogram.read() for histogram in self._histograms]
+        metrics = (*durations, *map(_read, self._registry.collect()))
+        return tuple(metric for metric in metrics if metric.series)
 
     def label(self, model: str) -> str:
         """The label value for a name that a client sent: itself if configured, `none` otherwise."""
@@ -67,7 +79,7 @@ class Metrics:
         return ImageTracker(self, self.label(model))
 
     def caption_checked(self, model: str, findings: Iterable[str]) -> None:
-        """Count a caption that the guard looked at, once for each of its findings (`caption_quality.FINDINGS`)."""
+        """Count a caption that the guard looked at, once for each of its findings."""
         for finding in tuple(findings) or (CLEAN,):
             self.caption_guard.labels(self.label(model), finding).inc()
 
@@ -244,6 +256,18 @@ def outcome_of(error: BaseException | None) -> str:
         return CLIENT_LEFT
     code = getattr(error, "code", None) if isinstance(error, ServeAppError) else None
     return code if code in OUTCOMES else InternalError.code
+
+
+def _read(metric: Metric) -> MetricSnapshot:
+    """Without the `_created` samples: the sidecar tells a restart by the process's start time."""
+    samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+    series = tuple(Series(tuple(sample.labels.items()), (_compact(sample.value),)) for sample in samples)
+    return MetricSnapshot(metric.name, metric.type, metric.documentation, series)
+
+
+def _compact(value: float) -> float:
+    """A whole number as an int, which pickles in 2 to 5 bytes; a float takes 9."""
+    return int(value) if float(value).is_integer() else value
 
 
 def _counter(spec: MetricSpec, registry: CollectorRegistry) -> Counter:

@@ -1,7 +1,7 @@
 """Sends a process's snapshot to the sidecar again and again, and never lets that disturb serving.
 
-Owns one asyncio task. How a snapshot travels is the caller's `send`; a sidecar that is absent, dead or slow
-costs a log line when it is lost, one when it is found, and nothing else.
+Owns one asyncio task. How a snapshot travels is the caller's `send`. A sidecar that is absent, dead or slow costs one
+log line when it is lost, one when it is found, and nothing else.
 """
 
 import asyncio
@@ -9,17 +9,14 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import replace
 
-from prometheus_client.registry import Collector
-
-from serve_app.metrics.snapshot import Snapshot, Source, take_snapshot
+from serve_app.metrics.snapshot import MetricSnapshot, Snapshot, Source
 
 _log = logging.getLogger(__name__)
 
 
 class Reporter:
-    """Pushes snapshots of `registry` every `period_s` from `start` to `stop`, one at a time.
+    """Pushes snapshots of what `read` returns every `period_s` from `start` to `stop`, one at a time.
 
     `send` may fail in any way and take any time: it is given `timeout_s`, then cancelled and not waited for.
     It must not block the event loop: resolve a Ray handle in a thread.
@@ -27,14 +24,14 @@ class Reporter:
 
     def __init__(
         self,
-        registry: Collector,
+        read: Callable[[], tuple[MetricSnapshot, ...]],
         source: Source,
         send: Callable[[Snapshot], Awaitable[object]],
         period_s: float = 1.0,
         timeout_s: float = 3.0,
         loading: Callable[[], str | None] = lambda: None,
     ) -> None:
-        self._registry = registry
+        self._read = read
         self._source = source
         self._send = send
         self._period_s = period_s
@@ -71,17 +68,21 @@ class Reporter:
         try:
             await self._send_once(is_final)
         except Exception as exc:  # noqa: BLE001 whatever fails in telling numbers, serving goes on
-            self._lost(exc)
+            if not self._is_lost:
+                _log.warning("metrics sidecar lost, retried every %g s: %s", self._period_s, _one_line(exc))
+            self._is_lost = True
         else:
-            self._found()
+            if self._is_lost:
+                _log.info("metrics sidecar found again")
+            self._is_lost = False
 
     async def _send_once(self, is_final: bool) -> None:
         """Send one snapshot. A task of its own tells the sidecar's cancellation from this reporter's."""
         if self._sending is not None and not self._sending.done():
             raise TimeoutError("the last push, cancelled by its timeout, still hasn't ended")
         self._sequence += 1
-        taken = take_snapshot(self._registry, self._source, self._sequence, time.monotonic(), is_final)
-        snapshot = replace(taken, loading=self._loading())
+        metrics, now_s = self._read(), time.monotonic()
+        snapshot = Snapshot(self._source, self._sequence, now_s, metrics, is_final, self._loading())
         self._sending = asyncio.ensure_future(self._send(snapshot))
         try:
             done, _ = await asyncio.wait({self._sending}, timeout=self._timeout_s)
@@ -93,16 +94,6 @@ class Reporter:
         if self._sending.cancelled():
             raise ConnectionError("the push was cancelled by its receiver")
         self._sending.result()
-
-    def _lost(self, error: Exception) -> None:
-        if not self._is_lost:
-            _log.warning("metrics sidecar lost, retried every %g s: %s", self._period_s, _one_line(error))
-        self._is_lost = True
-
-    def _found(self) -> None:
-        if self._is_lost:
-            _log.info("metrics sidecar found again")
-        self._is_lost = False
 
 
 def _read_result(sending: "asyncio.Future[object]") -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from serve_app.metrics import specs
 from serve_app.metrics.histogram import BOUND_LABELS, percentile
-from serve_app.metrics.snapshot import DURATION_PARTS, Snapshot
+from serve_app.metrics.snapshot import Snapshot
 from serve_app.metrics.specs import CLIENT_LEFT, OK, MetricSpec
 
 RATE_WINDOWS_S = (10, 60)
@@ -27,7 +27,6 @@ _PERCENTILES = {
     "turn_seconds": specs.TURN_SECONDS,
     "inter_token_seconds": specs.INTER_TOKEN,
 }
-_COUNTER_PARTS = (("_total", None),)
 
 
 class CountKey(NamedTuple):
@@ -47,12 +46,11 @@ def counts_of(snapshot: Snapshot) -> dict[CountKey, Values]:
     counts: dict[CountKey, Values] = {}
     for metric in snapshot.metrics:
         spec = _COUNTED.get(metric.name)
-        if spec is None or metric.parts not in (DURATION_PARTS, _COUNTER_PARTS):
+        if spec is None:
             continue
         for series in metric.series:
-            labels = dict(series.labels)
-            label = labels.get(spec.labels[-1], "") if spec.type == "counter" else ""
-            counts[CountKey(spec.name, label, labels.get("model", ""))] = series.values
+            label = dict(series.labels).get(spec.labels[-1], "") if spec.type == "counter" else ""
+            counts[CountKey(spec.name, label, series.model)] = series.values
     return counts
 
 

@@ -102,7 +102,7 @@ async def test_what_waits_is_counted_while_it_waits_and_its_time_after() -> None
         await asyncio.gather(*tasks)
         assert asked.metrics.num_waiting.labels("m")._value.get() == 0
         assert asked.metrics.waiting_tokens.labels("m")._value.get() == 0
-        counts, seconds = asked.metrics.turn_seconds.of("m").read()
-        assert (sum(counts), counts[0]) == (58, asked.capacity)
+        shortest, *_, number, seconds = asked.metrics.turn_seconds.of("m").read()
+        assert (number, shortest) == (58, asked.capacity)
         assert seconds > 0
         assert asked.replica.pressure()["time_to_first_token_s"] > 0

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from serve_app import app
 from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig
@@ -77,7 +76,7 @@ async def test_an_ingress_that_stops_says_its_last_word() -> None:
     async def send(snapshot: Snapshot) -> None:
         told.append(snapshot)
 
-    reporter = Reporter(CollectorRegistry(), Source("ingress", "ingress", "a", "a", 0.0), send, period_s=60)
+    reporter = Reporter(lambda: (), Source("ingress", "ingress", "a", "a", 0.0), send, period_s=60)
     reporter.start()
     work = asyncio.create_task(asyncio.sleep(60))
     ends = IngressDeployment.__del__  # of no instance: the collector would call it once more

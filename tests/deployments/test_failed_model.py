@@ -25,9 +25,10 @@ from serve_app.config.applications import MetricsConfig, RoutingConfig
 from serve_app.config.http import KeysConfig
 from serve_app.ingress.app import create_app
 from serve_app.messages import ModelDescription
+from serve_app.metrics.app import create_metrics_app
 from serve_app.metrics.registry import Metrics
-from serve_app.metrics.sidecar import Sidecar, create_metrics_app
-from serve_app.metrics.snapshot import Source, take_snapshot
+from serve_app.metrics.sidecar import Sidecar
+from serve_app.metrics.snapshot import Snapshot, Source
 from serve_app.models.catalog import Catalog
 from serve_app.placement import cluster
 from tests.bare_lane import bare_lane
@@ -77,13 +78,18 @@ async def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-async def client(registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+async def metrics(registry: CollectorRegistry) -> Metrics:
+    return Metrics(registry, STATES)
+
+
+@pytest.fixture
+async def client(metrics: Metrics, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     """An ingress's HTTP app over its own catalog, to which Ray Serve says that one model failed."""
     monkeypatch.setattr(cluster, "overviews", lambda: STATES)
     catalog = Catalog(_describe, _no_steps)
     catalog.configure(RoutingConfig(models=["gone", "reads"], aliases={"vlm": {"gone": 1}}))
     await catalog.refresh()
-    app = create_app(bare_lane(Metrics(registry, STATES), catalog))
+    app = create_app(bare_lane(metrics, catalog))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://it") as client:
         yield client
 
@@ -110,7 +116,7 @@ async def test_the_known_name_is_the_label(
 
 
 async def test_its_alert_fires_on_what_is_really_scraped(
-    client: httpx.AsyncClient, registry: CollectorRegistry, tmp_path: Path
+    client: httpx.AsyncClient, metrics: Metrics, tmp_path: Path
 ) -> None:
     """Three requests a minute for the failed model, and as many for a name that nobody knows."""
     promtool = shutil.which("promtool")
@@ -120,7 +126,7 @@ async def test_its_alert_fires_on_what_is_really_scraped(
         for _ in range(3):
             await client.post(CHAT, json=HI | {"model": name})
     sidecar = Sidecar(MetricsConfig())
-    sidecar.record(take_snapshot(registry, Source("ingress", "ingress", "a", "host:1", 0.0), 1, 0.0))
+    sidecar.record(Snapshot(Source("ingress", "ingress", "a", "host:1", 0.0), 1, 0.0, metrics.read()))
     app = create_metrics_app(sidecar, Keyring(KeysConfig()))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://it") as scraper:
         scraped = (await scraper.get("/")).text

@@ -16,7 +16,8 @@ from serve_app.config.applications import MetricsConfig
 from serve_app.config.http import HttpConfig, KeysConfig
 from serve_app.errors import Forbidden
 from serve_app.images.own_site import require_own_site
-from serve_app.metrics.sidecar import Sidecar, create_metrics_app
+from serve_app.metrics.app import create_metrics_app
+from serve_app.metrics.sidecar import Sidecar
 from serve_app.playground.door import Door
 from tests.own_lane import bearer, own_lane
 

@@ -9,8 +9,9 @@ from prometheus_client import CollectorRegistry
 from serve_app.config.applications import MetricsConfig, RoutingConfig
 from serve_app.messages import ModelDescription
 from serve_app.metrics.model_states import ModelStates
+from serve_app.metrics.registry import Metrics
 from serve_app.metrics.sidecar import Sidecar
-from serve_app.metrics.snapshot import Source, take_snapshot
+from serve_app.metrics.snapshot import Snapshot, Source
 from serve_app.models.catalog import Catalog
 from serve_app.models.entry import ModelEntry, State
 from serve_app.placement import cluster
@@ -67,7 +68,7 @@ def test_the_sidecar_tells_them_for_each_ingress() -> None:
         registry = CollectorRegistry()
         registry.register(ModelStates(get_args(State), Models([ModelEntry("m", "failed")], refused)))
         source = Source("ingress", "ingress", replica, "p", 0.0)
-        assert sidecar.record(take_snapshot(registry, source, 1, 0.0))
+        assert sidecar.record(Snapshot(source, 1, 0.0, Metrics(registry).read()))
     told = {(s.name, *sorted(s.labels.values())): s.value for m in sidecar.exposition().collect() for s in m.samples}
     for replica, refused_config in (("in-0", 0), ("in-1", 1)):
         assert told["serve_app_model_state", "failed", replica, "m"] == 1

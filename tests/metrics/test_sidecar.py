@@ -16,9 +16,10 @@ from serve_app.config.http import KeysConfig
 from serve_app.errors import Overloaded
 from serve_app.messages import Chunk
 from serve_app.metrics import sidecar as sidecar_module
+from serve_app.metrics.app import create_metrics_app
 from serve_app.metrics.registry import Metrics
-from serve_app.metrics.sidecar import Sidecar, create_metrics_app
-from serve_app.metrics.snapshot import Snapshot, Source, SourceRole, Waiting, take_snapshot
+from serve_app.metrics.sidecar import Sidecar
+from serve_app.metrics.snapshot import Snapshot, Source, SourceRole, Waiting
 from tests.scripted_clock import Clock
 
 
@@ -35,7 +36,7 @@ class Process:
 
     def snapshot(self, is_final: bool = False) -> Snapshot:
         self.sequence += 1
-        return take_snapshot(self.registry, self._source, self.sequence, self._clock.now_s, is_final)
+        return Snapshot(self._source, self.sequence, self._clock.now_s, self.metrics.read(), is_final)
 
     def generate(self, num_tokens: int, gap_s: float = 0.1, model: str = "demo") -> None:
         """Tokens one by one, at a fixed pace, without moving the clock."""
