@@ -4,7 +4,7 @@ Reads such a file, and adds an entry to its text. A secret may stand in it by mi
 the file holds: each names the line and the field. Who a request comes from is `keys.py`'s business.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Self
 
 import yaml
@@ -14,14 +14,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from serve_app.config.applications import Name
 from serve_app.errors import ConfigError
 from serve_app.strict import Strict
+from serve_app.yaml_text import YAML_ERRORS, repeated_key
 
 DEFAULT_PRIORITY = 5  # the middle of 0 to 9, so that a key can be put before the others or behind them
 
 _Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # C: a reload holds up requests
 _LONGEST_SHOWN_FIELD = 24  # characters: less than a key, which somebody may have put where a field's name belongs
 _DEEPEST = 8  # a list of models stands on the fourth level
-# PyYAML lets these through: a date with a 99th month, `!!bool x`, `!!timestamp x`
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
 
 
 class _Constructor(yaml.constructor.SafeConstructor):
@@ -109,9 +108,10 @@ def parse_keys(data: bytes) -> tuple[KeyEntry, ...]:
         text = data.decode("utf-8-sig")
         _refuse_nesting(text)
         root = yaml.compose(text, _Loader)
-        _refuse_repeated_fields(root)
+        if keys := repeated_key(root):  # so that no key loses its limits
+            raise ConfigError(f"line {keys[1].start_mark.line + 1}: the field {_shown(keys[1].value)} is there twice")
         values = None if root is None else _Constructor().construct_document(root)
-    except _YAML_ERRORS as exc:
+    except YAML_ERRORS as exc:
         mark = getattr(exc, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{place}this isn't valid YAML") from None  # its own words, like pydantic's, quote the file
@@ -180,23 +180,6 @@ def _refuse_nesting(text: str) -> None:
             depth -= 1
         if depth > _DEEPEST:
             raise ConfigError("values are nested deeper than a file of keys has any")
-
-
-def _refuse_repeated_fields(root: yaml.Node | None) -> None:
-    """A field that stands twice: YAML keeps the last and says nothing, so that a key could lose its limits."""
-    for mapping in _mappings(root):
-        seen = set()
-        for field in (name for name, _ in mapping.value if isinstance(name, yaml.ScalarNode)):
-            if field.value in seen:
-                raise ConfigError(f"line {field.start_mark.line + 1}: the field {_shown(field.value)} is there twice")
-            seen.add(field.value)
-
-
-def _mappings(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
-    if isinstance(root, yaml.MappingNode):
-        yield root
-    entries = _entries(root)
-    yield from (node for node in entries.value if isinstance(node, yaml.MappingNode)) if entries else ()
 
 
 def _repeated(index: int, field: str, sentence: str) -> PydanticCustomError:

@@ -158,11 +158,14 @@ def _serve_until_stopped(
 
 def _add_playground(values: dict[str, Any]) -> None:
     """The page, behind the same keys as the ingress; a file that has one already keeps its own."""
-    if any(app["import_path"] == PLAYGROUND for app in values["applications"]):
+    from serve_app.config.applications import IngressConfig, PlaygroundConfig
+    from serve_app.config.file import takes
+
+    if any(takes(app, PlaygroundConfig) for app in values["applications"]):
         return
     if find_spec("gradio") is None:
         raise CliError("--playground needs Gradio: pip install 'serve-app[playground]' (make up PLAYGROUND=1)", USAGE)
-    ingress = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
+    ingress = [app for app in values["applications"] if takes(app, IngressConfig)]
     if not ingress:
         raise CliError("--playground asks models through an ingress, and the file has none: add one", USAGE)
     if any(app["name"] == "playground" or app.get("route_prefix") == "/playground" for app in values["applications"]):
@@ -174,7 +177,10 @@ def _add_playground(values: dict[str, Any]) -> None:
 
 def _playground_url(values: dict[str, Any], url: str, absent: Collection[str] = ()) -> str | None:
     """Where the page is; None where there is none, or none that came up."""
-    pages = [app for app in values["applications"] if app["import_path"] == PLAYGROUND and app["name"] not in absent]
+    from serve_app.config.applications import PlaygroundConfig
+    from serve_app.config.file import takes
+
+    pages = [app for app in values["applications"] if takes(app, PlaygroundConfig) and app["name"] not in absent]
     return next((f"{url}{app['route_prefix']}" for app in pages if app.get("route_prefix")), None)
 
 
@@ -201,10 +207,13 @@ def _allow_own_name(values: dict[str, Any]) -> None:
 
 
 def _allowing(app: dict[str, Any], host: str) -> dict[str, Any]:
+    from serve_app.config.applications import ModelConfig
+    from serve_app.config.file import BUILDERS, takes
+
     args = app.get("args") or {}
-    if app["import_path"] == "serve_app.app:build_model":
+    if takes(app, ModelConfig):
         return app | {"args": args | {"http": _with_host(args.get("http") or {}, host)}}
-    return app | {"args": _with_host(args, host)} if app["import_path"].startswith("serve_app.app:") else app
+    return app | {"args": _with_host(args, host)} if app["import_path"] in BUILDERS else app
 
 
 def _with_host(http: dict[str, Any], host: str) -> dict[str, Any]:
@@ -238,8 +247,9 @@ def set_ray_defaults() -> None:
 def _wants_key(values: dict[str, Any]) -> bool:
     """Whether the ingress asks for an API key."""
     from serve_app.config.applications import IngressConfig
+    from serve_app.config.file import takes
 
-    ingresses = [app for app in values["applications"] if app["import_path"] == "serve_app.app:build_ingress"]
+    ingresses = [app for app in values["applications"] if takes(app, IngressConfig)]
     keys = [IngressConfig.model_validate(app.get("args") or {}).keys for app in ingresses]
     return any(config.file is not None or config.environment in os.environ for config in keys)
 

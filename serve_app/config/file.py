@@ -3,16 +3,24 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig, PlaygroundConfig, RoutingConfig
+from serve_app.config.applications import (
+    ApplicationConfig,
+    IngressConfig,
+    MetricsConfig,
+    ModelConfig,
+    PlaygroundConfig,
+    RoutingConfig,
+)
 from serve_app.config.environment import secret_in
 from serve_app.config.http import KeysConfig
 from serve_app.errors import ConfigError
 from serve_app.strict import first_sentence, nearest_hint
+from serve_app.yaml_text import parse_yaml
 
-BUILDERS: dict[str, type[BaseModel]] = {
+# Each builder, by the import path that a config file names, and the args that it takes.
+BUILDERS: dict[str, type[ApplicationConfig]] = {
     "serve_app.app:build_model": ModelConfig,
     "serve_app.app:build_ingress": IngressConfig,
     "serve_app.app:build_metrics": MetricsConfig,
@@ -28,15 +36,6 @@ _APPLICATION_KEYS = (
 )  # fmt: skip
 
 
-# Where the keys stand in the args of what answers HTTP.
-_DOORS = {
-    "serve_app.app:build_model": "args: http: keys",
-    "serve_app.app:build_ingress": "args: keys",
-    "serve_app.app:build_metrics": "args: keys",
-    "serve_app.app:build_playground": "args: keys",
-}
-
-
 def read_config_file(path: Path) -> dict[str, Any]:
     """The file as Ray Serve takes it (`ServeDeploySchema`), our applications' args checked.
 
@@ -44,42 +43,26 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text(encoding="utf-8")
-        repeated = _repeated_key(yaml.compose(text, yaml.SafeLoader))
-        values = yaml.safe_load(text)
     except FileNotFoundError as exc:
         raise ConfigError(f"{path} doesn't exist: name a Serve config file, or none for the demo") from exc
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"{path} can't be read: {exc}") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"{path} isn't valid YAML: {' '.join(str(exc).split())}") from exc
-    if repeated:
-        raise ConfigError(f"{path}: {repeated}")
+    values: dict[str, Any] = parse_yaml(text, str(path))
     try:
         _check(values)
     except ConfigError as exc:
         raise ConfigError(f"{path}: {exc}") from exc
-    checked: dict[str, Any] = values
-    return checked
+    return values
+
+
+def takes(app: dict[str, Any], config: type[BaseModel]) -> bool:
+    """Whether the application's builder takes this class of config."""
+    return BUILDERS.get(app["import_path"]) is config
 
 
 def model_names(values: dict[str, Any]) -> list[str]:
     """The names of the file's model applications."""
-    return [app["name"] for app in values["applications"] if app["import_path"] == "serve_app.app:build_model"]
-
-
-def _repeated_key(node: yaml.Node | None) -> str | None:
-    """Which key a mapping has twice: YAML keeps the last and says nothing, so that an alias would lose its model."""
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for key, _ in node.value:
-            if keys.count(key.value) > 1:
-                return (
-                    f"line {key.start_mark.line + 1}: '{key.value}' is there {keys.count(key.value)} times: keep one"
-                )
-        children = [value for _, value in node.value]
-    else:
-        children = node.value if isinstance(node, yaml.SequenceNode) else []
-    return next((found for child in children if (found := _repeated_key(child))), None)
+    return [app["name"] for app in values["applications"] if takes(app, ModelConfig)]
 
 
 def _check(values: Any) -> None:
@@ -120,7 +103,7 @@ def _check_application(app: Any, place: str) -> None:
         options = deployment.get("ray_actor_options")
         if isinstance(options, dict):
             _check_env_vars(options.get("runtime_env"), f"{place}: ray_actor_options: runtime_env")
-        if builder == "serve_app.app:build_ingress" and "user_config" in deployment:
+        if takes(app, IngressConfig) and "user_config" in deployment:
             _validate(RoutingConfig, deployment["user_config"], f"{place}: user_config")
 
 
@@ -134,7 +117,7 @@ def _check_env_vars(runtime_env: Any, place: str) -> None:
 def _check_ingress_models(values: dict[str, Any]) -> None:
     """An ingress that names no model serves nothing; one that names a missing model is a state, not an error."""
     for app in values["applications"]:
-        if app["import_path"] == "serve_app.app:build_ingress":
+        if takes(app, IngressConfig):
             configs = [d.get("user_config") or {} for d in app.get("deployments") or []]
             if not any(config.get("models") for config in configs):
                 names = ", ".join(model_names(values))
@@ -147,24 +130,22 @@ def _check_ingress_models(values: dict[str, Any]) -> None:
 def _check_keys_at_every_door(values: dict[str, Any]) -> None:
     """A service with a file of keys has no application that answers HTTP without one."""
     doors = {
-        app["name"]: (_DOORS[app["import_path"]], keys_of(app))
+        app["name"]: BUILDERS[app["import_path"]].model_validate(app.get("args") or {})
         for app in values["applications"]
-        if app["import_path"] in _DOORS and app.get("route_prefix", "/") is not None
+        if app["import_path"] in BUILDERS and app.get("route_prefix", "/") is not None
     }
-    closed = next((name for name, (_, keys) in doors.items() if keys.file), None)
-    for name, (where, keys) in doors.items():
-        if closed and not keys.file:
+    closed = next((name for name, config in doors.items() if _keys(config).file), None)
+    for name, config in doors.items():
+        if closed and not _keys(config).file:
+            where = "args: http: keys" if isinstance(config, ModelConfig) else "args: keys"
             raise ConfigError(
                 f"application '{name}' answers HTTP to everybody, while '{closed}' wants keys: give it the same "
                 f"{where}, or route_prefix: null"
             )
 
 
-def keys_of(app: dict[str, Any]) -> KeysConfig:
-    """Whose keys an application's HTTP wants; its args are valid."""
-    args = app.get("args") or {}
-    http = args.get("http") or {} if app["import_path"] == "serve_app.app:build_model" else args
-    return KeysConfig.model_validate(http.get("keys") or {})
+def _keys(config: ApplicationConfig) -> KeysConfig:
+    return config.http.keys if isinstance(config, ModelConfig) else config.keys
 
 
 def _check_keys(values: dict[Any, Any], valid: tuple[str, ...], place: str) -> None:

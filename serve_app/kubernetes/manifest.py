@@ -96,9 +96,7 @@ def _environment(options: ManifestOptions) -> list[dict[str, Any]]:
 
 
 def _validated(app: dict[str, Any]) -> ApplicationConfig:
-    config = BUILDERS[app["import_path"]].model_validate(app.get("args") or {})
-    assert isinstance(config, ApplicationConfig), "a builder whose config has no place here"
-    return config
+    return BUILDERS[app["import_path"]].model_validate(app.get("args") or {})
 
 
 def _port(values: dict[str, Any]) -> int:

@@ -16,6 +16,8 @@ from typing import Any
 
 import httpx
 
+from serve_app.config.applications import IngressConfig
+from serve_app.config.file import takes
 from serve_app.errors import ConfigError
 from serve_app.models.serve_states import last_line, num_serving
 
@@ -184,7 +186,7 @@ def _deploy(values: dict[str, Any], say: Say) -> tuple[dict[str, str], dict[str,
         time.sleep(POLL_S)
     pending = {name: why for name, why in waiting.reasons.items() if states.get(name) == "DEPLOYING"}
     for app in values["applications"]:
-        if app["name"] in pending and app["import_path"] == "serve_app.app:build_ingress":
+        if app["name"] in pending and takes(app, IngressConfig):
             raise ConfigError(f"application '{app['name']}' {pending[app['name']]}")
     return failures, pending
 

@@ -36,7 +36,7 @@ def applications_of(values: dict[str, Any]) -> list[Application]:
 
 def _application(app: dict[str, Any], place: str) -> Application:
     builder = BUILDERS.get(app["import_path"])
-    config: Any = builder.model_validate(app.get("args") or {}) if builder else None
+    config = builder.model_validate(app.get("args") or {}) if builder else None
     deployments = tuple(app.get("deployments") or ())
     if isinstance(config, ModelConfig):
         need = need_of(config.actor_options, config.placement_bundles, config.placement_strategy)

@@ -5,10 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from serve_app.errors import ConfigError
 from serve_app.placement.packing import Node
+from serve_app.yaml_text import parse_yaml
 
 HOW = (
     "write such as --nodes 4xCPU=16,GPU=2,gpu_memory_gib=80,memory_gib=64, or a YAML file with a list of such: "
@@ -38,11 +37,10 @@ def _is_file(spec: str) -> bool:
 
 def _read_file(path: str) -> list[dict[str, Any]]:
     try:
-        kinds = yaml.safe_load(Path(path).read_text(encoding="utf-8"))  # JSON is YAML
+        text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigError(f"--nodes {path}: neither nodes nor a file that can be read: {HOW}") from exc
-    except yaml.YAMLError as exc:
-        raise ConfigError(f"--nodes {path} isn't valid YAML: {' '.join(str(exc).split())}") from exc
+    kinds = parse_yaml(text, f"--nodes {path}")
     if not isinstance(kinds, list) or not kinds or not all(isinstance(kind, dict) for kind in kinds):
         raise ConfigError(f"--nodes {path} is no list of nodes: {HOW}")
     return [_checked({str(key): value for key, value in kind.items()}, path) for kind in kinds]

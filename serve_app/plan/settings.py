@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from math import inf
 from typing import Any
 
-from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig
+from serve_app.config.applications import IngressConfig, MetricsConfig, ModelConfig, PlaygroundConfig
 from serve_app.models.entry import num_places
 from serve_app.plan.addresses import address_findings
 from serve_app.plan.application import Application
@@ -12,11 +12,11 @@ from serve_app.plan.finding import Finding, error, note, warning
 from serve_app.plan.start import start_findings
 from serve_app.strict import nearest_hint
 
-_DEPLOYMENTS = {
-    "serve_app.app:build_model": "Model",
-    "serve_app.app:build_ingress": "Ingress",
-    "serve_app.app:build_metrics": "Metrics",
-    "serve_app.app:build_playground": "Playground",
+_DEPLOYMENTS: dict[type, str] = {
+    ModelConfig: "Model",
+    IngressConfig: "Ingress",
+    MetricsConfig: "Metrics",
+    PlaygroundConfig: "Playground",
 }
 # What a deployment may say beside args without changing what was checked or promised; all else overrides it.
 _HARMLESS = ("name", "user_config", "logging_config", "rolling_update_percentage", "max_surge_percent")
@@ -39,7 +39,7 @@ def settings_findings(values: dict[str, Any], applications: list[Application]) -
                 "give --nodes without what it takes",
             )
             continue
-        yield from _deployments(app, application)
+        yield from _deployments(application)
         if application.model:
             place = f"{application.place} '{application.name}': args"
             seen = _seen_at_once(application.model, app.get("route_prefix", "/") is not None, applications)
@@ -51,9 +51,9 @@ def settings_findings(values: dict[str, Any], applications: list[Application]) -
     yield from address_findings(values, applications)
 
 
-def _deployments(app: dict[str, Any], application: Application) -> Iterator[Finding]:
+def _deployments(application: Application) -> Iterator[Finding]:
     """Serve's own overrides: of a deployment that doesn't exist, or past the settings that are checked here."""
-    known = _DEPLOYMENTS[app["import_path"]]
+    known = _DEPLOYMENTS[type(application.config)]
     for index, deployment in enumerate(application.deployments):
         place = f"{application.place} '{application.name}': deployments[{index}]"
         if deployment.get("name") != known:
@@ -181,7 +181,7 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
                 f"adapter '{adapter}' has the name of a model",
                 "give the adapter another name",
             )
-    named = list(_named(values))
+    named = list(_named(applications))
     for place, name in named:
         if name not in models and name not in adapters:
             yield error(
@@ -206,13 +206,13 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
             )
 
 
-def _named(values: dict[str, Any]) -> Iterator[tuple[str, str]]:
+def _named(applications: list[Application]) -> Iterator[tuple[str, str]]:
     """Each name that an ingress gives a model, with its place: in `models`, and as what an alias stands for."""
-    for index, app in enumerate(values["applications"]):
-        if app["import_path"] != "serve_app.app:build_ingress":
+    for application in applications:
+        if not isinstance(application.config, IngressConfig):
             continue
-        for number, deployment in enumerate(app.get("deployments") or ()):
-            place = f"applications[{index}] '{app['name']}': deployments[{number}].user_config"
+        for number, deployment in enumerate(application.deployments):
+            place = f"{application.place} '{application.name}': deployments[{number}].user_config"
             given = deployment.get("user_config") or {}
             for name in given.get("models") or ():
                 yield f"{place}.models", name
