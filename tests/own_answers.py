@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from serve_app.config.applications import MetricsConfig
 from serve_app.dialects.captions import task as captions
-from serve_app.dialects.captions.answer import Asked, Caption
+from serve_app.dialects.captions.answer import Caption, CaptionPrompt
 from serve_app.dialects.openai.chat_answer import ChatEvents
 from serve_app.dialects.usage import RunningUsage, Usage
 from serve_app.errors import ServeAppError, error_json
@@ -80,7 +80,7 @@ def chat_event(text: str, finish_reason: FinishReason | None = None) -> str:
 def caption_answer(caption: str) -> dict[str, Any]:
     """`POST /v1/captions` of one image."""
     chunks = (Chunk(caption, 3, 7, "stop", queue_s=0.0),)
-    outcome = Caption(0, Asked("Say."), chunks, image_s=0.001, usage=Usage.of(chunks))
+    outcome = Caption(0, CaptionPrompt("Say."), chunks, image_s=0.001, usage=Usage.of(chunks))
     return captions._answer(cast("Exchange", SimpleNamespace(id="1", created_s=1)), "m", [outcome])
 
 

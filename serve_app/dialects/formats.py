@@ -5,7 +5,7 @@ should compile is refused here, by name.
 """
 
 import json
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
@@ -14,6 +14,8 @@ from serve_app.messages import OutputFormat, Tool
 from serve_app.output_format import MAX_GRAMMAR_BYTES, check_output_format
 
 MAX_TOOLS = 128
+
+JsonOrText = TypeVar("JsonOrText", bound=dict[str, Any] | str)
 
 
 def _schema_format(schema: dict[str, Any] | None) -> OutputFormat:
@@ -30,9 +32,14 @@ def tgi_format(schema: dict[str, Any] | str) -> OutputFormat:
     return _schema_format({"type": "object", **values} if "properties" in values else values)
 
 
-def _usable(schema: dict[str, Any]) -> dict[str, Any]:
-    check_output_format(_schema_format(schema))
+def _usable(schema: JsonOrText) -> JsonOrText:
+    check_output_format(_json_format(schema))
     return schema
+
+
+def _usable_regex(pattern: str) -> str:
+    check_output_format(OutputFormat("regex", pattern))
+    return pattern
 
 
 UsableSchema = Annotated[dict[str, Any], AfterValidator(_usable)]
@@ -93,13 +100,7 @@ class JsonGrammar(Body):
     """TGI's: `value` is the schema, or its text."""
 
     type: Literal["json"]
-    value: dict[str, Any] | str
-
-    @field_validator("value")
-    @classmethod
-    def _can_be_used(cls, schema: dict[str, Any] | str) -> dict[str, Any] | str:
-        check_output_format(_json_format(schema))
-        return schema
+    value: Annotated[dict[str, Any] | str, AfterValidator(_usable)]
 
     def output_format(self) -> OutputFormat:
         return tgi_format(self.value)
@@ -107,13 +108,7 @@ class JsonGrammar(Body):
 
 class RegexGrammar(Body):
     type: Literal["regex"]
-    value: str
-
-    @field_validator("value")
-    @classmethod
-    def _can_be_used(cls, pattern: str) -> str:
-        check_output_format(OutputFormat("regex", pattern))
-        return pattern
+    value: Annotated[str, AfterValidator(_usable_regex)]
 
     def output_format(self) -> OutputFormat:
         return OutputFormat("regex", self.value)
@@ -134,13 +129,13 @@ class StructuredOutputs(Body):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
-        given = [name for name in ("json_", "regex", "choice", "grammar") if getattr(self, name) is not None]
-        if len(given) != 1:
+        names = [name for name in ("json_", "regex", "choice", "grammar") if getattr(self, name) is not None]
+        if len(names) != 1:
             raise ValueError("takes exactly one of json, regex, choice and grammar")
         try:
             check_output_format(self.output_format())
         except ValueError as exc:
-            raise wrong(given[0].rstrip("_"), str(exc)) from exc
+            raise wrong(names[0].rstrip("_"), str(exc)) from exc
         return self
 
     def output_format(self) -> OutputFormat:

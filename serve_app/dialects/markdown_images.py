@@ -30,9 +30,9 @@ def split_images(prompt: str, field: str, looks: re.Pattern[str] = MARKDOWN) -> 
     end = 0
     begin = prompt.find("![")
     while begin >= 0:  # and not in one search: that would hold Python's lock for as long as a hostile prompt wants
-        if found := looks.match(prompt, begin):
-            pieces += [prompt[end:begin], ImageUrl(found[1])]
-            end = found.end()
+        if match := looks.match(prompt, begin):
+            pieces += [prompt[end:begin], ImageUrl(match[1])]
+            end = match.end()
         begin = prompt.find("![", max(end, begin + 1))
     return [piece for piece in (*pieces, prompt[end:]) if piece]
 

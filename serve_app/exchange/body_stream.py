@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive
 
 from serve_app.errors import BodyTooLarge
-from serve_app.exchange.content_encoding import Decoder, decoder_of
+from serve_app.exchange.content_encoding import Inflater, decoders_of
 
 
 class BodyStream:
@@ -16,7 +16,7 @@ class BodyStream:
         self._headers = headers
         self._receive = receive
         self._max_bytes = max_bytes
-        self._decoder: Decoder | None = None
+        self._decoders: list[Inflater] = []
         self._has_begun = False
         self._num_raw_bytes = 0
         self.num_bytes = 0
@@ -28,16 +28,16 @@ class BodyStream:
             declared = self._headers.get("content-length", "")
             if declared.isdigit() and int(declared) > self._max_bytes:
                 raise self._too_large(int(declared))
-            self._decoder = decoder_of(self._headers.getlist("content-encoding"), self._max_bytes)
+            self._decoders = decoders_of(self._headers.getlist("content-encoding"), self._max_bytes)
         message = await self._receive()
         body = message.get("body", b"")
         self._num_raw_bytes += len(body)
         if self._num_raw_bytes > self._max_bytes:
             raise self._too_large(self._num_raw_bytes)
-        if self._decoder is not None and message["type"] == "http.request":
+        if self._decoders and message["type"] == "http.request":
             is_last = not message.get("more_body", False)
-            # on a thread: a kilobyte can become a megabyte
-            body = await asyncio.to_thread(self._decoder.feed, body, is_last=is_last)
+            for decoder in self._decoders:  # on a thread: a kilobyte can become a megabyte
+                body = await asyncio.to_thread(decoder.feed, body, is_last=is_last)
             message = {**message, "body": body}
         self.num_bytes += len(body)
         return message

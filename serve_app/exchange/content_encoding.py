@@ -1,10 +1,9 @@
 """A body's `Content-Encoding` undone as the bytes come, and never beyond the bound of a body.
 
-gzip and deflate are what every language's standard library has. What else a client names is told by name.
+gzip and deflate are what every language's standard library has. Any other coding is refused by its name.
 """
 
 import zlib
-from typing import Protocol
 
 from serve_app.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
 
@@ -14,14 +13,8 @@ _MAX_MEMBERS = 1000  # of one gzip: each costs some microseconds, however short 
 _GZIP, _ZLIB, _RAW = 31, 15, -15  # zlib's `wbits`
 
 
-class Decoder(Protocol):
-    def feed(self, data: bytes, *, is_last: bool) -> bytes:
-        """What these bytes become. Raises `InvalidRequest` where they are broken, or `BodyTooLarge`."""
-        ...
-
-
-def decoder_of(header_values: list[str], max_bytes: int) -> Decoder | None:
-    """None where nothing is encoded. Raises `UnsupportedMediaType` naming what isn't known here."""
+def decoders_of(header_values: list[str], max_bytes: int) -> "list[Inflater]":
+    """Those that the bytes go through, one after the other. Raises `UnsupportedMediaType` naming the coding."""
     names = [name.strip().lower() for value in header_values for name in value.split(",")]
     names = [name for name in names if name not in ("", "identity")]
     for name in names:
@@ -34,22 +27,12 @@ def decoder_of(header_values: list[str], max_bytes: int) -> Decoder | None:
         raise UnsupportedMediaType(
             f"Content-Encoding has {len(names)} codings, one in the other: send one", "Content-Encoding"
         )
-    return _Chain([_Inflater(name.removeprefix("x-"), max_bytes) for name in reversed(names)]) if names else None
+    return [Inflater(name.removeprefix("x-"), max_bytes) for name in reversed(names)]
 
 
-class _Chain:
-    """Codings are undone from the last to the first."""
+class Inflater:
+    """Undoes one coding."""
 
-    def __init__(self, decoders: "list[_Inflater]") -> None:
-        self._decoders = decoders
-
-    def feed(self, data: bytes, *, is_last: bool) -> bytes:
-        for decoder in self._decoders:
-            data = decoder.feed(data, is_last=is_last)
-        return data
-
-
-class _Inflater:
     def __init__(self, name: str, max_bytes: int) -> None:
         self._name = name
         self._max_bytes = self._room = max_bytes
@@ -57,6 +40,7 @@ class _Inflater:
         self._zlib: zlib._Decompress | None = None  # between members
 
     def feed(self, data: bytes, *, is_last: bool) -> bytes:
+        """What these bytes become. Raises `InvalidRequest` where they are broken, or `BodyTooLarge`."""
         pieces = []
         while data:
             inflater = self._zlib = self._zlib or self._begin(data)

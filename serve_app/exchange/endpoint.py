@@ -150,10 +150,10 @@ class Endpoint:
 
 def _authorization(exchange: Exchange) -> str | None:
     """The header, of which there is one at most: who sends two wants to be two clients."""
-    given = exchange.request.headers.getlist("authorization")
-    if len(given) > 1:
+    values = exchange.request.headers.getlist("authorization")
+    if len(values) > 1:
         raise InvalidKey("the request has more than one Authorization header: send one")
-    return given[0] if given else None
+    return values[0] if values else None
 
 
 def _timeout_s(exchange: Exchange, longest_s: float) -> float:

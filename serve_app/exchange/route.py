@@ -20,7 +20,7 @@ class Parameter:
     description: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Route:
     """`body`, `answer` and `event` are types: of the JSON that is read, of the whole answer and of a stream's events.
 

@@ -34,7 +34,7 @@ def page(document: Mapping[str, Any]) -> str:
 
 
 def _routes(document: Mapping[str, Any]) -> Iterator[str]:
-    for tag in (one["name"] for one in document["tags"]):
+    for tag in (tag["name"] for tag in document["tags"]):
         yield f"<h2>{escape(tag)}</h2>"
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
@@ -46,8 +46,9 @@ def _route(method: str, path: str, operation: Mapping[str, Any]) -> Iterator[str
     yield f"<details><summary><b>{method}</b> <code>{escape(path)}</code> {escape(operation['summary'])}</summary>"
     if operation["parameters"]:
         yield "<table><tr><th>parameter<th>in<th>"
-        for one in operation["parameters"]:
-            yield f"<tr><td><code>{one['name']}</code><td>{one['in']}<td>{escape(one.get('description', ''))}"
+        for parameter in operation["parameters"]:
+            name, place, description = parameter["name"], parameter["in"], parameter.get("description", "")
+            yield f"<tr><td><code>{name}</code><td>{place}<td>{escape(description)}"
         yield "</table>"
     for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
         yield f"<p>Body, <code>{media_type}</code>: {_type(content['schema'])}"
@@ -74,12 +75,12 @@ def _type(schema: Mapping[str, Any]) -> str:
         return f"<a href='#{name}'>{name}</a>"
     for several, word in (("anyOf", " or "), ("oneOf", " or "), ("allOf", " and ")):
         if several in schema:
-            return word.join(_type(one) for one in schema[several])
+            return word.join(_type(choice) for choice in schema[several])
     if "enum" in schema or "const" in schema:
         choices = [escape(repr(choice)) for choice in schema.get("enum", [schema.get("const")])]
         return " or ".join(choices[:_NUM_CHOICES]) + (" …" if len(choices) > _NUM_CHOICES else "")
-    told = schema.get("type", "anything")
-    words = " or ".join(told) if isinstance(told, list) else str(told)
+    types = schema.get("type", "anything")
+    words = " or ".join(types) if isinstance(types, list) else str(types)
     if "items" in schema:
         words += f" of {_type(schema['items'])}"
     bounds = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}

@@ -30,26 +30,11 @@ ROUTES: tuple[Route, ...] = (
     *OPENAI_ROUTES,
     *CAPTION_ROUTES,
     *TGI_ROUTES,
-    Route(
-        method="DELETE",
-        path="/v1/requests/{id}",
-        handler=cancel_request,
-        dialect=SERVICE,
-        answer=CancelledRequest,
-    ),
-    Route(method="GET", path="/health", handler=health, dialect=SERVICE, answer=Health, is_open=True),
-    Route(method="GET", path="/ping", handler=health, dialect=TGI, answer=Health, is_open=True),  # SageMaker's
-    Route(method="GET", path="/", handler=health, dialect=TGI, answer=Health, is_open=True),
-    Route(
-        method="GET",
-        path="/ready",
-        handler=ready,
-        dialect=SERVICE,
-        answer=Ready,
-        unready_answer=Ready,
-        parameters=(_ALL,),
-        is_open=True,
-    ),
-    Route(method="GET", path="/openapi.json", handler=openapi, dialect=SERVICE, answer=dict[str, Any], is_open=True),
-    Route(method="GET", path="/docs", handler=docs, dialect=SERVICE, answer=str, is_open=True),
+    Route("DELETE", "/v1/requests/{id}", cancel_request, SERVICE, answer=CancelledRequest),
+    Route("GET", "/health", health, SERVICE, answer=Health, is_open=True),
+    Route("GET", "/ping", health, TGI, answer=Health, is_open=True),  # SageMaker's
+    Route("GET", "/", health, TGI, answer=Health, is_open=True),
+    Route("GET", "/ready", ready, SERVICE, answer=Ready, unready_answer=Ready, parameters=(_ALL,), is_open=True),
+    Route("GET", "/openapi.json", openapi, SERVICE, answer=dict[str, Any], is_open=True),
+    Route("GET", "/docs", docs, SERVICE, answer=str, is_open=True),
 )

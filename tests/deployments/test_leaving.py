@@ -44,7 +44,7 @@ class Request:
         self._body = [b"{}"]
         self.has_begun = asyncio.Event()
         self.sent: list[Message] = []
-        route = Route(method="POST", path="/x", handler=self._handle, dialect=SERVICE, body=Body)
+        route = Route("POST", "/x", self._handle, SERVICE, body=Body)
         self.task = asyncio.create_task(Endpoint(route, lane)(SCOPE, self._receive, self._send))
 
     async def end(self, how: str) -> None:

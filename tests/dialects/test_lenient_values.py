@@ -1,7 +1,6 @@
 """Values that OpenAI's service takes, and what it makes of them: whole numbers with a point, bounds, nothing said."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -14,24 +13,12 @@ from serve_app.exchange.validation import validate
 from serve_app.messages import Sampling
 from tests.dialects.test_malformed import check_error
 from tests.malformed_captions import IMAGE
-from tests.own_lane import bearer, echo, lane_client
+from tests.own_lane import echo
 
 CHAT, COMPLETIONS, CAPTIONS = "/v1/chat/completions", "/v1/completions", "/v1/captions"
 USER = {"role": "user", "content": "!echo a b c"}
 LONG = "word " * 2000
 BAD_SCHEMA = {"type": "object", "properties": {"a": {"type": "nope"}}}
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with lane_client(tmp_path_factory.mktemp("lane")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def demo(demo_lane: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=demo_lane, trust_env=False, timeout=60, headers=bearer("all")) as client:
-        yield client
 
 
 def _sampling(**fields: Any) -> Sampling:

@@ -1,7 +1,6 @@
 """Shapes of requests and answers that this service's peers have, as their clients and suites send and read them."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -16,7 +15,7 @@ from serve_app.exchange.validation import validate
 from serve_app.messages import OutputFormat
 from tests.dialects.test_malformed import check_error
 from tests.malformed_captions import IMAGE
-from tests.own_lane import CONTEXT_TOKENS, MODEL, bearer, echo, lane_client
+from tests.own_lane import CONTEXT_TOKENS, MODEL, echo
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 USER = {"role": "user", "content": "Who are you?"}
@@ -24,18 +23,6 @@ CITY = {"type": "object", "properties": {"city": {"enum": ["Paris"]}}, "required
         "additionalProperties": False}  # fmt: skip
 TOOLS = [{"type": "function", "function": {"name": name, "parameters": CITY}} for name in ("weather", "news")]
 CALLABLE = {"type": "function", "function": {"name": "news"}}
-
-
-@pytest.fixture(scope="module")
-def script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    with lane_client(tmp_path_factory.mktemp("lane")) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def demo(demo_lane: str) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=demo_lane, trust_env=False, timeout=60, headers=bearer("all")) as client:
-        yield client
 
 
 def _chat(**fields: Any) -> ChatBody:

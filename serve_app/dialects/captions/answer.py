@@ -1,4 +1,4 @@
-"""What is told of an image: its captions, how they were asked for and what they cost; or why there is none."""
+"""The answer about an image: its captions, their prompt and what they cost, or why there is none."""
 
 import json
 import re
@@ -17,41 +17,39 @@ _BULLET = re.compile(r"^(?:[-*•]|\d{1,3}[.)])\s+")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """How a caption was asked for, and so how its answer is to be read.
+class CaptionPrompt:
+    """What a model is prompted with for a caption, and so how its answer is to be read.
 
     `repeats_prompt`: an answer may begin with the prompt, which is no part of the caption.
     """
 
-    prompt: str
+    text: str
     system: str | None = None
     reading: Reading = "text"
     form: Literal["text", "tags", "json"] = "text"
     repeats_prompt: bool = False
     num_captions: int = 1
 
-    def said(self, text: str) -> dict[str, Any]:
-        """One answer as the client is told it."""
-        text = self.without_echo(text)
-        caption, regions = read_regions(text, self.reading)
-        said: dict[str, Any] = {"caption": caption.strip()}
+    def caption_json(self, answer: str) -> dict[str, Any]:
+        """One answer as the client gets it."""
+        caption, regions = read_regions(self.without_echo(answer), self.reading)
+        fields: dict[str, Any] = {"caption": caption.strip()}
         if self.reading != "text":
-            said["regions"] = [region.as_json() for region in regions]
+            fields["regions"] = [region.as_json() for region in regions]
         if self.form == "tags":
-            said["tags"] = tags_of(caption)
+            fields["tags"] = tags_of(caption)
         elif self.form == "json":
-            said["json"] = _parsed(caption)
-        return said
+            fields["json"] = _parsed(caption)
+        return fields
 
-    def without_echo(self, text: str) -> str:
-        if not self.repeats_prompt or not self.prompt:
-            return text
-        return text.lstrip().removeprefix(self.prompt) if text.lstrip().startswith(self.prompt) else text
+    def without_echo(self, answer: str) -> str:
+        is_echo = self.repeats_prompt and bool(self.text) and answer.lstrip().startswith(self.text)
+        return answer.lstrip().removeprefix(self.text) if is_echo else answer
 
-    def is_perhaps_echo(self, text: str) -> bool:
+    def is_perhaps_echo(self, beginning: str) -> bool:
         """Whether an answer that begins like this may yet turn out to repeat the prompt."""
-        begun = text.lstrip()
-        return self.repeats_prompt and len(begun) < len(self.prompt) and self.prompt.startswith(begun)
+        begun = beginning.lstrip()
+        return self.repeats_prompt and len(begun) < len(self.text) and self.text.startswith(begun)
 
 
 def tags_of(caption: str) -> list[str]:
@@ -77,7 +75,7 @@ class Caption:
     """
 
     index: int
-    asked: Asked
+    prompt: CaptionPrompt
     chunks: tuple[Chunk, ...]
     image_s: float
     usage: Usage
@@ -85,12 +83,13 @@ class Caption:
     guard: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
-        told = [self.asked.said(chunk.text) | {"finish_reason": chunk.finish_reason} for chunk in self.chunks]
-        value = {"object": "caption", "index": self.index, **told[0], "prompt": self.asked.prompt}
-        if self.asked.system is not None:
-            value["system"] = self.asked.system
-        if self.asked.num_captions > 1:
-            value["captions"] = told
+        prompt = self.prompt
+        captions = [prompt.caption_json(c.text) | {"finish_reason": c.finish_reason} for c in self.chunks]
+        value = {"object": "caption", "index": self.index, **captions[0], "prompt": prompt.text}
+        if prompt.system is not None:
+            value["system"] = prompt.system
+        if prompt.num_captions > 1:
+            value["captions"] = captions
         if self.guard is not None:
             value["guard"] = self.guard
         return value | {"usage": self.usage.as_json(), "timing": self._timing()}
@@ -117,9 +116,9 @@ Outcome = Caption | Failure
 class CaptionEvents:
     """The events of one image's streamed captions, as `EventEncoder` wants them: their pieces, then the whole."""
 
-    def __init__(self, index: int, asked: Asked, image_s: float) -> None:
+    def __init__(self, index: int, prompt: CaptionPrompt, image_s: float) -> None:
         self._index = index
-        self._asked = asked
+        self._prompt = prompt
         self._image_s = image_s
         self._chunks: list[Chunk] = []
         self._held: dict[int, str] = {}
@@ -130,20 +129,20 @@ class CaptionEvents:
         delta = self._delta(chunk)
         if not delta:
             return b""
-        choice = {"choice": chunk.index} if self._asked.num_captions > 1 else {}
+        choice = {"choice": chunk.index} if self._prompt.num_captions > 1 else {}
         return event_bytes({"object": "caption.chunk", "index": self._index, **choice, "delta": delta})
 
     def end(self) -> bytes:
         whole = merged(self._chunks)
-        return event_bytes(Caption(self._index, self._asked, whole, self._image_s, Usage.of(whole)).as_json())
+        return event_bytes(Caption(self._index, self._prompt, whole, self._image_s, Usage.of(whole)).as_json())
 
     def _delta(self, chunk: Chunk) -> str:
         """The chunk's text, held back while it may be the prompt once more."""
-        if not self._asked.repeats_prompt or chunk.index in self._is_past_echo:
+        if not self._prompt.repeats_prompt or chunk.index in self._is_past_echo:
             return chunk.text
         text = self._held.pop(chunk.index, "") + chunk.text
-        if chunk.finish_reason is None and self._asked.is_perhaps_echo(text):
+        if chunk.finish_reason is None and self._prompt.is_perhaps_echo(text):
             self._held[chunk.index] = text
             return ""
         self._is_past_echo.add(chunk.index)
-        return self._asked.without_echo(text)
+        return self._prompt.without_echo(text)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_app.dialects.captions.answer import Asked
+from serve_app.dialects.captions.answer import CaptionPrompt
 from serve_app.dialects.captions.fields import Guard
 from serve_app.dialects.captions.quality import FINDINGS, Finding, Sight, findings
 from serve_app.errors import ServeAppError
@@ -27,19 +27,19 @@ Ask = Callable[[int, Sampling], Awaitable[Chunk]]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One answer, what is wrong with it, and how it was asked for otherwise than the first."""
+    """One answer, what is wrong with it, and how its sampling differed from the first attempt's."""
 
     chunk: Chunk
-    found: tuple[Finding, ...]
+    findings: tuple[Finding, ...]
     changes: dict[str, float | int]
 
     @property
     def badness(self) -> tuple[int, ...]:
         """The worst finding first: the milder, the smaller."""
-        return tuple(len(FINDINGS) - FINDINGS.index(name) for name in self.found)
+        return tuple(len(FINDINGS) - FINDINGS.index(name) for name in self.findings)
 
     def as_json(self) -> dict[str, Any]:
-        return {"findings": list(self.found)} | ({"changes": self.changes} if self.changes else {})
+        return {"findings": list(self.findings)} | ({"changes": self.changes} if self.changes else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,8 @@ class Guarded:
     def report(self) -> dict[str, Any]:
         best = self.attempts[self.chosen]
         report: dict[str, Any] = {
-            "passed": not best.found,
-            "findings": list(best.found),
+            "passed": not best.findings,
+            "findings": list(best.findings),
             "checks": list(self.checks),
             "chosen": self.chosen,
             "attempts": [attempt.as_json() for attempt in self.attempts],
@@ -73,18 +73,18 @@ class Guarded:
 class CaptionGuard:
     """Guards the captions of one request; `words` says what was asked for, as far as anybody can tell."""
 
-    def __init__(self, guard: Guard, asked: Asked, words: Words) -> None:
+    def __init__(self, guard: Guard, prompt: CaptionPrompt, words: Words) -> None:
         self._retries = guard.retries
-        self._asked = asked
+        self._prompt = prompt
         self._language = words.language
-        self._lists_tags = asked.form == "tags" or bool(words.lists_tags)
+        self._lists_tags = prompt.form == "tags" or bool(words.lists_tags)
         self.checks = tuple(name for name in FINDINGS if name in guard.checks and self._applies(name))
 
     def _applies(self, name: Finding) -> bool:
         """JSON and places are no prose, and a list of tags is in no language."""
         if name == "wrong_language" and (self._language is None or self._lists_tags):
             return False
-        is_prose = self._asked.form != "json" and self._asked.reading in ("text", "entities")
+        is_prose = self._prompt.form != "json" and self._prompt.reading in ("text", "entities")
         return is_prose or name in _OF_ANY_FORM
 
     async def run(self, ask: Ask, sampling: Sampling, left_s: Callable[[], float]) -> Guarded:
@@ -95,7 +95,7 @@ class CaptionGuard:
         begun_s = time.monotonic()
         attempts = [await self._judged(await ask(0, sampling), {})]
         took_s = time.monotonic() - begun_s
-        while attempts[-1].found and len(attempts) <= self._retries:
+        while attempts[-1].findings and len(attempts) <= self._retries:
             if left_s() < took_s:
                 return Guarded(tuple(attempts), self.checks, "deadline")
             changes = _changes(sampling, len(attempts), attempts)
@@ -108,8 +108,8 @@ class CaptionGuard:
 
     async def _judged(self, chunk: Chunk, changes: dict[str, Any]) -> Attempt:
         sight = Sight(
-            text=self._asked.said(chunk.text)["caption"],
-            prompt=self._asked.prompt,
+            text=self._prompt.caption_json(chunk.text)["caption"],
+            prompt=self._prompt.text,
             is_cut_off=chunk.finish_reason == "length",
             lists_tags=self._lists_tags,
             language=self._language,
@@ -125,6 +125,6 @@ def _changes(sampling: Sampling, number: int, attempts: list[Attempt]) -> dict[s
         "seed": ((sampling.seed or 0) + number) % 2**63,
         "temperature": max(sampling.temperature or 0.0, round(min(1.0, 0.2 + _TEMPERATURE_STEP * number), 2)),
     }
-    if any("loop" in attempt.found for attempt in attempts):
+    if any("loop" in attempt.findings for attempt in attempts):
         changes["repetition_penalty"] = round((sampling.repetition_penalty or 1.0) + _PENALTY_STEP * number, 2)
     return changes

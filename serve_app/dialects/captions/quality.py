@@ -91,11 +91,11 @@ def begins_with_meta_phrase(text: str) -> bool:
 
 def is_echo(text: str, prompt: str) -> bool:
     """The caption begins with the prompt's words, or has the whole prompt in it."""
-    asked, said = _words(prompt), _words(text)
-    if len(asked) < _LEAST_ECHO:
+    prompt_words, words = _words(prompt), _words(text)
+    if len(prompt_words) < _LEAST_ECHO:
         return False
-    opening = asked[:_LONGEST_OPENING]
-    return said[: len(opening)] == opening or f" {' '.join(asked)} " in f" {' '.join(said)} "
+    opening = prompt_words[:_LONGEST_OPENING]
+    return words[: len(opening)] == opening or f" {' '.join(prompt_words)} " in f" {' '.join(words)} "
 
 
 def is_loop(text: str, lists_tags: bool = False) -> bool:
@@ -110,9 +110,9 @@ def is_loop(text: str, lists_tags: bool = False) -> bool:
     return len(fours) >= 40 and len(set(fours)) < 0.5 * len(fours)
 
 
-def _ends_in_loop(said: Sequence[str], least_rounds: int, least_length: int) -> bool:
+def _ends_in_loop(units: Sequence[str], least_rounds: int, least_length: int) -> bool:
     """Whether a unit of up to `_LONGEST_UNIT` is repeated to the end. A cut-off last round counts as well."""
-    end = said[::-1][: _LONGEST_UNIT * (least_rounds + 1)]
+    end = units[::-1][: _LONGEST_UNIT * (least_rounds + 1)]
     for period in range(1, min(_LONGEST_UNIT, len(end) // 2) + 1):
         num_equal = next((n for n in range(len(end) - period) if end[n] != end[n + period]), len(end) - period)
         if num_equal >= period * (least_rounds - 1) and num_equal + period >= least_length:
@@ -122,23 +122,27 @@ def _ends_in_loop(said: Sequence[str], least_rounds: int, least_length: int) -> 
 
 def is_in_another_language(sight: Sight) -> bool:
     """Plainly so: another script, or another language's small words and hardly any of the one that was asked for."""
-    wanted = sight.language
-    if wanted is None or sight.lists_tags:
+    language = sight.language
+    if language is None or sight.lists_tags:
         return False
-    seen = sight.text[:_MOST_SEEN]
-    scripts = Counter(script for script in map(_script, seen) if script is not None)
+    text = sight.text[:_MOST_SEEN]
+    scripts = Counter(script for script in map(_script, text) if script is not None)
     if not scripts:
         return False
     common, num_letters = scripts.most_common(1)[0]
-    if wanted.script == "Kana":  # Japanese is written in Han as well
+    if language.script == "Kana":  # Japanese is written in Han as well
         return scripts["Kana"] + scripts["Han"] < 0.5 * scripts.total()
-    if common != wanted.script:
+    if common != language.script:
         return num_letters > 0.5 * scripts.total()
-    if not wanted.words:
+    if not language.words:
         return False
-    counted = Counter(_words(seen))
-    hits = {one.code: sum(counted[word] for word in one.words) for one in LANGUAGES if one.script == wanted.script}
-    return max(hits.values()) >= 4 and max(hits.values()) >= 3 * max(hits[wanted.code], 1)
+    counts = Counter(_words(text))
+    hits = {
+        other.code: sum(counts[word] for word in other.words)
+        for other in LANGUAGES
+        if other.script == language.script
+    }
+    return max(hits.values()) >= 4 and max(hits.values()) >= 3 * max(hits[language.code], 1)
 
 
 def _script(character: str) -> Script | None:

@@ -10,22 +10,8 @@ from serve_app.exchange.route import Parameter, Route
 CAPTIONS = Dialect("captions")
 
 ROUTES = (
-    Route(
-        method="POST",
-        path="/v1/captions",
-        handler=create_captions,
-        dialect=CAPTIONS,
-        body=CaptionBody,
-        form=CaptionForm,
-        answer=shapes.CaptionList,
-        event=shapes.CaptionChunk | shapes.Caption | shapes.CaptionFailure,
-    ),
-    Route(
-        method="GET",
-        path="/v1/captions/styles",
-        handler=list_caption_styles,
-        dialect=CAPTIONS,
-        answer=shapes.CaptionStyles,
-        parameters=(Parameter("model", "query", "the model that is asked about"),),
-    ),
-)
+    Route("POST", "/v1/captions", create_captions, CAPTIONS, body=CaptionBody, form=CaptionForm,
+          answer=shapes.CaptionList, event=shapes.CaptionChunk | shapes.Caption | shapes.CaptionFailure),
+    Route("GET", "/v1/captions/styles", list_caption_styles, CAPTIONS, answer=shapes.CaptionStyles,
+          parameters=(Parameter("model", "query", "the model that is asked about"),)),
+)  # fmt: skip

@@ -49,7 +49,7 @@ def family_json(family: CaptionFamily) -> dict[str, Any]:
         "lengths": [ANY_LENGTH, *LENGTHS] if takes_lengths else [],
         "options": [{"name": name, "text": text} for name, text in family.options.items()],
         "tasks": [_task_json(task) for task in family.tasks],
-        "languages": [one.code for one in LANGUAGES] if family.speaks_languages else [ENGLISH.code],
+        "languages": [language.code for language in LANGUAGES] if family.speaks_languages else [ENGLISH.code],
     }
 
 

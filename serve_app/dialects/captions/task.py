@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from serve_app.dialects.captions.answer import Asked, Caption, CaptionEvents, Failure, Outcome
+from serve_app.dialects.captions.answer import Caption, CaptionEvents, CaptionPrompt, Failure, Outcome
 from serve_app.dialects.captions.body import CaptionRequest, read_caption_request
 from serve_app.dialects.captions.fields import CaptionFields
 from serve_app.dialects.captions.guard import CaptionGuard
@@ -57,23 +57,23 @@ class CaptionTask:
         family = family_named(model.family or "generic")
         words = _words(family, fields)
         self._sampling = fields.sampling()
-        self._asked = _asked(family, words, fields)
-        self._guard = CaptionGuard(fields.guard, self._asked, words) if fields.guard else None
+        self._prompt = _prompt(family, words, fields)
+        self._guard = CaptionGuard(fields.guard, self._prompt, words) if fields.guard else None
 
     async def outcomes(self) -> list[Outcome]:
         """Every image's caption or failure, in order. Raises where no image has a caption."""
 
-        async def outcome(index: int) -> Outcome:
+        async def caption_or_failure(index: int) -> Outcome:
             try:
                 return await self._caption(index)
             except ServeAppError as error:
                 return Failure(index, error)
 
-        found = await all_at_once(outcome, len(self._captions.sources))
-        failures = [one for one in found if isinstance(one, Failure)]
-        if len(failures) == len(found):
+        outcomes = await all_at_once(caption_or_failure, len(self._captions.sources))
+        failures = [outcome for outcome in outcomes if isinstance(outcome, Failure)]
+        if len(failures) == len(outcomes):
             raise _no_caption(failures)
-        return found
+        return outcomes
 
     async def _caption(self, index: int) -> Caption:
         begun_s = time.monotonic()
@@ -91,10 +91,10 @@ class CaptionTask:
         else:
             guarded = await self._guard.run(ask, self._sampling, lambda: self._exchange.remaining_s)
             for attempt in guarded.attempts:
-                self._exchange.lane.metrics.caption_checked(self._model.name, attempt.found)
+                self._exchange.lane.metrics.caption_checked(self._model.name, attempt.findings)
             chunks = (guarded.chunks[guarded.chosen],)
             usage, report = Usage.total(Usage.of([chunk]) for chunk in guarded.chunks), guarded.report()
-        return Caption(index, self._asked, chunks, image_s, usage, time.monotonic() - begun_s, report)
+        return Caption(index, self._prompt, chunks, image_s, usage, time.monotonic() - begun_s, report)
 
     async def _answer(self, index: int, image: RgbImage, attempt: int, sampling: Sampling) -> tuple[Chunk, ...]:
         return await self._exchange.answer(self._request(index, image, attempt, sampling), self._names(index))
@@ -119,7 +119,7 @@ class CaptionTask:
             try:
                 begun_s = time.monotonic()
                 image = await self._image(index)
-                encoder = CaptionEvents(index, self._asked, time.monotonic() - begun_s)
+                encoder = CaptionEvents(index, self._prompt, time.monotonic() - begun_s)
                 request = self._request(index, image, 0, self._sampling)
                 await self._exchange.stream(request, encoder, begin, self._names(index))
             except ClientTooSlow:
@@ -141,8 +141,8 @@ class CaptionTask:
         return await self._exchange.load_image(self._model, source, param)
 
     def _request(self, index: int, image: RgbImage, attempt: int, sampling: Sampling) -> GenerationRequest:
-        system = self._asked.system
-        user = Message("user", (image, Text(self._asked.prompt)))
+        system = self._prompt.system
+        user = Message("user", (image, Text(self._prompt.text)))
         messages = (user,) if system is None else (Message("system", (Text(system),)), user)
         part = f"-{index}-{attempt}" if attempt else f"-{index}"
         return self._exchange.generation(self._model, messages, sampling, part=part)
@@ -164,11 +164,11 @@ def _words(family: CaptionFamily, fields: CaptionFields) -> Words:
     return words
 
 
-def _asked(family: CaptionFamily, words: Words, fields: CaptionFields) -> Asked:
+def _prompt(family: CaptionFamily, words: Words, fields: CaptionFields) -> CaptionPrompt:
     reading = words.task.reading if words.task else "text"
     if family.grounding is not None and family.grounding in words.prompt:
         reading = "entities"
-    return Asked(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_answers)
+    return CaptionPrompt(words.prompt, words.system, reading, fields.form, family.repeats_prompt, fields.num_answers)
 
 
 def _no_caption(failures: Sequence[Failure]) -> ServeAppError:

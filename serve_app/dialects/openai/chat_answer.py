@@ -68,12 +68,14 @@ def _of_content(chunk: Chunk) -> Sequence[TokenLogprob]:
 
 
 def _logprobs_json(logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-    content = [_logprob_json(one) | {"top_logprobs": [_logprob_json(top) for top in one.top]} for one in logprobs]
+    content = [
+        _logprob_json(token) | {"top_logprobs": [_logprob_json(top) for top in token.top]} for token in logprobs
+    ]
     return {"content": content, "refusal": None}
 
 
-def _logprob_json(one: TokenLogprob) -> dict[str, Any]:
-    return {"token": one.token, "logprob": one.logprob, "bytes": list(one.utf8)}
+def _logprob_json(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": token.logprob, "bytes": list(token.utf8)}
 
 
 class ChatEvents:
@@ -101,8 +103,8 @@ class ChatEvents:
             text = chunk.text
             events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
-            told = _of_content(chunk)
-            logprobs = _logprobs_json(told) if told else None
+            content = _of_content(chunk)
+            logprobs = _logprobs_json(content) if content else None
             delta = _delta(chunk)
             events = self._event(chunk.index, delta, logprobs) if delta or logprobs else b""
         if chunk.finish_reason is not None:

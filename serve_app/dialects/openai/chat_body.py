@@ -267,6 +267,6 @@ class ChatBody(GenerationBody):
         elif not names and self.tool_choice is not None:
             choice = cast(ToolChoiceKind, self.tool_choice)
         # A call that is forced has no other way to be an object: else the model may write any JSON as its arguments.
-        tools = tuple(one.tool(is_forced=choice in ("named", "required")) for one in offered)
+        tools = tuple(tool.tool(is_forced=choice in ("named", "required")) for tool in offered)
         is_parallel = self.parallel_tool_calls is not False
         return ToolUse(tools, choice, names[0] if choice == "named" else None, is_parallel)

@@ -40,24 +40,24 @@ def choices_json(chunks: Sequence[Chunk], first_index: int, echo: str) -> list[d
 def _logprobs_json(logprobs: Sequence[TokenLogprob], num_characters_before: int) -> dict[str, Any]:
     """Lists side by side; the likeliest tokens of a place are a mapping, which the chosen one is always in."""
     offsets, at = [], num_characters_before
-    for one in logprobs:
+    for token in logprobs:
         offsets.append(at)
-        at += 0 if one.is_special else sum(byte & 0xC0 != 0x80 for byte in one.utf8)  # characters that begin in it
+        at += 0 if token.is_special else sum(byte & 0xC0 != 0x80 for byte in token.utf8)
     return {
-        "tokens": [_spelled(one) for one in logprobs],
-        "token_logprobs": [one.logprob for one in logprobs],
+        "tokens": [_spelled(token) for token in logprobs],
+        "token_logprobs": [token.logprob for token in logprobs],
         "top_logprobs": [
-            {_spelled(told): told.logprob for told in one.top} | {_spelled(one): one.logprob} for one in logprobs
+            {_spelled(top): top.logprob for top in token.top} | {_spelled(token): token.logprob} for token in logprobs
         ],
         "text_offset": offsets,
     }
 
 
-def _spelled(one: TokenLogprob) -> str:
+def _spelled(token: TokenLogprob) -> str:
     """The token; a part of a character by its bytes, as OpenAI's service writes it."""
-    if one.own_bytes is None or "\ufffd" not in one.token:
-        return one.token
-    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in one.own_bytes)
+    if token.own_bytes is None or "\ufffd" not in token.token:
+        return token.token
+    return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token.own_bytes)
 
 
 class CompletionEvents:

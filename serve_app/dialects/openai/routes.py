@@ -12,24 +12,10 @@ from serve_app.exchange.route import Route
 OPENAI = Dialect("OpenAI")
 
 ROUTES = (
-    Route(
-        method="POST",
-        path="/v1/chat/completions",
-        handler=create_chat_completion,
-        dialect=OPENAI,
-        body=ChatBody,
-        answer=shapes.ChatCompletion,
-        event=shapes.ChatCompletionChunk,
-    ),
-    Route(
-        method="POST",
-        path="/v1/completions",
-        handler=create_completion,
-        dialect=OPENAI,
-        body=CompletionBody,
-        answer=shapes.Completion,
-        event=shapes.CompletionChunk,
-    ),
-    Route(method="GET", path="/v1/models", handler=list_models, dialect=OPENAI, answer=shapes.ModelList),
-    Route(method="GET", path="/v1/models/{id:path}", handler=retrieve_model, dialect=OPENAI, answer=shapes.Model),
-)
+    Route("POST", "/v1/chat/completions", create_chat_completion, OPENAI,
+          body=ChatBody, answer=shapes.ChatCompletion, event=shapes.ChatCompletionChunk),
+    Route("POST", "/v1/completions", create_completion, OPENAI,
+          body=CompletionBody, answer=shapes.Completion, event=shapes.CompletionChunk),
+    Route("GET", "/v1/models", list_models, OPENAI, answer=shapes.ModelList),
+    Route("GET", "/v1/models/{id:path}", retrieve_model, OPENAI, answer=shapes.Model),
+)  # fmt: skip

@@ -23,7 +23,7 @@ TGI_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class AnswerStyle:
-    """What the request wants to be told: `full_text` goes before the generated text."""
+    """How much the answer says. `full_text` goes before the generated text."""
 
     full_text: str = ""
     has_details: bool = False
@@ -44,17 +44,17 @@ def answer_json(chunks: Sequence[Chunk], style: AnswerStyle) -> dict[str, Any]:
 
 
 def _mean_logprob(chunk: Chunk) -> float:
-    return sum(one.logprob for one in chunk.logprobs) / max(1, len(chunk.logprobs))
+    return sum(token.logprob for token in chunk.logprobs) / max(1, len(chunk.logprobs))
 
 
 def _details(chunk: Chunk, style: AnswerStyle) -> dict[str, Any]:
-    top_tokens = [_top_json(one) for one in chunk.logprobs]
+    top_tokens = [_top_json(token) for token in chunk.logprobs]
     return {
         "finish_reason": _finish_reason(chunk),
         "generated_tokens": chunk.num_tokens,
         "seed": style.seed,
         "prefill": [],
-        "tokens": [_token_json(*told) for told in _with_texts(chunk)],
+        "tokens": [_token_json(token, text) for token, text in _with_texts(chunk)],
         **({"top_tokens": top_tokens} if any(top_tokens) else {}),
     }
 
@@ -65,12 +65,17 @@ def _finish_reason(chunk: Chunk) -> str:
     return "eos_token" if chunk.stopped_by is None else "stop_sequence"
 
 
-def _token_json(one: TokenLogprob, text: str) -> dict[str, Any]:
-    return {"id": one.id, "text": text, "logprob": one.logprob, "special": one.is_special and text == one.token}
+def _token_json(token: TokenLogprob, text: str) -> dict[str, Any]:
+    return {
+        "id": token.id,
+        "text": text,
+        "logprob": token.logprob,
+        "special": token.is_special and text == token.token,
+    }
 
 
-def _top_json(one: TokenLogprob) -> list[dict[str, Any]]:
-    return [_token_json(top, top.token) for top in one.top]
+def _top_json(token: TokenLogprob) -> list[dict[str, Any]]:
+    return [_token_json(top, top.token) for top in token.top]
 
 
 class TokenEvents:
@@ -89,21 +94,21 @@ class TokenEvents:
         self._num_tokens += chunk.num_tokens
         tokens = list(_with_texts(chunk))
         events = []
-        for number, (one, text) in enumerate(tokens, 1):
+        for number, (token, text) in enumerate(tokens, 1):
             self._num_events += 1
             is_last = chunk.finish_reason is not None and number == len(tokens)
-            events.append(event_bytes(self._event(one, text, chunk if is_last else None), TGI.event_start))
+            events.append(event_bytes(self._event(token, text, chunk if is_last else None), TGI.event_start))
         return b"".join(events)
 
     def end(self) -> bytes:
         """Nothing: the last token's event says that it is the last."""
         return b""
 
-    def _event(self, one: TokenLogprob, text: str, last: Chunk | None) -> dict[str, Any]:
-        top_tokens = _top_json(one)
+    def _event(self, token: TokenLogprob, text: str, last: Chunk | None) -> dict[str, Any]:
+        top_tokens = _top_json(token)
         return {
             "index": self._num_events,
-            "token": _token_json(one, text),
+            "token": _token_json(token, text),
             **({"top_tokens": top_tokens} if top_tokens else {}),
             "generated_text": None if last is None else "".join(self._texts),
             "details": None if last is None or not self._style.has_details else self._stream_details(last),
@@ -126,21 +131,21 @@ def _with_texts(chunk: Chunk) -> Iterator[tuple[TokenLogprob, str]]:
     """
     # A chunk without a token ends an answer whose last token had no text, or none to be told.
     tokens = chunk.logprobs or (TokenLogprob("", 0.0, is_special=not chunk.text),)
-    texts = [one.token if one.is_special else "" for one in tokens]
+    texts = [token.token if token.is_special else "" for token in tokens]
     at, waiting = 0, None
-    for number, one in enumerate(tokens):
-        if one.is_special:
+    for number, token in enumerate(tokens):
+        if token.is_special:
             continue
-        found = chunk.text.find(one.token, at, at + len(one.token) + _FARTHEST) if one.token else -1
-        if found < 0:
+        start = chunk.text.find(token.token, at, at + len(token.token) + _FARTHEST) if token.token else -1
+        if start < 0:
             waiting = number
             continue
         teller = number if waiting is None else waiting
-        texts[teller] = chunk.text[at:found]
-        texts[number] += one.token
-        at, waiting = found + len(one.token), None
+        texts[teller] = chunk.text[at:start]
+        texts[number] += token.token
+        at, waiting = start + len(token.token), None
     if rest := chunk.text[at:]:
         # Text that was held back may come with the special token that ends the answer: that isn't shown as one then.
-        teller = max((number for number, one in enumerate(tokens) if not one.is_special), default=len(tokens) - 1)
+        teller = max((number for number, token in enumerate(tokens) if not token.is_special), default=len(tokens) - 1)
         texts[teller] = ("" if tokens[teller].is_special else texts[teller]) + rest
     yield from zip(tokens, texts, strict=True)

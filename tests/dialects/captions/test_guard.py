@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.dialects.captions.answer import Asked
+from serve_app.dialects.captions.answer import CaptionPrompt
 from serve_app.dialects.captions.fields import Guard
 from serve_app.dialects.captions.guard import CaptionGuard, Guarded
 from serve_app.dialects.captions.quality import FINDINGS
@@ -38,13 +38,13 @@ class Model:
 
 
 async def run(model: Model, sampling: Sampling = GREEDY, left_s: float = 60.0, **fields: Any) -> Guarded:
-    asked, words = Asked(PROMPT), Words(PROMPT, None, language=ENGLISH, lists_tags=False)
+    prompt, words = CaptionPrompt(PROMPT), Words(PROMPT, None, language=ENGLISH, lists_tags=False)
     guard = Guard(**{name: value for name, value in fields.items() if name in Guard.model_fields})
-    if "asked" in fields:
-        asked = fields["asked"]
+    if "prompt" in fields:
+        prompt = fields["prompt"]
     if "words" in fields:
         words = fields["words"]
-    return await CaptionGuard(guard, asked, words).run(model, sampling, lambda: left_s)
+    return await CaptionGuard(guard, prompt, words).run(model, sampling, lambda: left_s)
 
 
 async def test_a_good_caption_is_asked_for_once() -> None:
@@ -100,9 +100,9 @@ async def test_only_the_checks_that_were_asked_for_count() -> None:
 
 
 async def test_what_is_no_prose_is_checked_as_far_as_it_goes() -> None:
-    as_json = await run(Model('{"caption": "This image shows a dog."}'), asked=Asked(PROMPT, form="json"))
+    as_json = await run(Model('{"caption": "This image shows a dog."}'), prompt=CaptionPrompt(PROMPT, form="json"))
     assert as_json.checks == ("empty", "loop", "truncated")
-    places = await run(Model("car<loc_1><loc_2><loc_3><loc_4>"), asked=Asked("<OD>", reading="boxes"))
+    places = await run(Model("car<loc_1><loc_2><loc_3><loc_4>"), prompt=CaptionPrompt("<OD>", reading="boxes"))
     assert places.checks == ("empty", "loop", "truncated")
     own_words = await run(Model(GOOD), words=Words("Was siehst du?", None))
     assert "wrong_language" not in own_words.checks
@@ -111,7 +111,7 @@ async def test_what_is_no_prose_is_checked_as_far_as_it_goes() -> None:
 async def test_a_caption_in_another_language_is_asked_again() -> None:
     german = Words(PROMPT, None, language=language_called("de"), lists_tags=False)
     guarded = await run(Model(GOOD + " The sun is on the road.", "Ein Hund läuft auf der Straße."), words=german)
-    assert [attempt.found for attempt in guarded.attempts] == [("wrong_language",), ()]
+    assert [attempt.findings for attempt in guarded.attempts] == [("wrong_language",), ()]
 
 
 async def test_a_cut_off_caption_is_found() -> None:

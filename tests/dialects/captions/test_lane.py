@@ -8,7 +8,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from serve_app.dialects.captions.answer import Asked, CaptionEvents, tags_of
+from serve_app.dialects.captions.answer import CaptionEvents, CaptionPrompt, tags_of
 from serve_app.families import FAMILIES
 from serve_app.messages import Chunk
 from tests.drawings import b64, encode
@@ -167,9 +167,9 @@ def test_tags(text: str, tags: list[str]) -> None:
     assert tags_of(text) == tags
 
 
-def _streamed(asked: Asked, *texts: str) -> tuple[str, str]:
+def _streamed(prompt: CaptionPrompt, *texts: str) -> tuple[str, str]:
     """The deltas together, and the whole caption after them."""
-    events = CaptionEvents(0, asked, 0.0)
+    events = CaptionEvents(0, prompt, 0.0)
     last = len(texts) - 1
     data = [events.encode(Chunk(t, 1, 1, "stop" if n == last else None)) for n, t in enumerate(texts)]
     deltas = [json.loads(one.removeprefix(b"data: "))["delta"] for one in data if one]
@@ -189,14 +189,14 @@ def _streamed(asked: Asked, *texts: str) -> tuple[str, str]:
     ],
 )
 def test_a_repeated_prompt_is_no_part_of_the_caption(texts: tuple[str, ...], caption: str) -> None:
-    asked = Asked("a photo of", repeats_prompt=FAMILIES["blip2"].repeats_prompt)
-    deltas, whole = _streamed(asked, *texts)
+    prompt = CaptionPrompt("a photo of", repeats_prompt=FAMILIES["blip2"].repeats_prompt)
+    deltas, whole = _streamed(prompt, *texts)
     assert (deltas.strip(), whole) == (caption, caption)
-    assert asked.said("".join(texts))["caption"] == caption
+    assert prompt.caption_json("".join(texts))["caption"] == caption
 
 
 def test_several_captions_of_one_image() -> None:
-    events = CaptionEvents(3, Asked("p", num_captions=2), 0.5)
+    events = CaptionEvents(3, CaptionPrompt("p", num_captions=2), 0.5)
     said = [events.encode(Chunk(text, 1, 7, "stop", index=index)) for index, text in enumerate(("one", "two"))]
     assert [json.loads(event.removeprefix(b"data: "))["choice"] for event in said] == [0, 1]
     whole = json.loads(events.end().removeprefix(b"data: "))
