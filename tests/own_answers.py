@@ -72,7 +72,7 @@ def _ask(metrics: Metrics, clock: Clock, first_token_s: float) -> None:
 
 def chat_event(text: str, finish_reason: FinishReason | None = None) -> str:
     """The data of one event of a chat stream, after its first: a piece of text, or its end."""
-    encoder = ChatEvents("chatcmpl-1", 1, "m", RunningUsage(is_told=False, is_told_along=False))
+    encoder = ChatEvents("chatcmpl-1", 1, "m", RunningUsage(is_sent=False, is_continuous=False))
     encoder.encode(Chunk("", 0, 7))  # the role comes first, in an event of its own
     return encoder.encode(Chunk(text, 1, 7, finish_reason)).decode().strip().removeprefix("data: ")
 

@@ -148,7 +148,7 @@ class StructuredOutputs(Body):
         return _json_format(self.json_)
 
 
-# Schemas that say by other ones what they allow; those may not take a type beside them.
+# Schemas that are made of other schemas; adding a type beside those isn't allowed.
 _COMBINED = frozenset({"$ref", "anyOf", "oneOf", "allOf"})
 
 
@@ -216,7 +216,7 @@ def _kind_of_choice(value: Any) -> str:
     return "a word"
 
 
-# Told apart before they are read, so that a mistake in an object is told as the object's. Words may be tools' names.
+# Distinguished before validation, so that a mistake in an object is reported as the object's. A word may be a name.
 ToolChoice = Annotated[
     Annotated[str, Field(max_length=64), Tag("a word")]
     | Annotated[NamedToolChoice, Tag("a function")]

@@ -1,6 +1,6 @@
 """Images in a prompt as TGI's clients write them: `![](https://…)` or `![](data:image/png;base64,…)`.
 
-Knows nothing of fetching: whatever address stands there is for the image gate to judge.
+Knows nothing of fetching: the image gate judges the addresses.
 """
 
 import re
@@ -11,7 +11,7 @@ from serve_app.exchange.body import MAX_TEXT_CHARACTERS
 from serve_app.images.gate import ImageUrl
 from serve_app.messages import RgbImage, Text
 
-# No part of them can be repeated from two places, so that a hostile prompt costs one look at each character.
+# Linear: no character can be matched by two neighbouring parts of the pattern.
 MARKDOWN = re.compile(r'!\[[^\[\]]*\]\(\s*([^()\s"]+)(?:\s+"[^"]*")?\s*\)')
 MAX_LOOKS = 100_000  # a fifth of a second for the regular expression
 # As TGI itself looks for them: without a title, and an address that can only be an image's. A text about an image,
@@ -29,7 +29,7 @@ def split_images(prompt: str, field: str, looks: re.Pattern[str] = MARKDOWN) -> 
     pieces: list[str | ImageUrl] = []
     end = 0
     begin = prompt.find("![")
-    while begin >= 0:  # and not in one search: that would hold Python's lock for as long as a hostile prompt wants
+    while begin >= 0:  # one search over a hostile prompt would hold Python's lock too long
         if match := looks.match(prompt, begin):
             pieces += [prompt[end:begin], ImageUrl(match[1])]
             end = match.end()

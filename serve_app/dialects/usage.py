@@ -1,4 +1,4 @@
-"""What an answer cost, as OpenAI's usage object tells it."""
+"""The tokens that an answer cost, as OpenAI's usage object."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from serve_app.messages import Chunk
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer or several. `num_cached_tokens` is None where no engine told how much it had in cache."""
+    """Tokens of one answer or several. `num_cached_tokens` is None if no engine keeps a cache of prompts."""
 
     num_prompt_tokens: int
     num_tokens: int
@@ -42,16 +42,16 @@ class Usage:
 
 
 class RunningUsage:
-    """What a streamed answer has cost so far. Told at its end where it `is_told`, and perhaps in every event."""
+    """What a streamed answer has cost so far. Sent at the end if `is_sent`, in every event if `is_continuous`."""
 
-    def __init__(self, is_told: bool, is_told_along: bool) -> None:
-        self.is_told = is_told
-        self.is_told_along = is_told_along
+    def __init__(self, is_sent: bool, is_continuous: bool) -> None:
+        self.is_sent = is_sent
+        self.is_continuous = is_continuous
         self._first: Chunk | None = None
         self._num_tokens = 0
 
     def begin(self, chunk: Chunk) -> None:
-        """What is told before the first chunk's tokens are counted: the prompt's."""
+        """The first chunk has the prompt's tokens."""
         self._first = self._first or chunk
 
     def count(self, chunk: Chunk) -> None:
@@ -67,7 +67,7 @@ class RunningUsage:
 
     @property
     def field(self) -> dict[str, Any]:
-        """What an event has of it: as OpenAI does, a null where the usage comes at the end."""
-        if not self.is_told:
+        """An event's usage field: null, as OpenAI sends it, if the usage comes at the end."""
+        if not self.is_sent:
             return {}
-        return {"usage": self.total.as_json() if self.is_told_along and self.total else None}
+        return {"usage": self.total.as_json() if self.is_continuous and self.total else None}

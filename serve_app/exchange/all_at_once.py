@@ -8,9 +8,9 @@ T = TypeVar("T")
 
 
 async def all_at_once(do: Callable[[int], Coroutine[Any, Any, T]], count: int) -> list[T]:
-    """What `do` gives for 0 to count - 1. The first that raises ends the others.
+    """The results of `do(0)` to `do(count - 1)`. The first that raises ends the others.
 
-    No `TaskGroup`: Python 3.11's leaves a cancellation on our task, which is then taken for the client's leaving.
+    Not a `TaskGroup`: Python 3.11's leaves a cancellation on our task, which would look like the client's leaving.
     """
     tasks = [asyncio.create_task(do(index)) for index in range(count)]
     try:

@@ -1,7 +1,7 @@
-"""One route of a lane, from arrival to log line: who may ask, for how long, and what becomes of every failure.
+"""One route of a lane, from a request's arrival to its log line.
 
-Gatekeeping happens here, before a handler sees the request: header size, key, rate, deadline. A handler's errors
-become answers here, or error events where the answer had begun.
+Checks the headers' size, the key, the rate and the deadline before the handler runs. Turns a handler's errors into
+answers, or into error events if the answer had begun.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from serve_app.errors import (
     ShuttingDown,
     UnsupportedMediaType,
 )
-from serve_app.exchange.content_encoding import CODINGS
+from serve_app.exchange.body_stream import CODINGS
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.lane import Lane
 from serve_app.exchange.route import Route
@@ -38,10 +38,10 @@ from serve_app.metrics.specs import CLIENT_LEFT
 logger = logging.getLogger("serve_app")
 audit = logging.getLogger("serve_app.audit")
 
-_LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to say it themselves
+_LAST_WORD_S = 5.0  # past a request's deadline, for its engine and router to raise the error themselves
 _BACK_AFTER_S = 5.0  # a guess at when another process serves in this one's place
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-_OF_SERVE = "x-request-timeout-seconds"  # after which Ray Serve ends this request, whatever its config says
+_SERVE_TIMEOUT = "x-request-timeout-seconds"  # Ray Serve ends the request after it, whatever the config says
 _FAREWELL_S = 5.0  # for an error to reach a client that may not be reading
 
 
@@ -60,14 +60,14 @@ class Endpoint:
             except asyncio.CancelledError:
                 if exchange.is_given_up:  # else it is our own, and ends here
                     raise
-            finally:  # whatever cancels it, and however often, the request is counted and has its line
+            finally:  # the request is counted and logged, whatever cancels it and however often
                 exchange.close()
                 exchange.tracker.outcome(exchange.outcome)
                 if self._route.is_counted:
                     exchange.log()
 
     async def _run(self, exchange: Exchange) -> None:
-        """Run the handler; whatever it raises is told to the client, and is the exchange's outcome."""
+        """Run the handler. What it raises is the client's answer, and the exchange's outcome."""
         try:
             await self._let_in(exchange)
             with self._lane.running.listed(exchange):
@@ -78,7 +78,7 @@ class Endpoint:
             if exchange.cancellation is not None:
                 await self._refused(exchange, exchange.cancellation)
                 return
-            # What is given up after its deadline is late: an engine that hangs, in Ray Serve's own patience.
+            # Ray Serve may give a request up after its deadline, as when an engine hangs: then it was late.
             exchange.outcome = DeadlineExceeded.code if exchange.is_given_up and exchange.is_late else CLIENT_LEFT
             raise
         except (ClientDisconnect, ConnectionError):
@@ -89,7 +89,7 @@ class Endpoint:
             await self._refused(exchange, bug)
 
     async def _let_in(self, exchange: Exchange) -> None:
-        """Raises what is wrong before the body is read."""
+        """Raise what is wrong with the headers, before the body is read."""
         config, headers = self._lane.config, exchange.request.scope["headers"]
         num_bytes = sum(len(name) + len(value) for name, value in headers)
         if num_bytes > config.max_header_bytes:
@@ -108,7 +108,7 @@ class Endpoint:
             exchange.limit_headers = await self._lane.budget.take(exchange.key, requests=1)
 
     async def _within_deadline(self, exchange: Exchange) -> None:
-        """The handler, which keeps its own deadline; where it can't, as with a client that never reads, this does."""
+        """Run the handler. It keeps its own deadline; this one is for a client that never reads, and the like."""
         limit = asyncio.timeout(exchange.timeout_s + _LAST_WORD_S)
         try:
             async with limit:
@@ -122,14 +122,14 @@ class Endpoint:
             ) from exc
 
     async def _refused(self, exchange: Exchange, error: ServeAppError) -> None:
-        """Tell the client, and the audit log where it was refused."""
-        is_alone = not exchange.has_client  # other errors are then what its leaving made
+        """Tell the client, and the audit log if the request itself was refused."""
+        is_alone = not exchange.has_client  # then its leaving caused all other errors
         exchange.outcome = CLIENT_LEFT if is_alone and error is not exchange.cancellation else error.code
         if is_alone:
             return
-        exchange.close()  # its leaving changes nothing any more
+        exchange.close()  # from here on its leaving changes nothing
         if error.model is not None and not exchange.model:
-            exchange.set_model(error.model)  # its failures are its own, and not those of no model
+            exchange.set_model(error.model)  # the failure counts as this model's
         headers = {}
         if error.retry_after_s is not None:
             headers["retry-after"] = str(math.ceil(error.retry_after_s))
@@ -138,18 +138,18 @@ class Endpoint:
         if isinstance(error, UnsupportedMediaType):
             headers["accept-encoding"] = CODINGS
         if isinstance(error, DeadlineExceeded):
-            headers["x-should-retry"] = "false"  # OpenAI's clients send it again otherwise, while the work is lost
+            headers["x-should-retry"] = "false"  # OpenAI's clients would send it again
         try:
             async with asyncio.timeout(_FAREWELL_S):
                 await exchange.fail(error, headers)
         except TimeoutError:
             pass  # nobody reads
-        if isinstance(error, RequestError | Overloaded | ModelNotReady):  # and not what failed in serving it
+        if isinstance(error, RequestError | Overloaded | ModelNotReady):  # not our own failures
             audit.info("%s", json.dumps(_audit_line(exchange, error)))
 
 
 def _authorization(exchange: Exchange) -> str | None:
-    """The header, of which there is one at most: who sends two wants to be two clients."""
+    """The header's value. Two of them are refused: they might be two clients' keys."""
     values = exchange.request.headers.getlist("authorization")
     if len(values) > 1:
         raise InvalidKey("the request has more than one Authorization header: send one")
@@ -159,8 +159,8 @@ def _authorization(exchange: Exchange) -> str | None:
 def _timeout_s(exchange: Exchange, longest_s: float) -> float:
     """The client's own deadline, `X-Request-Timeout` in seconds, where it gives one; never above the config's."""
     headers = exchange.request.headers
-    if _SECONDS.fullmatch(of_serve := headers.get(_OF_SERVE, "")) and float(of_serve):
-        longest_s = min(longest_s, within(float(of_serve)))
+    if _SECONDS.fullmatch(serve_timeout := headers.get(_SERVE_TIMEOUT, "")) and float(serve_timeout):
+        longest_s = min(longest_s, within(float(serve_timeout)))
     text = headers.get("x-request-timeout")
     if text is None:
         return longest_s

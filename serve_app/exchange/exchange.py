@@ -154,7 +154,7 @@ class Exchange(Connection):
         tool_use: ToolUse | None = None,
         template_args: str = "",
     ) -> GenerationRequest:
-        """What the model is asked. `part` tells apart the generations of one exchange; they share its deadline."""
+        """The request to an engine. `part` ends its id, where an exchange has several generations."""
         return GenerationRequest(
             id=self.id + part,
             model=model.name,
@@ -228,7 +228,7 @@ class Exchange(Connection):
     async def _turn(
         self, request: GenerationRequest, names: Mapping[str, str], *, generates: bool = True
     ) -> AsyncIterator[GenerationRequest]:
-        """The block runs once it is the request's turn; its failures are told in the client's words."""
+        """Run the block once it is the request's turn; its errors name fields as the client does."""
         with in_clients_words(names):
             try:
                 async with self.lane.admission.admitted(request, self.key, generates=generates) as admitted:

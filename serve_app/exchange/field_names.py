@@ -1,4 +1,4 @@
-"""What an engine calls a request's fields, in the words of the client that sent them."""
+"""Errors of engines name a request's fields as the client does."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -9,9 +9,9 @@ from serve_app.errors import ServeAppError
 
 @contextmanager
 def in_clients_words(names: Mapping[str, str]) -> Iterator[None]:
-    """A failure inside the block that is about one of these fields calls it as the client does.
+    """Rename the field that an error inside the block is about.
 
-    An engine knows chat's names alone; `names` are those that have another one in this request.
+    An engine knows chat's names only; `names` maps those that this request spells otherwise.
     """
     try:
         yield

@@ -1,6 +1,6 @@
-"""JSON from strangers: counted before it is parsed, because a parser holds Python's lock until it is through.
+"""JSON from strangers. It is counted before it is parsed, because the parser holds Python's lock until it is done.
 
-Ten million empty strings are 30 MB, and seconds in which a process answers nobody. Knows nothing of fields.
+Ten million empty strings are 30 MB, and seconds in which the process can't answer. Knows nothing of fields.
 """
 
 import re
@@ -26,9 +26,9 @@ _SLICE_BYTES = 262_144
 def parse(data: bytes, field: str | None = None) -> Any:
     """The document's values. Raises `InvalidRequest` where it isn't valid JSON, or is too much of it.
 
-    `field` has the document, where that isn't the whole body. A byte order mark is read over. A key that stands twice
-    is refused: whoever else reads the document (a proxy that looks for the model's name) may take the other one. NaN,
-    the infinities and invalid UTF-8 aren't JSON.
+    `field` is the field that holds the document, if that isn't the whole body. A byte order mark is skipped. A
+    repeated key is refused: another reader, such as a proxy that looks for the model's name, may take the other
+    value. NaN, the infinities and invalid UTF-8 aren't JSON.
     """
     data = data.removeprefix(_UTF8_MARK)
     name = f"{field}: it" if field else "the body"
@@ -48,7 +48,7 @@ def parse(data: bytes, field: str | None = None) -> Any:
 
 
 def _exceeded_bound(data: bytes) -> str | None:
-    """What it has too much of. What stands in strings is left out, but looked at only where it could matter."""
+    """What the document has too much of. Strings don't count, and are skipped only if that could matter."""
     if not _exceeded(_counts(data)):
         return None
     num_values = num_containers = num_keys = 0
@@ -69,7 +69,7 @@ def _exceeded(counts: tuple[int, int, int]) -> str | None:
 
 
 def _outside_strings(data: bytes) -> Iterator[bytes]:
-    """What stands between the strings, slice by slice: no step holds Python's lock for long."""
+    """The bytes outside of strings, slice by slice, so that no step holds Python's lock for long."""
     is_inside, begin = False, 0
     while begin < len(data):
         end = begin + _SLICE_BYTES

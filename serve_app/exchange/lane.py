@@ -77,13 +77,13 @@ class Lane:
         """The models that this key may use."""
         return [entry for entry in self.catalog.entries() if key is None or key.may_use(entry.name)]
 
-    def tells_all(self, key: Key | None) -> bool:
-        """Whether whoever has this key runs the service: an administrator, and everybody where there are no keys."""
+    def may_see_all(self, key: Key | None) -> bool:
+        """Whether this key may see all: an administrator's may; without any keys, everybody may."""
         return self.keys.is_open if key is None else key.is_admin
 
     def discreet(self, error: ModelNotReady, key: Key | None) -> ModelNotReady:
         """The error without its reason, unless this key may read it."""
-        return error if self.tells_all(key) else error.for_strangers()
+        return error if self.may_see_all(key) else error.for_strangers()
 
     async def load_image(self, model: ModelEntry, source: ImageSource, param: str) -> RgbImage:
         """An image from a stranger as safe pixels, as many as the model uses, timed and counted.

@@ -1,7 +1,6 @@
-"""Where the CPU work on a request's body is done: what is large on a thread, so that the event loop serves others.
+"""CPU work on large request bodies runs on a thread, so that the event loop serves other requests.
 
-One thread for a process: parsers hold Python's lock while they run, and with more threads the loop would have to wait
-for each of them in turn.
+A process has one such thread: parsers hold Python's lock while they run, and the loop would wait for each of them.
 """
 
 import asyncio
@@ -11,12 +10,12 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-LARGEST_ON_LOOP = 65_536  # bytes or characters: a millisecond of work; below it, a thread's turn costs more
+LARGEST_ON_LOOP = 65_536  # bytes or characters: a millisecond of work; handing less to a thread costs more
 _thread = ThreadPoolExecutor(1, thread_name_prefix="body")
 
 
 async def off_loop(size: int, work: Callable[..., T], *args: object) -> T:
-    """What `work(*args)` returns; `size` is how many bytes or characters it looks at."""
+    """Return `work(*args)`, which looks at `size` bytes or characters."""
     if size <= LARGEST_ON_LOOP:
         return work(*args)
     return await asyncio.get_running_loop().run_in_executor(_thread, work, *args)

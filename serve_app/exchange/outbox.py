@@ -1,4 +1,4 @@
-"""Events on their way to one client: made in one place, sent in another, and joined where the client is behind."""
+"""Events on their way to one client. Those that wait for a slow client are joined."""
 
 import asyncio
 
@@ -20,7 +20,7 @@ class Outbox:
         self._is_ended = False
 
     def write(self, data: bytes) -> None:
-        """Raises `ClientTooSlow` where what waits has grown beyond the bound: memory is everybody's."""
+        """Raises `ClientTooSlow` if more waits than the bound allows: all requests share the memory."""
         self._num_bytes += len(data)
         self._num_writes += 1
         if self._num_bytes > self._max_bytes:
@@ -32,7 +32,7 @@ class Outbox:
         self._wake()
 
     def write_when_silent(self, data: bytes, seconds: float) -> None:
-        """From now to the end write `data` whenever nothing else was written for so long."""
+        """From now on write `data` whenever nothing else was written for so long."""
         loop = asyncio.get_running_loop()
         self._silence = loop.call_later(seconds, self._break_silence, data, seconds, self._num_writes)
 
@@ -46,7 +46,7 @@ class Outbox:
         self._wake()
 
     async def read(self) -> tuple[bytes, bool]:
-        """All that waits, or what comes next, and whether it is the last. Empty only at the end."""
+        """Everything that waits, or else the next write, and whether it is the last. Empty only at the end."""
         if not self._waiting and not self._is_ended:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
@@ -57,7 +57,7 @@ class Outbox:
         return data, self._is_ended
 
     async def pause(self, seconds: float) -> None:
-        """Wait for so long, or until the end, whatever is written."""
+        """Wait for so long, or until the end; writes don't shorten it."""
         if self._is_ended:
             return
         self._ending = asyncio.get_running_loop().create_future()

@@ -1,4 +1,4 @@
-"""Which ids of clients are taken over, and that a request has one id everywhere: header, body, log, `DELETE`.
+"""A request has one id everywhere, in header, body, log and `DELETE`: the client's own if it is usable.
 
 Imports little: Ray Serve's proxy runs it.
 """
@@ -9,7 +9,7 @@ import uuid
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 HEADER = b"x-request-id"
-# What stands in a log line, a path and JSON as it is.
+# These need no escaping in a log line, a path or JSON.
 _USABLE = re.compile(rb"[A-Za-z0-9._:=+@~-]{1,128}")
 
 
@@ -22,9 +22,9 @@ def new_id() -> str:
 
 
 class PlainId:
-    """ASGI middleware in front of Ray Serve's own, which repeats a client's id in the answer, whatever it is.
+    """ASGI middleware in front of Ray Serve's own, which repeats any id of a client's in the answer.
 
-    One that can't be used, or a second one, is taken out of the request before.
+    It takes an unusable id, and a second one, out of the request.
     """
 
     def __init__(self, app: ASGIApp) -> None:

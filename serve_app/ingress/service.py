@@ -1,4 +1,4 @@
-"""Handlers that belong to no API: whether the service lives and is ready, and the calling off of requests."""
+"""Handlers that belong to no API: health, readiness, and the cancelling of requests."""
 
 from contextlib import suppress
 from typing import Any, Literal, NotRequired
@@ -39,7 +39,7 @@ async def health(exchange: Exchange) -> None:
 
 
 async def ready(exchange: Exchange) -> None:
-    """200 when something can serve, and all that once could still can; `all=1`: when all are ready.
+    """200 when a model can serve, and all that once could still can; with `all=1`, when all are ready.
 
     Otherwise 503. Those who run the service also get each model's state.
     """
@@ -53,7 +53,7 @@ async def ready(exchange: Exchange) -> None:
     is_ready = is_ready and not lane.running.is_closing
     answer: dict[str, Any] = {"ready": is_ready}
     key = _key_if_any(exchange)
-    if lane.tells_all(key) and (key is not None or _is_of_own_site(exchange)):
+    if lane.may_see_all(key) and (key is not None or _is_of_own_site(exchange)):
         answer["models"] = {e.name: {"state": e.state} | ({"reason": e.reason} if e.reason else {}) for e in entries}
         if catalog.refused_config:
             answer["refused_config"] = catalog.refused_config
@@ -79,7 +79,7 @@ def _flag(exchange: Exchange, name: str) -> bool:
 
 
 def _key_if_any(exchange: Exchange) -> Key | None:
-    """Whose key came with a request that needs none."""
+    """The key of a request that needs none."""
     with suppress(InvalidKey):
         return exchange.lane.keys.key_of(exchange.request.headers.get("authorization"))
     return None

@@ -281,10 +281,10 @@ async def test_a_wrong_list_of_models_leaves_the_one_before(cluster: Cluster, cl
     async with traffic(client, "a", "b", "stable") as told:
         await cluster.deploy(file(BASE, {"stable": {"nobody": 1}}))
 
-        async def is_told() -> bool:
+        async def is_sent() -> bool:
             return "'stable' leads to 'nobody', which isn't among the models" in await refused()
 
-        await until(is_told, "nobody said what is wrong")
+        await until(is_sent, "nobody said what is wrong")
         await asyncio.sleep(5)  # as long as Ray Serve takes to replace what it thinks has failed
         await cluster.deploy(file(BASE, {"stable": {"b": 1}}))
         await wait_for(client, "stable", "b")
@@ -334,7 +334,7 @@ async def test_a_typo_in_the_args_costs_nothing(cluster: Cluster, client: httpx.
     assert "reason" not in await entry(client, "pair")
 
 
-async def test_who_waits_for_a_model_that_fails_is_told_when_it_does(
+async def test_who_waits_for_a_model_that_fails_is_sent_when_it_does(
     cluster: Cluster, client: httpx.AsyncClient
 ) -> None:
     """Those that wait for a replica and those that wait for their turn, long before their own deadline."""

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serve_app.errors import BodyTooLarge, InvalidRequest, UnsupportedMediaType
-from serve_app.exchange.content_encoding import decoders_of
+from serve_app.exchange.body_stream import decoders_of
 from tests.drawings import png
 from tests.own_lane import MAX_BODY_BYTES, bearer, own_lane
 
@@ -108,7 +108,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("content", "encoding", "says"), BROKEN.values(), ids=list(BROKEN))
-def test_what_is_not_what_it_says_is_told_so(lane: httpx.Client, content: bytes, encoding: str, says: str) -> None:
+def test_what_is_not_what_it_says_is_sent_so(lane: httpx.Client, content: bytes, encoding: str, says: str) -> None:
     status, code, message = refusal(post(lane, content, content_encoding=encoding))
     assert (status, code) == (400, "invalid_request")
     assert says in message

@@ -114,7 +114,7 @@ Outcome = Caption | Failure
 
 
 class CaptionEvents:
-    """The events of one image's streamed captions, as `EventEncoder` wants them: their pieces, then the whole."""
+    """The events of one image's streamed captions, an `EventEncoder`: their pieces, then the whole."""
 
     def __init__(self, index: int, prompt: CaptionPrompt, image_s: float) -> None:
         self._index = index

@@ -1,7 +1,7 @@
-"""What a caption request says beside its images: wishes, sampling, the answer's form, and the guard.
+"""The fields of a caption request beside its images: wishes, sampling, the answer's form, and the guard.
 
-JSON bodies and multipart forms have the same fields. What contradicts itself is a 400 that names the field; what a
-model's family doesn't have is told by `families/wish.py`, once the model is known.
+JSON bodies and multipart forms share them. Contradictions are refused here; what the model's family doesn't have is
+refused by `families/wish.py`, once the model is known.
 """
 
 import json
@@ -24,7 +24,7 @@ MAX_NAME_CHARACTERS = 100
 MOST_WORDS = 1000
 MOST_RETRIES = 5
 
-Short = Annotated[str, Field(min_length=1, max_length=200)]  # looked up among names, and told again where it is none
+Short = Annotated[str, Field(min_length=1, max_length=200)]  # looked up among names, and repeated if it is none
 Option = Annotated[str, Field(min_length=1, max_length=500)]
 
 

@@ -1,4 +1,4 @@
-"""The guard on request: looks at a caption, asks again a bounded number of times, and says what it saw and did.
+"""The guard: checks a caption, retries a bounded number of times, and reports its findings.
 
 Each further attempt has another seed and at least some temperature, and against loops a penalty on repetition. The
 first attempt without a finding is the caption; where all have some, the one with the mildest.
@@ -20,7 +20,7 @@ from serve_app.messages import Chunk, Sampling
 _OF_ANY_FORM: frozenset[Finding] = frozenset({"empty", "loop", "truncated"})
 _TEMPERATURE_STEP = 0.2
 _PENALTY_STEP = 0.1
-_LONG = 20_000  # characters: a look at more takes longer than the event loop may be held, some 10 ms
+_LONG = 20_000  # characters: checking more takes some 10 ms, too long for the event loop
 
 Ask = Callable[[int, Sampling], Awaitable[Chunk]]
 
@@ -71,7 +71,7 @@ class Guarded:
 
 
 class CaptionGuard:
-    """Guards the captions of one request; `words` says what was asked for, as far as anybody can tell."""
+    """Guards the captions of one request. `words` has the language and form that it asked for, if it is known."""
 
     def __init__(self, guard: Guard, prompt: CaptionPrompt, words: Words) -> None:
         self._retries = guard.retries
@@ -88,9 +88,9 @@ class CaptionGuard:
         return is_prose or name in _OF_ANY_FORM
 
     async def run(self, ask: Ask, sampling: Sampling, left_s: Callable[[], float]) -> Guarded:
-        """Raises what the first attempt raises; what stops a later one is told in the report.
+        """Raises what the first attempt raises; an error of a later one ends up in the report.
 
-        `ask` gets the attempt's number and how to sample it. No attempt begins that would take longer than is left.
+        `ask` gets the attempt's number and sampling. No attempt begins that would take longer than is left.
         """
         begun_s = time.monotonic()
         attempts = [await self._judged(await ask(0, sampling), {})]

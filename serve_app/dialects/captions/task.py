@@ -1,7 +1,6 @@
-"""Our own dialect: `POST /v1/captions`, images in and captions out, and which styles a model understands.
+"""`POST /v1/captions`: images in, captions out.
 
-One image or several, as JSON (URL, data URI or base64) or as a multipart upload. Each image is its own
-generation, all at once; a bad image has its own error and never shifts another's caption.
+Each image is a generation of its own, all at once; a bad image has its own error and never shifts another's caption.
 """
 
 import time
@@ -152,7 +151,7 @@ class CaptionTask:
 
 
 def _words(family: CaptionFamily, fields: CaptionFields) -> Words:
-    """Raises `InvalidRequest`, also where tags are wanted of a style that lists none."""
+    """Raises `InvalidRequest`, also if the format is tags and the style lists none."""
     has_tags = any(style.lists_tags for style in family.styles)
     if fields.form == "tags" and not has_tags and fields.style is None and fields.prompt is None:
         raise InvalidRequest(

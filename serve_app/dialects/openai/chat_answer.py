@@ -79,7 +79,7 @@ def _logprob_json(token: TokenLogprob) -> dict[str, Any]:
 
 
 class ChatEvents:
-    """The events of one streamed chat answer, as `EventEncoder` wants them."""
+    """The events of one streamed chat answer: an `EventEncoder`."""
 
     def __init__(self, answer_id: str, created_s: int, model: str, usage: RunningUsage) -> None:
         self._frame = {
@@ -99,7 +99,7 @@ class ChatEvents:
             head = self._begin(chunk)
         self._usage.count(chunk)
         before, after = self._around[chunk.index]
-        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._usage.is_told_along):
+        if not (chunk.reasoning or chunk.tool_calls or chunk.logprobs or self._usage.is_continuous):
             text = chunk.text
             events = before + encode_basestring(text).encode("utf-8", "replace") + after if text else b""
         else:
@@ -113,7 +113,7 @@ class ChatEvents:
 
     def end(self) -> bytes:
         """The usage where it was asked for, and `[DONE]`."""
-        if not (self._usage.is_told and self._usage.total):
+        if not (self._usage.is_sent and self._usage.total):
             return DONE_EVENT
         return event_bytes(self._frame | {"choices": [], "usage": self._usage.total.as_json()}) + DONE_EVENT
 

@@ -61,7 +61,7 @@ def _spelled(token: TokenLogprob) -> str:
 
 
 class CompletionEvents:
-    """The events of one prompt's streamed answers, as `EventEncoder` wants them."""
+    """The events of one prompt's streamed answers: an `EventEncoder`."""
 
     def __init__(self, frame: dict[str, Any], first_index: int, echo: str, usage: RunningUsage) -> None:
         self._frame = frame

@@ -24,7 +24,7 @@ _Tokens = Annotated[
 
 
 def _kind(prompt: Any) -> str:
-    """Told by its first item, so that a mistake in another one is told where it stands."""
+    """Decided by the first item, so that a mistake in another one is reported at its place."""
     if not isinstance(prompt, list):
         return "text"
     first = prompt[0] if prompt else ""
@@ -78,7 +78,7 @@ class CompletionBody(GenerationBody):
     @property
     def each_prompt(self) -> Sequence[str | list[int]]:
         """One prompt, a text or the ids of its tokens, is a list of one."""
-        return [self.prompt] if _kind(self.prompt) in ("text", "tokens") else self.prompt  # type: ignore[list-item, return-value] # told by _kind
+        return [self.prompt] if _kind(self.prompt) in ("text", "tokens") else self.prompt  # type: ignore[list-item, return-value] # decided by _kind
 
     @property
     def answer_limit(self) -> int | None:

@@ -82,7 +82,7 @@ class _CompletionTask:
             return await self._exchange.stream(self._request(number), encoder, write, self._names(number))
 
         totals = await all_at_once(stream, len(self._prompts))
-        if self._body.running_usage().is_told:
+        if self._body.running_usage().is_sent:
             usage = Usage.total(
                 Usage(total.num_prompt_tokens, total.num_tokens, total.num_cached_tokens) for total in totals
             )

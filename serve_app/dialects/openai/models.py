@@ -3,14 +3,14 @@
 from serve_app.errors import Forbidden
 from serve_app.exchange.exchange import Exchange
 
-_LONGEST_NAME = 256  # of what is looked up and repeated
+_LONGEST_NAME = 256  # that is looked up, and repeated in an error
 
 
 async def list_models(exchange: Exchange) -> None:
     """OpenAI's list, each model with its state, tasks, engine and context length."""
-    lane, tells_all = exchange.lane, exchange.lane.tells_all(exchange.key)
-    entries = [entry.as_json(with_reason=tells_all) for entry in lane.visible(exchange.key)]
-    refused = lane.catalog.refused_config if tells_all else None
+    lane, may_see_all = exchange.lane, exchange.lane.may_see_all(exchange.key)
+    entries = [entry.as_json(with_reason=may_see_all) for entry in lane.visible(exchange.key)]
+    refused = lane.catalog.refused_config if may_see_all else None
     await exchange.send_json({"object": "list", "data": entries} | ({"refused_config": refused} if refused else {}))
 
 
@@ -20,4 +20,4 @@ async def retrieve_model(exchange: Exchange) -> None:
     entry = exchange.lane.catalog.find(name)
     if exchange.key is not None and not exchange.key.may_use(name):
         raise Forbidden(f"this key may not use model '{name}'", "model")
-    await exchange.send_json(entry.as_json(with_reason=exchange.lane.tells_all(exchange.key)))
+    await exchange.send_json(entry.as_json(with_reason=exchange.lane.may_see_all(exchange.key)))

@@ -11,8 +11,8 @@ from serve_app.dialects.tgi.dialect import TGI
 from serve_app.exchange.connection import event_bytes
 from serve_app.messages import Chunk, TokenLogprob
 
-_FARTHEST = 8  # characters that tokens may have said before one whose own text is found
-# What engines call fields that have another name here.
+_FARTHEST = 8  # characters that earlier tokens may have added before a token whose own text is found
+# Fields that engines call otherwise.
 TGI_NAMES = {
     "max_tokens": "max_new_tokens",
     "response_format": "grammar",
@@ -79,7 +79,7 @@ def _top_json(token: TokenLogprob) -> list[dict[str, Any]]:
 
 
 class TokenEvents:
-    """The events of one streamed answer, as `EventEncoder` wants them: one a token, the last one with the whole text.
+    """The events of one streamed answer, an `EventEncoder`: one event a token, the last one with the whole text.
 
     The texts of all tokens that aren't special are the generated text.
     """
@@ -129,7 +129,7 @@ def _with_texts(chunk: Chunk) -> Iterator[tuple[TokenLogprob, str]]:
     All texts but those are the chunk's. A token alone may decode otherwise: a part of a character adds nothing, and
     the last part all of it; a space in front is missing.
     """
-    # A chunk without a token ends an answer whose last token had no text, or none to be told.
+    # A chunk without a token ends an answer whose last token had no text, or none left to show.
     tokens = chunk.logprobs or (TokenLogprob("", 0.0, is_special=not chunk.text),)
     texts = [token.token if token.is_special else "" for token in tokens]
     at, waiting = 0, None
@@ -140,12 +140,12 @@ def _with_texts(chunk: Chunk) -> Iterator[tuple[TokenLogprob, str]]:
         if start < 0:
             waiting = number
             continue
-        teller = number if waiting is None else waiting
-        texts[teller] = chunk.text[at:start]
+        owner = number if waiting is None else waiting
+        texts[owner] = chunk.text[at:start]
         texts[number] += token.token
         at, waiting = start + len(token.token), None
     if rest := chunk.text[at:]:
         # Text that was held back may come with the special token that ends the answer: that isn't shown as one then.
-        teller = max((number for number, token in enumerate(tokens) if not token.is_special), default=len(tokens) - 1)
-        texts[teller] = ("" if tokens[teller].is_special else texts[teller]) + rest
+        owner = max((number for number, token in enumerate(tokens) if not token.is_special), default=len(tokens) - 1)
+        texts[owner] = ("" if tokens[owner].is_special else texts[owner]) + rest
     yield from zip(tokens, texts, strict=True)

@@ -74,7 +74,7 @@ class GenerateParameters(Body):
         return bool(self.details or self.decoder_input_details)
 
     def seeded(self) -> Self:
-        """With a seed that can be told, where one answer is sampled and details are wanted."""
+        """With a seed of our own that the details can name, if one answer is sampled and has details."""
         if self.seed is not None or not self.samples or not self.has_details or self.num_answers > 1:
             return self
         return self.model_copy(update={"seed": random.getrandbits(63)})
@@ -87,9 +87,9 @@ class GenerateParameters(Body):
             raise wrong("seed", "with best_of above 1 there is no one seed: leave it out")
         return self
 
-    def sampling(self, *, tells_tokens: bool) -> Sampling:
-        """`tells_tokens`: the answer says more of each token than its text."""
-        needs_logprobs = tells_tokens or self.num_answers > 1
+    def sampling(self, *, has_token_details: bool) -> Sampling:
+        """`has_token_details`: the answer has more of each token than its text."""
+        needs_logprobs = has_token_details or self.num_answers > 1
         return Sampling(
             max_tokens=self.max_new_tokens or DEFAULT_TOKENS,
             temperature=(self.temperature or 1.0) if self.samples else 0.0,

@@ -1,7 +1,4 @@
-"""TGI's dialect (text-generation-inference): raw prompts, `POST /generate` and its kin. It speaks of one model.
-
-Which one, the header `X-Model` or `?model=` says; the default chat model otherwise.
-"""
+"""TGI's generation from raw prompts, whole and streamed, and the two routes that choose by the body's fields."""
 
 import codecs
 
@@ -22,7 +19,7 @@ from serve_app.images.gate import ImageUrl
 from serve_app.messages import GenerationRequest, Message, RawPrompt
 from serve_app.models.entry import ModelEntry
 
-_NO_LIMIT = 2**31 - 1  # told of a model that states no context length
+_NO_LIMIT = 2**31 - 1  # of a model that states no context length
 
 
 async def generate(exchange: Exchange) -> None:
@@ -64,12 +61,12 @@ async def generate_either(exchange: Exchange) -> None:
 
 
 async def invocations(exchange: Exchange) -> None:
-    """SageMaker's one route: whose body it is, its fields say."""
+    """SageMaker's one route: the body's fields decide whose it is."""
     data = await exchange.read_body()
     try:
         fields = set(await off_loop(len(data), parse_object, data))
     except InvalidRequest:
-        fields = set()  # a file, or told by whoever reads it again
+        fields = set()  # a file; or broken JSON, which `generate_either` refuses
     if "messages" in fields:
         await create_chat_completion(exchange, model_outside_body(exchange))
     elif "prompt" in fields:
@@ -79,7 +76,7 @@ async def invocations(exchange: Exchange) -> None:
 
 
 async def info(exchange: Exchange) -> None:
-    """The model, and what a request may ask of it."""
+    """The model, and the limits of its requests."""
     model = choose_model(exchange)
     context_length = model.description.context_length if model.description else None
     await exchange.send_json(
@@ -103,18 +100,18 @@ async def info(exchange: Exchange) -> None:
 
 
 def _is_file(exchange: Exchange, data: bytes) -> bool:
-    """By its type; where that says neither, as curl's and the hub's clients' often doesn't, by its beginning."""
+    """Judged by its type; by its first byte if the type says neither, as with curl and the hub's clients."""
     content_type = exchange.request.headers.get("content-type", "").lower()
     first = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     return content_type.startswith("image/") or ("json" not in content_type and first not in (b"{", b""))
 
 
 async def _generate(exchange: Exchange, body: GenerateBody, *, is_hosted: bool = False) -> None:
-    """The whole answer; `is_hosted`: as `POST /` has it."""
+    """The whole answer; if `is_hosted`, in the shape of `POST /`."""
     body = body.seeded()
     model = choose_model(exchange, body.model, body.parameters.adapter_id)
     style = _style(body, model, is_hosted)
-    request = await _request(exchange, body, model, tells_tokens=style.has_details)
+    request = await _request(exchange, body, model, has_token_details=style.has_details)
     await exchange.count_answers(request.sampling.num_answers)
     chunks = await exchange.answer(request, TGI_NAMES)
     answer = answer_json(chunks, style)
@@ -134,7 +131,7 @@ async def _generate_stream(exchange: Exchange, body: GenerateBody, *, is_hosted:
         field = "parameters.decoder_input_details"
         raise InvalidRequest(f"{field}: a stream has none, as in TGI: leave it out", field)
     body = body.seeded()
-    request = await _request(exchange, body, model, tells_tokens=True)
+    request = await _request(exchange, body, model, has_token_details=True)
     await exchange.send_stream(request, TokenEvents(_style(body, model, is_hosted)), TGI_NAMES)
 
 
@@ -147,7 +144,7 @@ def _style(body: GenerateBody, model: ModelEntry, is_hosted: bool) -> AnswerStyl
 
 
 async def _request(
-    exchange: Exchange, body: GenerateBody, model: ModelEntry, *, tells_tokens: bool
+    exchange: Exchange, body: GenerateBody, model: ModelEntry, *, has_token_details: bool
 ) -> GenerationRequest:
     """The prompt, its images loaded. A model that reads text only reads markdown as text, as in TGI."""
     parameters = body.parameters
@@ -162,6 +159,6 @@ async def _request(
     return exchange.generation(
         model,
         (Message("user", with_images(pieces, iter(images))),),
-        parameters.sampling(tells_tokens=tells_tokens),
+        parameters.sampling(has_token_details=has_token_details),
         raw=RawPrompt(last_tokens=parameters.truncate),
     )

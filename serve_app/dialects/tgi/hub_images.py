@@ -1,7 +1,7 @@
 """The hub's tasks on one image, as its clients send them to `POST /`: image-to-text, and a question about it.
 
 Bodies and answers are those of the hub's specification of tasks, which huggingface_hub and @huggingface/inference
-follow. A document's question is an image's question; what only readers of its words could heed is refused.
+follow. A question about a document is one about its image; fields for engines that read its text are refused.
 """
 
 import math
@@ -35,7 +35,7 @@ class CaptionParameters(Body):
 
 
 class QuestionParameters(Body):
-    """`top_k` is the most answers that are wanted; there is one, the likeliest."""
+    """`top_k` is the most answers to return; there is always one, the likeliest."""
 
     neutral: ClassVar[dict[str, tuple[Any, ...]]] = {
         "doc_stride": (),

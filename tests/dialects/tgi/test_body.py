@@ -19,9 +19,9 @@ SAMPLED: dict[str, Any] = {"temperature": 1.0}
 AN_OBJECT = OutputFormat("json_schema", '{"type": "object", "properties": {}}')  # as TGI reads `properties`
 
 
-def sampling(tells_tokens: bool = False, **parameters: Any) -> Sampling:
+def sampling(has_token_details: bool = False, **parameters: Any) -> Sampling:
     body = parse_json(json.dumps({"inputs": "hi", "parameters": parameters}).encode(), GenerateBody)
-    return body.parameters.sampling(tells_tokens=tells_tokens)
+    return body.parameters.sampling(has_token_details=has_token_details)
 
 
 def test_every_parameter_of_the_page_is_honoured_or_refused() -> None:
@@ -54,8 +54,8 @@ def test_every_parameter_stands_in_the_docs(name: str) -> None:
         ({"best_of": 1}, {}),
         ({"best_of": 2, "do_sample": True}, SAMPLED | {"num_answers": 2, "num_logprobs": 0}),
         ({"top_n_tokens": 3}, {}),
-        ({"top_n_tokens": 3, "tells_tokens": True}, {"num_logprobs": 3}),
-        ({"tells_tokens": True}, {"num_logprobs": 0}),
+        ({"top_n_tokens": 3, "has_token_details": True}, {"num_logprobs": 3}),
+        ({"has_token_details": True}, {"num_logprobs": 0}),
         ({"grammar": {"type": "regex", "value": "a"}}, {"output_format": OutputFormat("regex", "a")}),
         ({"grammar": {"type": "json", "value": "{}"}}, {"output_format": OutputFormat("json_schema", "{}")}),
         ({"grammar": {"type": "json", "value": {"properties": {}}}}, {"output_format": AN_OBJECT}),
