@@ -2,7 +2,7 @@
 
 from serve_app.access.admission import Admission
 from serve_app.access.budget import Budget
-from serve_app.access.keys import Key, Keyring
+from serve_app.access.keys import Keyring
 from serve_app.access.running import Running
 from serve_app.config.http import HttpConfig
 from serve_app.engines.scripted.engine import ScriptedEngine
@@ -12,7 +12,7 @@ from serve_app.metrics.registry import Metrics
 from serve_app.models.entry import Catalog
 from serve_app.models.single_model import SingleModelCatalog
 from serve_app.replica.replica import Replica
-from tests.own_lane import MODEL, SCRIPTED
+from tests.own_lane import MODEL, SCRIPTED, nobody_else, nothing_to_heed
 
 
 def bare_lane(metrics: Metrics, catalog: Catalog | None = None) -> Lane:
@@ -29,14 +29,6 @@ def bare_lane(metrics: Metrics, catalog: Catalog | None = None) -> Lane:
         budget=Budget(),
         admission=Admission(http.admission, lambda _: SCRIPTED.ongoing_limit),
         running=Running(),
-        cancel_elsewhere=_nobody_else,
-        heed_others=_nothing_to_heed,
+        cancel_elsewhere=nobody_else,
+        heed_others=nothing_to_heed,
     )
-
-
-async def _nobody_else(request_id: str, key: Key | None) -> bool:
-    return False
-
-
-async def _nothing_to_heed() -> None:
-    return None

@@ -150,8 +150,8 @@ def _lane_app(replica: Replica, metrics: Metrics, keys_file: Path, model: ModelC
         budget=Budget(),
         admission=Admission(http.admission, lambda _: places, watcher=metrics),
         running=Running(),
-        cancel_elsewhere=_nobody_else,
-        heed_others=_nothing_to_heed,
+        cancel_elsewhere=nobody_else,
+        heed_others=nothing_to_heed,
     )
     return create_app(lane)
 
@@ -160,9 +160,9 @@ async def _nothing(*_: Any) -> None:
     raise AssertionError("the app takes its place before the server starts")
 
 
-async def _nobody_else(request_id: str, key: Key | None) -> bool:
+async def nobody_else(request_id: str, key: Key | None) -> bool:
     return False
 
 
-async def _nothing_to_heed() -> None:
+async def nothing_to_heed() -> None:
     return None

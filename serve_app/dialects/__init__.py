@@ -1,1 +1,1 @@
-"""The HTTP dialects, one file each: Starlette request in, `GenerationRequest` out, chunks back as JSON or events."""
+"""The HTTP dialects, a folder each: its routes, the bodies it reads, its answers and the shapes of those."""

@@ -3,6 +3,7 @@
 Knows no path: a route names its dialect, and each dialect lives in a folder of its own.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -10,7 +11,15 @@ from typing import Annotated, Any
 from pydantic import WithJsonSchema
 from typing_extensions import TypedDict
 
-from serve_app.errors import ServeAppError, concrete_errors, error_json
+from serve_app.errors import (
+    DeadlineExceeded,
+    InvalidKey,
+    ServeAppError,
+    UnsupportedMediaType,
+    concrete_errors,
+    error_json,
+)
+from serve_app.exchange.body_stream import CODINGS
 
 Code = Annotated[str, WithJsonSchema({"type": "string", "enum": sorted({error.code for error in concrete_errors()})})]
 
@@ -45,3 +54,17 @@ class Dialect:
 
 
 SERVICE = Dialect("service")  # of routes that no other API has, and of paths that don't exist
+
+
+def error_headers(error: ServeAppError) -> dict[str, str]:
+    """The headers of an answer with this error, in every dialect."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after_s))
+    if isinstance(error, InvalidKey):
+        headers["www-authenticate"] = "Bearer"
+    if isinstance(error, UnsupportedMediaType):
+        headers["accept-encoding"] = CODINGS
+    if isinstance(error, DeadlineExceeded):
+        headers["x-should-retry"] = "false"  # OpenAI's clients would send it again
+    return headers

@@ -7,7 +7,6 @@ answers, or into error events if the answer had begun.
 import asyncio
 import json
 import logging
-import math
 import re
 from contextlib import nullcontext
 
@@ -26,9 +25,8 @@ from serve_app.errors import (
     RequestError,
     ServeAppError,
     ShuttingDown,
-    UnsupportedMediaType,
 )
-from serve_app.exchange.body_stream import CODINGS
+from serve_app.exchange.dialect import error_headers
 from serve_app.exchange.exchange import Exchange
 from serve_app.exchange.lane import Lane
 from serve_app.exchange.route import Route
@@ -130,18 +128,9 @@ class Endpoint:
         exchange.close()  # from here on its leaving changes nothing
         if error.model is not None and not exchange.model:
             exchange.set_model(error.model)  # the failure counts as this model's
-        headers = {}
-        if error.retry_after_s is not None:
-            headers["retry-after"] = str(math.ceil(error.retry_after_s))
-        if isinstance(error, InvalidKey):
-            headers["www-authenticate"] = "Bearer"
-        if isinstance(error, UnsupportedMediaType):
-            headers["accept-encoding"] = CODINGS
-        if isinstance(error, DeadlineExceeded):
-            headers["x-should-retry"] = "false"  # OpenAI's clients would send it again
         try:
             async with asyncio.timeout(_FAREWELL_S):
-                await exchange.fail(error, headers)
+                await exchange.fail(error, error_headers(error))
         except TimeoutError:
             pass  # nobody reads
         if isinstance(error, RequestError | Overloaded | ModelNotReady):  # not our own failures

@@ -47,5 +47,10 @@ class Route:
         return self.body is not None
 
     @property
+    def error(self) -> Any:
+        """The type of its errors."""
+        return self.dialect.error_type
+
+    @property
     def shown_path(self) -> str:
         return self.path.replace(":path", "")

@@ -47,11 +47,9 @@ def _schemas(routes: tuple[Route, ...]) -> tuple[Schemas, dict[str, Any]]:
     types = dict.fromkeys(
         named
         for route in routes
-        for named in (
-            route.body, route.form, route.answer, _event(route), route.dialect.error_type, _unready(route),
-        )
+        for named in (route.body, route.form, route.answer, route.event, route.unready_answer, route.error)
         if named is not None
-    )  # fmt: skip
+    )
     schemas, definitions = TypeAdapter.json_schemas(
         [(number, "validation", TypeAdapter[Any](named)) for number, named in enumerate(types)],
         ref_template="#/components/schemas/{model}",
@@ -63,16 +61,14 @@ def _schemas(routes: tuple[Route, ...]) -> tuple[Schemas, dict[str, Any]]:
     return {named: schemas[number, "validation"] for number, named in enumerate(types)}, components
 
 
-def _event(route: Route) -> Any:
-    return None if route.event is None else route.event | route.dialect.error_type
-
-
-def _unready(route: Route) -> Any:
-    return None if route.unready_answer is None else route.unready_answer | route.dialect.error_type
+def _or_error(route: Route, named: Any, schemas: Schemas) -> dict[str, Any]:
+    """One of the type or an error."""
+    schema = schemas[named]
+    return {"anyOf": [*schema.get("anyOf", [schema]), schemas[route.error]]}
 
 
 def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
-    error = {"content": {_JSON: {"schema": schemas[route.dialect.error_type]}}}
+    error = {"content": {_JSON: {"schema": schemas[route.error]}}}
     responses = {
         "200": {"description": "The answer.", "content": _answers(route, schemas)},
         "4XX": {"description": "The request is at fault, or has to wait; `message` says what to do.", **error},
@@ -80,7 +76,7 @@ def _operation(route: Route, schemas: Schemas) -> dict[str, Any]:
     }
     if route.unready_answer is not None:
         unready = {"description": "Not now; the same question may be answered otherwise later."}
-        responses["503"] = unready | {"content": {_JSON: {"schema": schemas[_unready(route)]}}}
+        responses["503"] = unready | {"content": {_JSON: {"schema": _or_error(route, route.unready_answer, schemas)}}}
     name = route.shown_path.strip("/").replace("/", "_").replace("{", "").replace("}", "") or "root"
     operation: dict[str, Any] = {
         "operationId": f"{route.handler.__name__}_{route.method.lower()}_{name}",
@@ -123,5 +119,5 @@ def _answers(route: Route, schemas: Schemas) -> dict[str, Any]:
     if route.answer is not None:
         answers[_HTML if route.answer is str else _JSON] = {"schema": schemas[route.answer]}
     if route.event is not None:
-        answers[_EVENTS] = {"schema": _ABOUT_EVENTS, "x-event": schemas[_event(route)]}
+        answers[_EVENTS] = {"schema": _ABOUT_EVENTS, "x-event": _or_error(route, route.event, schemas)}
     return answers

@@ -1,12 +1,11 @@
-"""What is said where a request's own process can't any more: in the API's words, with when to come back.
+"""Errors in the API's shape for requests whose own process can't answer any more.
 
-Ray Serve's servers, its proxy and those of HAProxy's direct ingress, take `middlewares` where
-RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names it. They would say nothing of a process that died, which uvicorn makes
-a bare 500 of, and plain text where their own time-out or bound is reached. Imports little: the proxy runs it.
+Ray Serve's servers, its proxy and those of HAProxy's direct ingress, load `middlewares` by
+RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH. By themselves they answer nothing for a process that died, which uvicorn
+turns into a bare 500, and plain text at their own time-out or bound. Imports little: the proxy runs it.
 """
 
 import json
-import math
 from collections.abc import Awaitable
 
 from starlette.middleware import Middleware
@@ -14,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.dialects.tgi.dialect import PATH_ENDS, TGI
 from serve_app.errors import DeadlineExceeded, Overloaded, ReplicaDied, ServeAppError
-from serve_app.exchange.dialect import SERVICE, Dialect
+from serve_app.exchange.dialect import SERVICE, Dialect, error_headers
 from serve_app.exchange.request_id import HEADER, PlainId
 
 DIED = ReplicaDied("the process that answered this request died: send it again", None, 1.0)
@@ -70,10 +69,7 @@ class _Answer:
         dialect = _dialect(self._scope["path"])
         data = json.dumps(dialect.error_json(error)).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(data))]
-        if error.retry_after_s is not None:
-            headers.append((b"retry-after", b"%d" % math.ceil(error.retry_after_s)))
-        if isinstance(error, DeadlineExceeded):
-            headers.append((b"x-should-retry", b"false"))
+        headers += [(name.encode(), value.encode()) for name, value in error_headers(error).items()]
         headers += [(name, value) for name, value in self._scope["headers"] if name == HEADER]
         await self._send({"type": "http.response.start", "status": dialect.status(error), "headers": headers})
         await self._send({"type": "http.response.body", "body": data})
