@@ -56,11 +56,11 @@ def check_adapter_fits(adapter: Path, name: str, base: Path, source: str) -> Non
     widths = {tensor: shape[-1] for file in base.glob("*.safetensors") for tensor, shape in _shapes(file).items()}
     for tensor, shape in _shapes(adapter / "adapter_model.safetensors").items():
         layer, is_input, _ = tensor.removeprefix("base_model.model.").partition(".lora_A.")
-        wanted = widths.get(f"{layer}.weight")
-        if is_input and wanted is not None and wanted != shape[-1]:
+        width = widths.get(f"{layer}.weight")
+        if is_input and width is not None and width != shape[-1]:
             raise ConfigError(
                 f"adapter '{name}' doesn't fit source '{source}': its {layer} takes {shape[-1]} features, and the "
-                f"model's {wanted}: give an adapter that was trained on this base"
+                f"model's {width}: give an adapter that was trained on this base"
             )
 
 
@@ -123,8 +123,8 @@ def _check_shards(folder: Path, index: dict[str, Any], start: str) -> None:
             f"{start} lacks {len(absent)} of its {len(files)} weight files ({names(absent)}): "
             "download the checkpoint again, completely"
         )
-    held = {name: tensor_names(folder / name, start) for name in files}
-    missing = sorted(tensor for tensor, name in weight_map.items() if tensor not in held[name])
+    tensors = {name: tensor_names(folder / name, start) for name in files}
+    missing = sorted(tensor for tensor, name in weight_map.items() if tensor not in tensors[name])
     if missing:
         raise ConfigError(
             f"{start}: its weight files don't hold what their index says ({names(missing)}): "

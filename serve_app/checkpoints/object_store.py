@@ -78,10 +78,10 @@ def _require_protocol(url: str) -> None:
 
 
 def _listing(store: Any, root: str) -> list[_RemoteFile]:
-    found = store.find(root, detail=True)
+    details = store.find(root, detail=True)
     return [
         _RemoteFile(path, path[len(root) :].lstrip("/"), int(info["size"]), _version(info))
-        for path, info in sorted(found.items())
+        for path, info in sorted(details.items())
         if path.startswith(f"{root}/")
     ]
 

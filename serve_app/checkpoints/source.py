@@ -39,8 +39,8 @@ def resolve(config: ModelConfig, report: Report) -> Path:
     """
     check(config)
     needs_safetensors = config.weights_format == "safetensors"
-    wanted = _WANTED if needs_safetensors else _WANTED + _PICKLES
-    folder = _folder(config.source, config.revision, wanted, report)
+    patterns = _WANTED if needs_safetensors else _WANTED + _PICKLES
+    folder = _folder(config.source, config.revision, patterns, report)
     check_checkpoint(folder, config.source, needs_safetensors)
     if config.trust_remote_code and _kind(config.source) == "hub":
         check_own_code(folder, config.source)
@@ -90,7 +90,7 @@ def version_of(config: ModelConfig) -> tuple[str | None, str | None]:
     A hub's is the commit, an object store's a digest of its listing; a folder has none. Call it after `resolve`.
     """
     kind = _kind(config.source)
-    if kind == "url" and (copy := store_copies.held(config.source)):
+    if kind == "url" and (copy := store_copies.last_used(config.source)):
         return copy.folder.name, copy.note
     if kind == "hub":
         from huggingface_hub import try_to_load_from_cache
@@ -126,32 +126,32 @@ def _local(source: str) -> Path:
     return Path(source).expanduser()
 
 
-def _folder(source: str, revision: str | None, wanted: list[str], report: Report) -> Path:
+def _folder(source: str, revision: str | None, patterns: list[str], report: Report) -> Path:
     kind = _kind(source)
     if kind == "folder":
         return _local(source)
     try:
         if kind == "url":
-            return object_store.fetch(source, lambda name: _is_wanted(name, wanted), report)
-        return _snapshot(source, revision, wanted, report)
+            return object_store.fetch(source, lambda name: _is_wanted(name, patterns), report)
+        return _snapshot(source, revision, patterns, report)
     except ConfigError:
         raise
     except Exception as exc:  # a boundary: hubs, stores and their clients raise anything at all
         raise ConfigError(explain_download(exc, source, revision)) from exc
 
 
-def _is_wanted(name: str, wanted: list[str]) -> bool:
-    return any(fnmatch(name, p) for p in wanted) and not any(fnmatch(name, p) for p in _UNWANTED)
+def _is_wanted(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, p) for p in patterns) and not any(fnmatch(name, p) for p in _UNWANTED)
 
 
-def _snapshot(source: str, revision: str | None, wanted: list[str], report: Report) -> Path:
+def _snapshot(source: str, revision: str | None, patterns: list[str], report: Report) -> Path:
     """The hub's files in its own cache (`HF_HOME`), which resumes, and shares them between replicas."""
     from huggingface_hub import constants, snapshot_download
 
     report("asking the hub")
-    files = _hub_files(source, revision, wanted)
+    files = _hub_files(source, revision, patterns)
     if files is not None:
-        _require_weights(source, list(files), wanted)
+        _require_weights(source, list(files), patterns)
     elif not constants.HF_HUB_OFFLINE:
         report("looking for a copy on this machine: the hub doesn't answer")
         logger.warning("source=%s: the hub doesn't answer: what this machine's cache has may be old", source)
@@ -159,12 +159,12 @@ def _snapshot(source: str, revision: str | None, wanted: list[str], report: Repo
     bar = _bar(progress.add)
     return Path(
         snapshot_download(
-            source, revision=revision, allow_patterns=wanted, ignore_patterns=_UNWANTED, tqdm_class=bar
+            source, revision=revision, allow_patterns=patterns, ignore_patterns=_UNWANTED, tqdm_class=bar
         )
     )  # fmt: skip
 
 
-def _hub_files(source: str, revision: str | None, wanted: list[str]) -> dict[str, int] | None:
+def _hub_files(source: str, revision: str | None, patterns: list[str]) -> dict[str, int] | None:
     """The wanted files' sizes in bytes; None where the hub doesn't answer, and its cache may have them all.
 
     Raises what its client does where the hub refuses.
@@ -180,12 +180,12 @@ def _hub_files(source: str, revision: str | None, wanted: list[str]) -> dict[str
         return None
     except Exception:  # noqa: BLE001 -- the download that follows finds it in the cache, or fails alike and is explained
         return None
-    return {file.rfilename: file.size or 0 for file in siblings if _is_wanted(file.rfilename, wanted)}
+    return {file.rfilename: file.size or 0 for file in siblings if _is_wanted(file.rfilename, patterns)}
 
 
-def _require_weights(source: str, files: list[str], wanted: list[str]) -> None:
+def _require_weights(source: str, files: list[str], patterns: list[str]) -> None:
     """Refuse before gigabytes have come, not after."""
-    kinds = ["*.safetensors", *(p for p in _PICKLES if p in wanted)]
+    kinds = ["*.safetensors", *(p for p in _PICKLES if p in patterns)]
     if not any(fnmatch(name, kind) for name in files for kind in kinds):
         raise ConfigError(
             f"source '{source}' has no *.safetensors weights on the hub: name a revision or a copy that has, or "

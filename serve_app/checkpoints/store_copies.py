@@ -33,12 +33,12 @@ class Copy:
     note: str | None = None
 
 
-_held: dict[str, tuple[Copy, int | None]] = {}  # by URL, with the descriptor of the file that has the lock
+_used: dict[str, tuple[Copy, int | None]] = {}  # by URL, with the descriptor of the file that has the lock
 
 
-def held(url: str) -> Copy | None:
+def last_used(url: str) -> Copy | None:
     """What this process used last of that URL."""
-    return _held[url.rstrip("/")][0] if url.rstrip("/") in _held else None
+    return _used[url.rstrip("/")][0] if url.rstrip("/") in _used else None
 
 
 def hold(url: str, copy: Copy) -> bool:
@@ -52,8 +52,8 @@ def hold(url: str, copy: Copy) -> bool:
         os.utime(copy.folder)
     if not copy.folder.is_dir():  # it was being deleted
         return False
-    _, before = _held.get(url.rstrip("/"), (None, None))
-    _held[url.rstrip("/")] = copy, lock
+    _, before = _used.get(url.rstrip("/"), (None, None))
+    _used[url.rstrip("/")] = copy, lock
     if before is not None:
         os.close(before)
     return True

@@ -38,7 +38,7 @@ class ModelDeployment:
         metrics = Metrics(CollectorRegistry(), models=[name, *config.adapters])
         progress = LoadProgress(name)
         self._elsewhere = Elsewhere()
-        reporter = start_reporter(metrics, "model", config.metrics_application, progress, self._elsewhere.told)
+        reporter = start_reporter(metrics, "model", config.metrics_application, progress, self._elsewhere.report)
         try:
             self._replica = await start_replica(name, config, metrics, progress)
         except BaseException:  # a cancelled start too: else its task outlives it

@@ -8,15 +8,15 @@ _MAX_TOKENS_WITHOUT_CONTEXT = 4096  # for models that state no context length, s
 
 def answer_limit(request: GenerationRequest, num_prompt_tokens: int, context_length: int | None) -> int:
     """The most tokens of the answer. Raises `ContextTooLong` where prompt and answer don't fit together."""
-    wanted = request.sampling.max_tokens
+    max_tokens = request.sampling.max_tokens
     if context_length is None:
-        return wanted or _MAX_TOKENS_WITHOUT_CONTEXT
+        return max_tokens or _MAX_TOKENS_WITHOUT_CONTEXT
     room = context_length - num_prompt_tokens
     if room < 1:
         raise prompt_too_long(request, f"{num_prompt_tokens} tokens", context_length)
-    if wanted and wanted > room:
-        raise answer_too_long(request, num_prompt_tokens, wanted, context_length)
-    return wanted or room
+    if max_tokens and max_tokens > room:
+        raise answer_too_long(request, num_prompt_tokens, max_tokens, context_length)
+    return max_tokens or room
 
 
 def prompt_too_long(request: GenerationRequest, size: str, context_length: int) -> ContextTooLong:

@@ -62,6 +62,7 @@ ENGLISH = LANGUAGES[0]
 
 def language_called(name: str) -> Language | None:
     """The language of that code, whatever its region (`pt-BR`), or English name; None where it is none of these."""
-    wanted = name.strip().lower()
-    code = wanted.partition("-")[0]
-    return next((one for one in LANGUAGES if code == one.code or wanted == one.name.lower()), None)
+    lowered = name.strip().lower()
+    code = lowered.partition("-")[0]
+    matches = (language for language in LANGUAGES if code == language.code or lowered == language.name.lower())
+    return next(matches, None)

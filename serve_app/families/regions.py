@@ -124,7 +124,7 @@ def _entities(text: str) -> tuple[str, tuple[Region, ...]]:
     phrase: tuple[int, int] | None = None
     begun_at: int | None = None
     patches: list[int] | None = None
-    found: list[tuple[tuple[int, int] | None, list[int]]] = []
+    places: list[tuple[tuple[int, int] | None, list[int]]] = []
     for tag, number, plain in _PIECE.findall(text):
         if plain:
             if patches is None:
@@ -140,14 +140,14 @@ def _entities(text: str) -> tuple[str, tuple[Region, ...]]:
         elif tag == "patch_index" and number and patches is not None:
             patches.append(int(number))
         elif tag == "/object" and patches is not None:
-            found.append((phrase, patches))
+            places.append((phrase, patches))
             phrase = patches = None
     whole = "".join(said)
     caption = whole.strip()
     offset = len(whole) - len(whole.lstrip())
     return caption, tuple(
         _entity(whole, span, offset, _patch_box(first, last))
-        for span, places in found
+        for span, places in places
         for first, last in _groups(places, 2)
         if max(first, last) < _KOSMOS_SIDE**2
     )

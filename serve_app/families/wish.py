@@ -93,22 +93,22 @@ def _refuse_beside(wish: Wish, field: str, others: tuple[str, ...]) -> None:
             raise InvalidRequest(f"{other}: there is a {field} as well, which says it all: leave out one", other)
 
 
-def _style(family: CaptionFamily, wanted: str) -> Style:
+def _style(family: CaptionFamily, style_name: str) -> Style:
     styles = {style.name: style for style in family.styles}
-    if slug(wanted) not in styles:
+    if slug(style_name) not in styles:
         raise InvalidRequest(
-            f"style '{wanted}' is unknown for models of the family '{family.name}'"
-            f"{nearest_hint(slug(wanted), styles)}",
+            f"style '{style_name}' is unknown for models of the family '{family.name}'"
+            f"{nearest_hint(slug(style_name), styles)}",
             "style",
         )
-    return styles[slug(wanted)]
+    return styles[slug(style_name)]
 
 
 def _at_length(family: CaptionFamily, style: Style, length: int | str | None) -> str:
     if length is None or length == ANY_LENGTH:
         return style.prompt
     if style.in_words is None or style.at_length is None:
-        able = [one.name for one in family.styles if one.takes_lengths]
+        able = [style.name for style in family.styles if style.takes_lengths]
         what = f"send a style that does: {', '.join(able)}" if able else f"models of the family '{family.name}' don't"
         raise InvalidRequest(f"length: the style '{style.name}' takes none: {what}", "length")
     if isinstance(length, int):
@@ -141,13 +141,13 @@ def _options(family: CaptionFamily, wish: Wish) -> list[str]:
     return [family.options[name].replace("{name}", wish.name or "") for name in dict.fromkeys(chosen)]
 
 
-def _language(family: CaptionFamily, wanted: str | None) -> Language | None:
-    if wanted is None:
+def _language(family: CaptionFamily, language_name: str | None) -> Language | None:
+    if language_name is None:
         return None
-    language = language_called(wanted)
+    language = language_called(language_name)
     if language is None:
-        known = [name for one in LANGUAGES for name in (one.code, one.name)]
-        raise InvalidRequest(f"language '{wanted}' is unknown{nearest_hint(wanted, known)}", "language")
+        names = [name for each in LANGUAGES for name in (each.code, each.name)]
+        raise InvalidRequest(f"language '{language_name}' is unknown{nearest_hint(language_name, names)}", "language")
     if language != ENGLISH and not family.speaks_languages:
         raise InvalidRequest(
             f"language: models of the family '{family.name}' write English only: leave it out", "language"

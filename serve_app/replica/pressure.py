@@ -17,19 +17,19 @@ _HEARD_FOR_S = 10.0  # of what waits elsewhere, while the sidecar says nothing n
 
 
 class Elsewhere:
-    """What waits for this model's turns in the ingresses, as the sidecar told last."""
+    """What waits for this model's turns in the ingresses, by the sidecar's last report."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._waiting = Waiting()
-        self._told_at = clock()
+        self._reported_at = clock()
 
-    def told(self, waiting: Waiting) -> None:
-        self._waiting, self._told_at = waiting, self._clock()
+    def report(self, waiting: Waiting) -> None:
+        self._waiting, self._reported_at = waiting, self._clock()
 
     def pressure(self) -> dict[str, float]:
-        """By the names that `autoscaling.py` scales by; nothing waits where nobody has told for a while."""
-        waiting = self._waiting if self._clock() - self._told_at <= _HEARD_FOR_S else Waiting()
+        """By the names that `autoscaling.py` scales by; nothing waits where no report has come for a while."""
+        waiting = self._waiting if self._clock() - self._reported_at <= _HEARD_FOR_S else Waiting()
         return {INGRESS_REQUESTS: waiting.requests, INGRESS_TOKENS: waiting.tokens}
 
 

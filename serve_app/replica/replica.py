@@ -164,12 +164,12 @@ class Replica:
 
     def pressure(self) -> dict[str, float]:
         """How loaded the engine is, by the names that `autoscaling.py` scales by; tokens, a share, seconds."""
-        told: dict[str, float] = {
+        pressure: dict[str, float] = {
             WAITING_TOKENS: self._engine.num_waiting_tokens,
             TIME_TO_FIRST_TOKEN: self._first_tokens.seconds(),
         }
         kv_cache_use = self._engine.kv_cache_use
-        return told if kv_cache_use is None else told | {KV_CACHE_USE: kv_cache_use}
+        return pressure if kv_cache_use is None else pressure | {KV_CACHE_USE: kv_cache_use}
 
     async def check_health(self) -> None:
         await self._engine.check_health()

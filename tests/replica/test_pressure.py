@@ -53,7 +53,7 @@ def test_what_waits_in_the_ingresses_is_sent_until_nobody_says_so_any_more() -> 
     elsewhere = Elsewhere(now)
     nothing = {"requests_in_ingresses": 0, "waiting_tokens_in_ingresses": 0}
     assert elsewhere.pressure() == nothing
-    elsewhere.told(Waiting(40, 900))
+    elsewhere.report(Waiting(40, 900))
     now.now_s += 9
     assert elsewhere.pressure() == {"requests_in_ingresses": 40, "waiting_tokens_in_ingresses": 900}
     now.now_s += 2

@@ -20,11 +20,11 @@ class EndingTokens:
     """The tokens of one tokenizer that stand for single characters, each as its place in a mask."""
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
-        wanted = set(_IN_TEXT + _BEHIND_VALUE + _VALUE + _ONLY_IN_TEXT)
+        characters = set(_IN_TEXT + _BEHIND_VALUE + _VALUE + _ONLY_IN_TEXT)
         self._by_byte: dict[int, int] = {}
         for token in range(tokenizer.vocab_size):
             text = tokenizer.decode_bytes([token])
-            if len(text) == 1 and text[0] in wanted:
+            if len(text) == 1 and text[0] in characters:
                 self._by_byte.setdefault(text[0], token)
 
     def closing(self, mask: bytes) -> int | None:
@@ -34,8 +34,8 @@ class EndingTokens:
 
     def shortest(self, mask: bytes) -> int | None:
         """The token that leads to the end soonest, as far as one step tells; None where none may come."""
-        known = (self.closing(mask), self._first(_VALUE, mask), next(_allowed(mask), None))
-        return next((token for token in known if token is not None), None)
+        candidates = (self.closing(mask), self._first(_VALUE, mask), next(_allowed(mask), None))
+        return next((token for token in candidates if token is not None), None)
 
     def _first(self, characters: bytes, mask: bytes) -> int | None:
         tokens = (self._by_byte.get(character) for character in characters)

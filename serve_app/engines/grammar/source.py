@@ -129,14 +129,14 @@ class KeptFormats(Generic[_Made]):
     def get(self, output_format: OutputFormat) -> _Made:
         """Takes up to seconds: call it in a thread. Raises `InvalidRequest`, and `Overloaded` as `tried`."""
         with self._lock:
-            known = self._kept.get(output_format)
-        if known is None:
+            made = self._kept.get(output_format)
+        if made is None:
             source = grammar_source(output_format)
-            known = tried(source) or self._make(source)
+            made = tried(source) or self._make(source)
             with self._lock:
-                self._kept[output_format] = known
+                self._kept[output_format] = made
                 if len(self._kept) > _NUM_KEPT:
                     self._kept.popitem(last=False)
-        if isinstance(known, str):
-            raise refusal(known)
-        return known
+        if isinstance(made, str):
+            raise refusal(made)
+        return made

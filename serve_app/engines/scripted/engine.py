@@ -204,13 +204,13 @@ class ScriptedEngine:
         num_prompt = sum(len(part.text.split()) if isinstance(part, Text) else 16 for part in parts)
         if request.raw:
             num_prompt = min(len(request.raw.tokens) or num_prompt, request.raw.last_tokens or sys.maxsize)
-        wanted = request.sampling.max_tokens
+        max_tokens = request.sampling.max_tokens
         context_length = self.context_length
-        if context_length and num_prompt + (wanted or 1) > context_length:
+        if context_length and num_prompt + (max_tokens or 1) > context_length:
             if num_prompt < context_length:
-                raise answer_too_long(request, num_prompt, wanted or 1, context_length)
+                raise answer_too_long(request, num_prompt, max_tokens or 1, context_length)
             raise prompt_too_long(request, f"{num_prompt} tokens", context_length)
-        room = wanted or (context_length - num_prompt if context_length else plan.num_tokens)
+        room = max_tokens or (context_length - num_prompt if context_length else plan.num_tokens)
         return num_prompt, min(room, plan.num_tokens), "length" if room < plan.num_tokens else "stop"
 
 

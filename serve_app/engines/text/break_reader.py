@@ -26,8 +26,8 @@ _ONE_ROW = {"return_tensors": None, "truncation": None, "max_length": None, "pad
 def read_breaks(tokenizer: Any) -> None:
     """In place, by a class of its own: there is no hook for it."""
     if not isinstance(tokenizer, _ReadsBreaks):
-        known = type(tokenizer)
-        tokenizer.__class__ = type(known.__name__, (_ReadsBreaks, known), {"__module__": known.__module__})
+        original = type(tokenizer)
+        tokenizer.__class__ = type(original.__name__, (_ReadsBreaks, original), {"__module__": original.__module__})
 
 
 def unbroken(text: str, places: Iterable[Place]) -> tuple[str, list[Place]]:
@@ -95,10 +95,10 @@ class _ReadsBreaks:
     def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
         encode: Any = super().__call__  # type: ignore[misc]  # of the class that this one stands before
         texts = [text] if isinstance(text, str) else text if isinstance(text, list | tuple) else []
-        if not any(isinstance(one, str) and BREAK in one for one in texts):
+        if not any(isinstance(part, str) and BREAK in part for part in texts):
             return encode(text, *args, **options)
         tensors, names = options.get("return_tensors"), encode("", **options | _ONE_ROW)
-        rows = [_row(one, self, encode, **options) for one in texts]
+        rows = [_row(part, self, encode, **options) for part in texts]
         columns: dict[str, list[Any]] = {
             name: [row.column(name) for row in rows] for name in names if name in _COLUMNS
         }
@@ -138,15 +138,15 @@ def _row(
 def _within(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> list[_Encoded]:
     """Each text's tokens as they are where it doesn't begin the whole. Many may be equal: those are encoded once."""
     ((guard, _),) = _encoded([_GUARD], tokenizer, encode)
-    found: dict[str, _Encoded] = {}
+    by_text: dict[str, _Encoded] = {}
     unequal = list(dict.fromkeys(texts))
     guarded = _encoded([_GUARD + text for text in unequal], tokenizer, encode)
     for text, (ids, offsets) in zip(unequal, guarded, strict=True):
         if ids[: len(guard)] == guard:
-            found[text] = ids[len(guard) :], partial(_without_guard, offsets, len(guard))
+            by_text[text] = ids[len(guard) :], partial(_without_guard, offsets, len(guard))
         else:  # the guard is no token of its own there
-            (found[text],) = _encoded([text], tokenizer, encode)
-    return [found[text] for text in texts]
+            (by_text[text],) = _encoded([text], tokenizer, encode)
+    return [by_text[text] for text in texts]
 
 
 def _without_guard(offsets: Callable[[], list[Place]], num_tokens: int) -> list[Place]:
@@ -162,8 +162,8 @@ def _encoded(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> li
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
-    found = backend.encode_batch(texts, add_special_tokens=False)
-    return [(one.ids, partial(getattr, one, "offsets")) for one in found]
+    encodings = backend.encode_batch(texts, add_special_tokens=False)
+    return [(encoding.ids, partial(getattr, encoding, "offsets")) for encoding in encodings]
 
 
 def _ends(text: str, inside: list[int], encode: Callable[..., Any]) -> tuple[list[int], list[int]]:

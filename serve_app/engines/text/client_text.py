@@ -105,8 +105,8 @@ class TextGuard:
 
     def _insides(self, text: str) -> Iterator[int]:
         for word in self._split_up:
-            for found in re.finditer(re.escape(word), text):
-                yield from range(found.start() + 1, found.end())
+            for match in re.finditer(re.escape(word), text):
+                yield from range(match.start() + 1, match.end())
 
 
 def text_guard(tokenizer: Any, placeholders: Iterable[str], *, has_turns: bool) -> TextGuard:
@@ -117,8 +117,8 @@ def text_guard(tokenizer: Any, placeholders: Iterable[str], *, has_turns: bool) 
     """
     special = special_tokens(tokenizer)
     words = {word for word in placeholders if len(word) > 1}
-    known = words & (special | set(tokenizer.get_added_vocab()))
-    return TextGuard(special if has_turns else (), known, words - known)
+    placeholders_kept = words & (special | set(tokenizer.get_added_vocab()))
+    return TextGuard(special if has_turns else (), placeholders_kept, words - placeholders_kept)
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
@@ -148,7 +148,7 @@ class _Spellings:
 
     def seconds(self, text: str) -> Iterator[int]:
         """The places of the second characters of all that occur, overlapping ones too."""
-        return (found.start() + 1 for found in self._starts.finditer(text))
+        return (match.start() + 1 for match in self._starts.finditer(text))
 
 
 def _alternatives(words: Collection[str]) -> str:
@@ -156,16 +156,17 @@ def _alternatives(words: Collection[str]) -> str:
     by_head: dict[str, set[str]] = {}
     for word in words:
         by_head.setdefault(word[0], set()).add(word)
-    found = []
+    alternatives = []
     for group in by_head.values():
         start = _common_start(min(group), max(group))
         tails = {word[len(start) :] for word in group}
-        found.append(re.escape(start) + ("" if "" in tails else f"(?:{_alternatives(tails)})"))
-    return "|".join(found)
+        alternatives.append(re.escape(start) + ("" if "" in tails else f"(?:{_alternatives(tails)})"))
+    return "|".join(alternatives)
 
 
-def _common_start(one: str, other: str) -> str:
+def _common_start(word: str, other_word: str) -> str:
     length = next(
-        (at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+        (at for at, (a, b) in enumerate(zip(word, other_word, strict=False)) if a != b),
+        min(len(word), len(other_word)),
     )
-    return one[:length]
+    return word[:length]

@@ -33,7 +33,7 @@ def check_ids(request: GenerationRequest, num_tokens: int, texts: TextGuard, tok
     if not (request.raw and request.raw.tokens):
         return
     ids = set(request.raw.tokens)
-    if any(not 0 <= one < num_tokens for one in ids):
+    if any(not 0 <= token_id < num_tokens for token_id in ids):
         raise InvalidRequest(
             f"model '{request.model}' has {num_tokens} tokens: send ids from 0 to {num_tokens - 1}", "prompt"
         )

@@ -34,8 +34,8 @@ class TokenBytes:
         if not isinstance(spelled, str):
             return None
         if self._byte_of:
-            known = [self._byte_of.get(character) for character in spelled]
-            return None if None in known else bytes(byte for byte in known if byte is not None)
+            values = [self._byte_of.get(character) for character in spelled]
+            return None if None in values else bytes(byte for byte in values if byte is not None)
         single = _BYTE_TOKEN.fullmatch(spelled)
         return bytes([int(single[1], 16)]) if single else None
 

@@ -43,9 +43,9 @@ class AnswerText:
         if self.is_stopped or not self._stop:
             return "" if self.is_stopped else new
         text, num_given = self._held + new, len(self._held) if self._keeps_stop else 0
-        found = min(((at, s) for s in self._stop if (at := text.find(s)) >= 0), default=None)
-        if found:
-            at, self.stopped_by = found
+        match = min(((at, s) for s in self._stop if (at := text.find(s)) >= 0), default=None)
+        if match:
+            at, self.stopped_by = match
             self._held = ""
             return text[num_given : at + len(self.stopped_by)] if self._keeps_stop else text[:at]
         keep = max(_overlap(text, s) for s in self._stop)

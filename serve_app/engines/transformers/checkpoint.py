@@ -94,7 +94,7 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
     _hold_to_fraction(config)
     architecture = _with_new_names(AutoConfig.from_pretrained(source, **common))
     takes_images, auto_model = _auto_model(architecture)
-    model, told = auto_model.from_pretrained(
+    model, loading_info = auto_model.from_pretrained(
         source,
         config=architecture,
         **common,
@@ -103,7 +103,7 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         **({"use_safetensors": True} if config.weights_format == "safetensors" else {}),
         **config.engine_args,
     )
-    require_all_weights(told["missing_keys"], config)
+    require_all_weights(loading_info["missing_keys"], config)
     model = model.eval()
     if config.quantization:
         quantize(model, config)
@@ -207,8 +207,8 @@ def _eos_ids(model: Any, tokenizer: Any, text_config: Any) -> frozenset[int]:
     return frozenset()
 
 
-def _generation_config(given: Any, eos_ids: frozenset[int], pad_id: int) -> Any:
-    kept = {name: getattr(given, name, None) for name in _KEPT_GENERATION_FIELDS}
+def _generation_config(config: Any, eos_ids: frozenset[int], pad_id: int) -> Any:
+    kept = {name: getattr(config, name, None) for name in _KEPT_GENERATION_FIELDS}
     return transformers.GenerationConfig(
         **{**kept, "eos_token_id": sorted(eos_ids) or None, "pad_token_id": pad_id}, do_sample=False, num_beams=1
     )

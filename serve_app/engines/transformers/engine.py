@@ -175,8 +175,8 @@ class TransformersEngine:
                 request = await text_bound.fitted(request)
                 prompt = await loop.run_in_executor(self._preparing, prepare, checkpoint, request)
                 max_tokens = answer_limit(request, prompt.num_tokens, checkpoint.context_length)
-                wanted = request.sampling.output_format
-                grammar = await self._grammar(wanted, checkpoint) if wanted else None
+                output_format = request.sampling.output_format
+                grammar = await self._grammar(output_format, checkpoint) if output_format else None
         except TimeoutError as exc:
             raise deadline_error(request) from exc
         finally:
@@ -186,7 +186,7 @@ class TransformersEngine:
             for index in range(request.sampling.num_answers)
         ]
 
-    async def _grammar(self, wanted: OutputFormat, checkpoint: Checkpoint) -> Grammar:
+    async def _grammar(self, output_format: OutputFormat, checkpoint: Checkpoint) -> Grammar:
         loop = asyncio.get_running_loop()
         if self._compiler is None:
             make = partial(GrammarCompiler, checkpoint.tokenizer, checkpoint.eos_ids)
@@ -196,7 +196,7 @@ class TransformersEngine:
                 raise InvalidRequest(
                     "this model's tokenizer can't be held to a format: leave out response_format", "response_format"
                 ) from exc
-        return await loop.run_in_executor(self._compiling, self._compiler.compile, wanted)
+        return await loop.run_in_executor(self._compiling, self._compiler.compile, output_format)
 
     def _hand_out(self, outcomes: list[tuple[Row, Outcome]]) -> None:
         for row, outcome in outcomes:
@@ -259,23 +259,23 @@ def _row_sampling(request: GenerationRequest, index: int, checkpoint: Checkpoint
 
     The first of several answers is the one that the same seed gives alone.
     """
-    asked = request.sampling
-    is_seeded_apart = asked.seed is not None and index > 0
+    sampling = request.sampling
+    is_seeded_apart = sampling.seed is not None and index > 0
     return RowSampling(
-        randomness=random.Random(f"{asked.seed}/{index}" if is_seeded_apart else asked.seed),
-        temperature=_or_own(asked.temperature, checkpoint.sampling_temperature),
-        top_p=_or_own(asked.top_p, checkpoint.sampling_top_p),
-        top_k=max(0, int(_or_own(asked.top_k, checkpoint.sampling_top_k))),
-        min_p=_or_own(asked.min_p, checkpoint.sampling_min_p),
-        repetition_penalty=_or_own(asked.repetition_penalty, checkpoint.sampling_repetition_penalty),
-        frequency_penalty=asked.frequency_penalty,
-        presence_penalty=asked.presence_penalty,
+        randomness=random.Random(f"{sampling.seed}/{index}" if is_seeded_apart else sampling.seed),
+        temperature=_or_own(sampling.temperature, checkpoint.sampling_temperature),
+        top_p=_or_own(sampling.top_p, checkpoint.sampling_top_p),
+        top_k=max(0, int(_or_own(sampling.top_k, checkpoint.sampling_top_k))),
+        min_p=_or_own(sampling.min_p, checkpoint.sampling_min_p),
+        repetition_penalty=_or_own(sampling.repetition_penalty, checkpoint.sampling_repetition_penalty),
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
         penalizes_prompt=not checkpoint.is_encoder_decoder,
-        min_tokens=asked.min_tokens,
-        ignores_eos=asked.ignores_eos,
-        num_logprobs=asked.num_logprobs,
+        min_tokens=sampling.min_tokens,
+        ignores_eos=sampling.ignores_eos,
+        num_logprobs=sampling.num_logprobs,
     )
 
 
-def _or_own(asked: float | None, own: float) -> float:
-    return own if asked is None else asked
+def _or_own(value: float | None, own: float) -> float:
+    return own if value is None else value

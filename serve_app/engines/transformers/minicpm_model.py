@@ -59,7 +59,7 @@ class MiniCpmModel(RemoteModel):
         """While it chats, the language model's `generate` gets `controls` on top of what `chat` hands it."""
         language = self._model.llm
         generate = language.generate
-        language.generate = lambda *args, **given: generate(*args, **{**given, **controls})
+        language.generate = lambda *args, **options: generate(*args, **{**options, **controls})
         try:
             yield
         finally:

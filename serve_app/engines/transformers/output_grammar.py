@@ -43,8 +43,8 @@ class Grammar:
                 return torch.arange(num_tokens) == token
         words = torch.frombuffer(bytearray(mask), dtype=torch.uint8)
         bits = (words[:, None] >> _BITS) & 1  # the token of the lowest number in the lowest bit
-        known = bits.flatten()[:num_tokens].bool()
-        is_allowed = torch.nn.functional.pad(known, (0, num_tokens - len(known)))
+        allowed_bits = bits.flatten()[:num_tokens].bool()
+        is_allowed = torch.nn.functional.pad(allowed_bits, (0, num_tokens - len(allowed_bits)))
         return is_allowed if is_allowed.any() else torch.ones_like(is_allowed)
 
     def take(self, token: int) -> None:

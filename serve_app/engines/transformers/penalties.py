@@ -56,5 +56,5 @@ class Penalties:
 
 
 def _bincount(tokens: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    known = tokens[(tokens >= 0) & (tokens < num_tokens)]  # an image's token may stand outside the output layer
-    return torch.bincount(known, minlength=num_tokens)
+    in_range = tokens[(tokens >= 0) & (tokens < num_tokens)]  # an image's token may stand outside the output layer
+    return torch.bincount(in_range, minlength=num_tokens)

@@ -75,8 +75,8 @@ class Row:
     is_ended: bool = False
     started_s: float | None = None
     tokens: list[int] = field(default_factory=list)
-    _untold: list[TokenLogprob] = field(default_factory=list)
-    _num_told: int = 0
+    _pending_logprobs: list[TokenLogprob] = field(default_factory=list)
+    _num_sent: int = 0
     _is_first: bool = True
 
     def step(self, choice: TokenChoice, eos_ids: frozenset[int]) -> Outcome | None:
@@ -87,7 +87,7 @@ class Row:
         token = choice.token
         self.tokens.append(token)
         if self.sampling.num_logprobs is not None:
-            self._untold.append(self._logprob(choice))
+            self._pending_logprobs.append(self._logprob(choice))
         is_end = token in eos_ids
         if self.grammar:
             if not is_end:
@@ -113,19 +113,19 @@ class Row:
         )
 
     def _logprob(self, choice: TokenChoice) -> TokenLogprob:
-        top = tuple(self._told(token, logprob) for token, logprob in choice.top)
-        return self._told(choice.token, choice.logprob, top)
+        top = tuple(self._token_logprob(token, logprob) for token, logprob in choice.top)
+        return self._token_logprob(choice.token, choice.logprob, top)
 
-    def _told(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    def _token_logprob(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         is_special = token in self.special_ids
         own = self.token_bytes(token)
         return TokenLogprob(self.token_text(token), finite_logprob(logprob), top, token, is_special, own)
 
     def _chunk(self, text: str, finish: FinishReason | None) -> Chunk:
         queue_s = (self.started_s or self.received_s) - self.received_s if self._is_first else None
-        num_new = len(self.tokens) - self._num_told
-        logprobs = tuple(self._untold)
-        self._untold, self._num_told, self._is_first = [], len(self.tokens), False
+        num_new = len(self.tokens) - self._num_sent
+        logprobs = tuple(self._pending_logprobs)
+        self._pending_logprobs, self._num_sent, self._is_first = [], len(self.tokens), False
         return Chunk(
             text,
             num_new,

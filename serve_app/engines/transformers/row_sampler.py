@@ -25,17 +25,17 @@ class RowSampler:
         self._penalties = Penalties(rows, device)
         self._constrained = [(number, row) for number, row in enumerate(rows) if row.grammar]
         self._prolonged = [(number, row) for number, row in enumerate(rows) if row.sampling.bans_eos(0)]
-        self._told, self._told_index = self._where(rows, lambda one: one.num_logprobs is not None)
-        self._sampled, self._sampled_index = self._where(rows, lambda one: one.temperature > 0)
+        self._logged, self._logged_index = self._where(rows, lambda sampling: sampling.num_logprobs is not None)
+        self._sampled, self._sampled_index = self._where(rows, lambda sampling: sampling.temperature > 0)
         self._temperature = self._column([row.sampling.temperature for row in self._sampled])
-        cut, self._cut_index = self._where(self._sampled, lambda one: one.truncates)
+        cut, self._cut_index = self._where(self._sampled, lambda sampling: sampling.truncates)
         self._top_k = self._column([row.sampling.top_k for row in cut])
         self._top_p = self._column([row.sampling.top_p for row in cut])
         self._min_p = self._column([row.sampling.min_p for row in cut])
 
     def choose(self, logits: torch.Tensor) -> list[TokenChoice]:
         """Each row's token, from float32 logits of shape (rows, vocabulary), which are overwritten."""
-        raw = logits[self._told_index].log_softmax(-1) if self._told else None
+        raw = logits[self._logged_index].log_softmax(-1) if self._logged else None
         self._penalties.apply(logits)
         self._constrain(logits)
         self._prolong(logits)
@@ -45,7 +45,7 @@ class RowSampler:
         self._penalties.count(tokens)
         choices = [TokenChoice(token) for token in tokens.tolist()]
         if raw is not None:
-            self._tell(choices, tokens, raw)
+            self._add_logprobs(choices, tokens, raw)
         return choices
 
     def _where(self, rows: Sequence[Row], holds: Callable[[RowSampling], bool]) -> tuple[list[Row], torch.Tensor]:
@@ -79,12 +79,12 @@ class RowSampler:
             probabilities[self._cut_index] = cut
         return _at(probabilities, [row.sampling.randomness.random() for row in self._sampled])
 
-    def _tell(self, choices: list[TokenChoice], tokens: torch.Tensor, raw: torch.Tensor) -> None:
-        chosen = raw.gather(1, tokens[self._told_index][:, None])[:, 0].tolist()
-        num_top = max(row.sampling.num_logprobs or 0 for row in self._told)
+    def _add_logprobs(self, choices: list[TokenChoice], tokens: torch.Tensor, raw: torch.Tensor) -> None:
+        chosen = raw.gather(1, tokens[self._logged_index][:, None])[:, 0].tolist()
+        num_top = max(row.sampling.num_logprobs or 0 for row in self._logged)
         values, ids = (part.tolist() for part in raw.topk(min(num_top, raw.shape[-1]), dim=-1))
-        for at, number in enumerate(self._told_index.tolist()):
-            num_own = self._told[at].sampling.num_logprobs
+        for at, number in enumerate(self._logged_index.tolist()):
+            num_own = self._logged[at].sampling.num_logprobs
             top = tuple(zip(ids[at][:num_own], values[at][:num_own], strict=True))
             choices[number] = TokenChoice(choices[number].token, chosen[at], top)
 

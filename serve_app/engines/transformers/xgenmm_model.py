@@ -30,18 +30,18 @@ class XGenMmModel(RemoteModel):
 
     @property
     def eos_ids(self) -> frozenset[int]:
-        known = self.tokenizer.get_vocab()
-        return super().eos_ids | ({known[_END_OF_TURN]} if _END_OF_TURN in known else set())
+        vocabulary = self.tokenizer.get_vocab()
+        return super().eos_ids | ({vocabulary[_END_OF_TURN]} if _END_OF_TURN in vocabulary else set())
 
     def own_prompt(self, turns: list[Turn]) -> OwnPrompt:
         images = [part for turn in turns for part in turn["content"] if not isinstance(part, str)]
         prompt = _SYSTEM + "".join(_spelled(turn) for turn in turns) + "<|assistant|>\n"
         inputs = dict(self.tokenizer([prompt], return_tensors="pt"))
         pixels = [
-            self._image_processor([one], return_tensors="pt", image_aspect_ratio="anyres")["pixel_values"]
-            for one in images
+            self._image_processor([image], return_tensors="pt", image_aspect_ratio="anyres")["pixel_values"]
+            for image in images
         ]
-        inputs |= {"pixel_values": pixels, "image_size": [one.size for one in images]}
+        inputs |= {"pixel_values": pixels, "image_size": [image.size for image in images]}
         num_patches = sum(tensor.shape[-4] for tensor in pixels)
         num_tokens = inputs["input_ids"].shape[1] - len(images) + num_patches * self.vlm.num_tokens_per_vis
         return OwnPrompt(inputs, num_tokens, (object(),))  # alone: no card shows a batch of them

@@ -11,21 +11,21 @@ _OF_ITEMS = ("items", "prefixItems", "additionalItems")
 def composed(nodes: list[Node], document: Document) -> set[int]:
     """Their identities. Some that stand alone can be among them, never the other way round."""
     counts_all = any(isinstance(node.schema.get(keyword), dict) for node in nodes for keyword in _OF_OBJECTS[2:])
-    found: set[int] = set()
+    identities: set[int] = set()
     by_name: dict[str, list[Any]] = {}
     waiting: list[Any] = [node.schema for node in nodes if _num_speakers(node.schema) > 1]
     while waiting:
         schema = waiting.pop()
-        if not isinstance(schema, dict) or id(schema) in found:
+        if not isinstance(schema, dict) or id(schema) in identities:
             continue
-        found.add(id(schema))
+        identities.add(id(schema))
         waiting += _in_place(schema, document)
         for name, child in _children(schema, is_each=counts_all):
             same = by_name.setdefault(name, [])
             same.append(child)
             if counts_all or len(same) > 1:  # the field's schemas of two that speak of one object
                 waiting += same if len(same) <= 2 else same[-1:]
-    return found
+    return identities
 
 
 def _num_speakers(schema: Schema) -> int:

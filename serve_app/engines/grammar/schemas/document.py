@@ -66,10 +66,10 @@ class Document:
         if reference in self._named:
             return self._named[reference]
         if reference not in self._targets:
-            self._targets[reference] = self._found(reference, node)
+            self._targets[reference] = self._resolved(reference, node)
         return self._targets[reference]
 
-    def _found(self, reference: str, node: Node) -> Any:
+    def _resolved(self, reference: str, node: Node) -> Any:
         document, _, pointer = reference.partition("#")
         part: Any = self._named.get(document) if document else self.root
         if pointer and not pointer.startswith("/"):

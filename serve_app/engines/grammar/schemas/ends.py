@@ -38,13 +38,13 @@ def _refuse_loops(nodes: list[Node], document: Document) -> None:
         while way:
             schema, others = way[-1]
             inside.add(id(schema))
-            other = next((one for one in others if id(one) not in done), None)
+            other = next((stand_in for stand_in in others if id(stand_in) not in done), None)
             if other is None:
                 way.pop()
                 inside.discard(id(schema))
                 done.add(id(schema))
             elif id(other) in inside:
-                names = [one["$ref"] for one, _ in way if "$ref" in one]
+                names = [outer["$ref"] for outer, _ in way if "$ref" in outer]
                 raise ValueError(f"$ref: '{names[-1][:60]}' leads back to itself and says nothing")
             else:
                 way.append((other, _stand_ins(other, document)))

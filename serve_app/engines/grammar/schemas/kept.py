@@ -95,8 +95,8 @@ def _says_nothing(schema: Schema, keyword: str) -> bool:
 
 
 def _check_types(node: Node) -> None:
-    given = node.schema.get("type", "object")
-    names = given if isinstance(given, list) else [given]
+    type_names = node.schema.get("type", "object")
+    names = type_names if isinstance(type_names, list) else [type_names]
     if not names or any(not isinstance(name, str) or name not in ALL_TYPES for name in names):
         raise node.refusal("type", f"it is one of {', '.join(sorted(ALL_TYPES))}, or a list of them")
     required = node.schema.get("required", [])
@@ -189,13 +189,13 @@ def _check_texts(node: Node) -> None:
             check_pattern(pattern)
         except ValueError as exc:
             raise node.refusal(keyword, str(exc)) from exc
-    known = schema.get("format")
-    if isinstance(known, str) and known in _FORMAT_PATTERNS:
+    format_name = schema.get("format")
+    if isinstance(format_name, str) and format_name in _FORMAT_PATTERNS:
         del schema["format"]
         if "pattern" in schema:
-            schema["allOf"] = [*schema.get("allOf", []), {"pattern": _FORMAT_PATTERNS[known]}]
+            schema["allOf"] = [*schema.get("allOf", []), {"pattern": _FORMAT_PATTERNS[format_name]}]
         else:
-            schema["pattern"] = _FORMAT_PATTERNS[known]
+            schema["pattern"] = _FORMAT_PATTERNS[format_name]
 
 
 def _check_one_of(nodes: list[Node], document: Document) -> None:

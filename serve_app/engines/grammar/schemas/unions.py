@@ -50,7 +50,7 @@ class Unions:
         if len(branches) > _MAX_BRANCHES:
             return False
         shapes = [self._shape(branch, _MAX_STEPS) for branch in branches]
-        return all(self._exclude(one, other) for one, other in combinations(shapes, 2))
+        return all(self._exclude(shape, other) for shape, other in combinations(shapes, 2))
 
     def _spend(self, work: int) -> bool:
         """Whether there was so much left."""
@@ -93,14 +93,14 @@ class Unions:
             names=frozenset(listed) if is_closed else None,
         )
 
-    def _both(self, one: _Shape, other: _Shape) -> _Shape:
-        if other is _ANYTHING or not self._spend(one.size + other.size):
-            return one
+    def _both(self, shape: _Shape, other: _Shape) -> _Shape:
+        if other is _ANYTHING or not self._spend(shape.size + other.size):
+            return shape
         return _Shape(
-            types=one.types & other.types,
-            values=_common(one.values, other.values),
-            fields=one.fields | other.fields,
-            names=_common(one.names, other.names),
+            types=shape.types & other.types,
+            values=_common(shape.values, other.values),
+            fields=shape.fields | other.fields,
+            names=_common(shape.names, other.names),
         )
 
     def _either(self, shapes: list[_Shape]) -> _Shape:
@@ -114,28 +114,28 @@ class Unions:
             names=None,
         )
 
-    def _exclude(self, one: _Shape, other: _Shape) -> bool:
-        common = one.types & other.types
+    def _exclude(self, shape: _Shape, other: _Shape) -> bool:
+        common = shape.types & other.types
         if not self._spend(_PAIR_WORK):
             return False
-        if not common or self._have_other_values(one, other):
+        if not common or self._have_other_values(shape, other):
             return True
-        if common != {"object"} or not self._spend(len(one.fields) + len(other.fields)):
+        if common != {"object"} or not self._spend(len(shape.fields) + len(other.fields)):
             return False
-        shared = (name for name in one.fields if name in other.fields)
-        if any(self._exclude(one.fields[name], other.fields[name]) for name in shared):
+        shared = (name for name in shape.fields if name in other.fields)
+        if any(self._exclude(shape.fields[name], other.fields[name]) for name in shared):
             return True
-        return _has_what_is_closed_to(one, other) or _has_what_is_closed_to(other, one)
+        return _has_what_is_closed_to(shape, other) or _has_what_is_closed_to(other, shape)
 
-    def _have_other_values(self, one: _Shape, other: _Shape) -> bool:
-        if one.values is None or other.values is None or not self._spend(min(len(one.values), len(other.values))):
+    def _have_other_values(self, shape: _Shape, other: _Shape) -> bool:
+        if shape.values is None or other.values is None or not self._spend(min(len(shape.values), len(other.values))):
             return False
-        return one.values.isdisjoint(other.values)
+        return shape.values.isdisjoint(other.values)
 
 
-def _common(one: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
-    return other if one is None else one if other is None else one & other
+def _common(shape: frozenset[str] | None, other: frozenset[str] | None) -> frozenset[str] | None:
+    return other if shape is None else shape if other is None else shape & other
 
 
-def _has_what_is_closed_to(one: _Shape, other: _Shape) -> bool:
-    return other.names is not None and any(name not in other.names for name in one.fields)
+def _has_what_is_closed_to(shape: _Shape, other: _Shape) -> bool:
+    return other.names is not None and any(name not in other.names for name in shape.fields)

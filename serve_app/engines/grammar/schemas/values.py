@@ -20,8 +20,8 @@ _LARGEST_DENOMINATOR = 1024
 
 def types_of(schema: dict[str, Any]) -> frozenset[str]:
     """The types that its own `type` allows: all where there is none."""
-    given = schema.get("type", ALL_TYPES)
-    names = frozenset([given] if isinstance(given, str) else given)
+    type_names = schema.get("type", ALL_TYPES)
+    names = frozenset([type_names] if isinstance(type_names, str) else type_names)
     return names | {"integer"} if "number" in names else names
 
 
@@ -53,8 +53,8 @@ def _with_whole(value: Any) -> Any:
 
 def fitting(values: list[Any], also: list[Any], types: frozenset[str]) -> list[Any] | None:
     """Those that stand in both lists and are of such a type; None where one has a number that no float holds."""
-    known = {canonical(value) for value in also}
-    kept = [_with_whole(value) for value in values if type_of(value) in types and canonical(value) in known]
+    canonicals = {canonical(value) for value in also}
+    kept = [_with_whole(value) for value in values if type_of(value) in types and canonical(value) in canonicals]
     numbers = (part for value in kept for part in _leaves(value) if isinstance(part, int | float))
     return None if any(abs(number) >= _EXACT_BELOW for number in numbers) else kept
 
