@@ -39,6 +39,10 @@ every field is positional and pickles; answers use `message`, because Ray turns 
 from typing import Any, ClassVar, Self
 
 
+class Unanswered(Exception):
+    """A part that the service does without for a while, such as the sidecar, gave no answer. No client sees this."""
+
+
 class ServeAppError(Exception):
     """A failure with an HTTP status, a stable code and a sentence that says what to change.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from serve_app.access.keys import Key
 from serve_app.access.rates import Rates
-from serve_app.errors import RateLimited
+from serve_app.errors import RateLimited, Unanswered
 
 logger = logging.getLogger("serve_app")
 
@@ -162,8 +162,8 @@ class Budget:
         try:
             async with asyncio.timeout(_LEASE_TIMEOUT_S):
                 grant = await self._lease(ask)
-        except Exception as exc:  # noqa: BLE001 -- however the ledger is gone, requests are served without it
-            logger.warning("the limits of keys are counted by each process alone: no ledger (%s)", type(exc).__name__)
+        except (Unanswered, TimeoutError) as exc:
+            logger.warning("the limits of keys are counted by each process alone: no ledger (%s)", exc)
             account.tokens += ask.tokens
             self._alone_until_s = self._clock() + _ALONE_S
             return None

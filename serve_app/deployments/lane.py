@@ -1,6 +1,5 @@
 """Puts a lane together, and starts what each process of ours has: its log and its reporter."""
 
-import asyncio
 import logging
 import os
 import time
@@ -18,6 +17,7 @@ from serve_app.checkpoints.load_progress import LoadProgress
 from serve_app.config.http import HttpConfig
 from serve_app.config.serve_settings import within
 from serve_app.deployments.sidecar_link import SidecarLink, heed_wishes
+from serve_app.errors import Unanswered
 from serve_app.exchange.lane import Lane
 from serve_app.images.gate import ImageGate
 from serve_app.log import log_to_file
@@ -30,7 +30,6 @@ from serve_app.placement import cluster
 
 logger = logging.getLogger("serve_app")
 
-_CANCEL_TIMEOUT_S = 3.0
 _PROXY_INTERVAL_S = 0.05  # as Ray Serve LLM's own
 
 
@@ -61,9 +60,8 @@ def build_lane(
 
     async def cancel_elsewhere(request_id: str, key: Key | None) -> bool:
         try:
-            async with asyncio.timeout(_CANCEL_TIMEOUT_S):
-                return has_sidecar and await sidecar.cancel(request_id, key, process)
-        except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, nobody else hears of it
+            return has_sidecar and await sidecar.cancel(request_id, key, process)
+        except Unanswered:
             return False
 
     async def heed_others() -> None:

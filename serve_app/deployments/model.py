@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 from prometheus_client import CollectorRegistry
 from ray import serve
@@ -39,11 +40,12 @@ class ModelDeployment:
         progress = LoadProgress(name)
         self._elsewhere = Elsewhere()
         reporter = start_reporter(metrics, "model", config.metrics_application, progress, self._elsewhere.report)
-        try:
+        async with AsyncExitStack() as undo:
+            undo.push_async_callback(
+                reporter.stop
+            )  # of a start that failed or was cancelled: else its task outlives it
             self._replica = await start_replica(name, config, metrics, progress)
-        except BaseException:  # a cancelled start too: else its task outlives it
-            await reporter.stop()
-            raise
+            undo.pop_all()
         self._name, self._config, self._metrics = name, config, metrics
         self._model = WatchedReplica(name, self._replica)
         self._lane_model = WatchedReplica(name, self._replica, LAST_WORDS_S)

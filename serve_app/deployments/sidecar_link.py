@@ -11,6 +11,7 @@ from serve_app.access.budget import Ask, Grant
 from serve_app.access.cancel_board import LISTEN_S, Wish
 from serve_app.access.keys import Key
 from serve_app.access.running import Running
+from serve_app.errors import Unanswered
 from serve_app.metrics.snapshot import Snapshot, Waiting
 from serve_app.routing.own_context import in_own_context
 
@@ -24,7 +25,7 @@ _CANCEL_S = 2.5
 
 
 class SidecarLink:
-    """Talks to the sidecar's application, and looks it up again after a failure. Every call may fail in any way."""
+    """Talks to the sidecar's application, and looks it up again after a failure. Every method raises `Unanswered`."""
 
     def __init__(self, application: str | None) -> None:
         self.application = application
@@ -37,8 +38,8 @@ class SidecarLink:
 
     async def loading(self) -> dict[str, str]:
         """What each model that loads is doing; empty where there is no sidecar to know."""
-        told: dict[str, str] = await self._call(_LOADING_S, "loading") if self.application else {}
-        return told
+        steps: dict[str, str] = await self._call(_LOADING_S, "loading") if self.application else {}
+        return steps
 
     async def lease(self, ask: Ask) -> Grant:
         grant: Grant = await self._call(_LEASE_S, "lease", ask)
@@ -48,31 +49,30 @@ class SidecarLink:
         is_found: bool = await self._call(_CANCEL_S, "cancel", request_id, key, asker)
         return is_found
 
-    async def listen(self, process: str, found: dict[int, bool]) -> list[Wish]:
-        wishes: list[Wish] = await self._call(LISTEN_S + _LEASE_S, "listen", process, found)
+    async def listen(self, process: str, outcomes: dict[int, bool]) -> list[Wish]:
+        wishes: list[Wish] = await self._call(LISTEN_S + _LEASE_S, "listen", process, outcomes)
         return wishes
 
     async def _call(self, within_s: float, method: str, *args: Any) -> Any:
-        if self._handle is None:
-            self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
-        handle: Any = self._handle
         try:
+            if self._handle is None:
+                self._handle = await asyncio.to_thread(serve.get_app_handle, self.application)
+            handle: Any = self._handle
             async with asyncio.timeout(within_s):
                 return await in_own_context(getattr(handle, method).remote, *args)
-        except Exception:  # its time-out too, and not that whoever asked has left
+        except Exception as exc:  # a boundary: Ray Serve's errors, gRPC's, the sidecar's own, and the time-out
             self._handle = None
-            raise
+            raise Unanswered(type(exc).__name__) from exc
 
 
 async def heed_wishes(link: SidecarLink, process: str, running: Running) -> None:
     """Call off, for ever, what others want called off and runs here."""
-    found: dict[int, bool] = {}
+    outcomes: dict[int, bool] = {}  # of the wishes, by their numbers
     while True:
         try:
-            async with asyncio.timeout(LISTEN_S + _RETRY_S):
-                wishes = await link.listen(process, found)
-        except Exception:  # noqa: BLE001 -- however the sidecar is gone, it comes back
-            found = {}
+            wishes = await link.listen(process, outcomes)
+        except Unanswered:
+            outcomes = {}
             await asyncio.sleep(_RETRY_S)
             continue
-        found = {wish.number: running.cancel(wish.request_id, wish.key) for wish in wishes}
+        outcomes = {wish.number: running.cancel(wish.request_id, wish.key) for wish in wishes}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import TypeVar
 
 from ray.serve.schema import ApplicationStatusOverview
 
@@ -37,6 +38,7 @@ _UNSEEN = "not looked up yet"
 DETAILS_TIMEOUT_S = 5.0  # for whoever tells more than the states do; they are asked at once
 _UNTOLD_AT_ONCE = 16  # what a replica that hasn't described itself yet is taken to run at once
 
+T = TypeVar("T")
 Loading = Callable[[], Awaitable[dict[str, str]]]
 Unplaced = Callable[[], dict[str, str]]
 Declarations = Callable[[], dict[str, Declaration]]
@@ -192,8 +194,8 @@ class Catalog:
             return
         seen = {name: with_state(entry, applications.get(name)) for name, entry in self._entries.items()}
         # What is ready, or was never looked at, is known from here on, however long the details of others take.
-        known = {name: entry for name, entry in seen.items() if entry.is_ready or self._is_unseen(name)}
-        self._settle(known, applications)
+        settled = {name: entry for name, entry in seen.items() if entry.is_ready or self._is_unseen(name)}
+        self._settle(settled, applications)
         is_loading = any(entry.state == "loading" and entry.reason == STARTING for entry in seen.values())
         unplaced, steps, _ = await asyncio.gather(
             self._waiting_for_room(applications),
@@ -248,31 +250,20 @@ class Catalog:
         deployed_at = {name: application.last_deployed_time_s for name, application in applications.items()}
         if deployed_at == self._declared_at or all(entry.description for entry in self._entries.values()):
             return
-        try:
-            async with asyncio.timeout(DETAILS_TIMEOUT_S):
-                self._declarations = await asyncio.to_thread(self._ask_declarations)
-        except Exception:  # noqa: BLE001 -- whatever keeps Ray Serve from telling, replicas tell when they are up
-            return
-        self._declared_at = deployed_at
+        declarations = await _within_time(asyncio.to_thread(self._ask_declarations))
+        if declarations is not None:
+            self._declarations, self._declared_at = declarations, deployed_at
 
     async def _waiting_for_room(self, applications: Applications) -> dict[str, str]:
         """Why replicas wait to be placed, asked only while some replica of these models starts."""
-        known = (applications.get(name) for name in self._entries)
-        if not any(application and replica_counts(application).get("STARTING") for application in known):
+        own = (applications.get(name) for name in self._entries)
+        if not any(application and replica_counts(application).get("STARTING") for application in own):
             return {}
-        try:
-            async with asyncio.timeout(DETAILS_TIMEOUT_S):
-                return await asyncio.to_thread(self._unplaced)
-        except Exception:  # noqa: BLE001 -- whatever keeps the cluster from telling, the states are told without
-            return {}
+        return await _within_time(asyncio.to_thread(self._unplaced)) or {}
 
     async def _steps(self) -> dict[str, str]:
         """What each replica that starts is doing, as far as the sidecar knows."""
-        try:
-            async with asyncio.timeout(DETAILS_TIMEOUT_S):
-                return await self._loading()
-        except Exception:  # noqa: BLE001 -- without the sidecar, in whatever way it is absent, there is no detail
-            return {}
+        return await _within_time(self._loading()) or {}
 
     def application_of(self, name: str) -> str:
         """The Serve application that serves the model of this name: its own, or for an adapter its base's."""
@@ -289,8 +280,8 @@ class Catalog:
             return sys.maxsize
         if entry is None:
             return num_places(_UNTOLD_AT_ONCE, 0)
-        told = entry.description.num_at_once if entry.description else None
-        return num_places(told or _UNTOLD_AT_ONCE, entry.num_replicas)
+        num_at_once = entry.description.num_at_once if entry.description else None
+        return num_places(num_at_once or _UNTOLD_AT_ONCE, entry.num_replicas)
 
     def why_not_running(self, name: str) -> str | None:
         """Why the model has no replica that could answer now; None where it has one, or nobody knows."""
@@ -331,3 +322,12 @@ class Catalog:
 
 async def _nothing() -> dict[str, str]:
     return {}
+
+
+async def _within_time(details: Awaitable[T]) -> T | None:
+    """The details; None where the cluster or the sidecar gives none in time: the states do without."""
+    try:
+        async with asyncio.timeout(DETAILS_TIMEOUT_S):
+            return await details
+    except Exception:  # noqa: BLE001 -- Ray, its state API and the sidecar each fail in their own ways
+        return None

@@ -6,7 +6,7 @@ import pytest
 
 from serve_app.access.budget import Ask, Budget, Grant, Ledger
 from serve_app.access.keys import Key
-from serve_app.errors import RateLimited
+from serve_app.errors import RateLimited, Unanswered
 from tests.scripted_clock import Clock
 
 
@@ -22,7 +22,7 @@ class Link:
     async def lease(self, ask: Ask) -> Grant:
         await asyncio.sleep(0)
         if self.is_broken:
-            raise ConnectionError("gone")
+            raise Unanswered("gone")
         self.asked.set()
         if self.is_slow:
             await self.may_answer.wait()

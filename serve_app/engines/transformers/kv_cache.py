@@ -4,6 +4,7 @@ Works on transformers' `DynamicCache` with plain layers: keys and values of shap
 """
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -16,17 +17,17 @@ def join(running: Any, newcomers: Any) -> None:
     """
     num_rows = running.layers[0].keys.shape[0]
     padding = max(0, newcomers.get_seq_length() - running.get_seq_length())
-    joined = []
-    try:
+
+    def restore(layer: Any) -> None:  # by views: undoing must not need memory
+        layer.keys, layer.values = layer.keys[:num_rows, :, padding:], layer.values[:num_rows, :, padding:]
+
+    with ExitStack() as undo:
         for mine, theirs in zip(running.layers, newcomers.layers, strict=True):
             keys, values = _stacked(mine.keys, theirs.keys), _stacked(mine.values, theirs.values)
             mine.keys, mine.values = keys, values
-            joined.append(mine)
+            undo.callback(restore, mine)
             theirs.keys = theirs.values = None
-    except BaseException:  # out of memory above all; whatever it is, the running rows must stay as they were
-        for layer in joined:  # views: undoing must not need memory
-            layer.keys, layer.values = layer.keys[:num_rows, :, padding:], layer.values[:num_rows, :, padding:]
-        raise
+        undo.pop_all()
 
 
 def keep(cache: Any, rows: Sequence[int], padding: int = 0) -> None:
