@@ -119,7 +119,7 @@ class Budget:
         account.requests -= used
         more = _seconds_worth(key) if requests > leased else 0
         ask = Ask(key, requests - used, images, 0, more, counted + used if counted else 0)
-        grant = await asyncio.shield(self._in_own_task(self._asked(ask, account)))
+        grant = await asyncio.shield(self._in_own_task(self._ask_ledger(ask, account)))
         if grant is None:
             self._local.take(key, requests, images, counted)
             return self._local.headers(key)
@@ -141,16 +141,16 @@ class Budget:
     async def _report(self, key: Key, account: _Account) -> Grant | None:
         if not account.tokens:  # another ask has told of them
             return None
-        return await self._asked(Ask(key, requests=0, images=0, tokens=0), account)
+        return await self._ask_ledger(Ask(key, requests=0, images=0, tokens=0), account)
 
-    def _in_own_task(self, asked: Coroutine[Any, Any, Grant | None]) -> "asyncio.Task[Grant | None]":
+    def _in_own_task(self, question: Coroutine[Any, Any, Grant | None]) -> "asyncio.Task[Grant | None]":
         """No client's leaving ends it."""
-        task = asyncio.create_task(asked)
+        task = asyncio.create_task(question)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return task
 
-    async def _asked(self, ask: Ask, account: _Account) -> Grant | None:
+    async def _ask_ledger(self, ask: Ask, account: _Account) -> Grant | None:
         """The ledger's word, told of all tokens until now; None where it has none to give."""
         if self._lease is None or self._clock() < self._alone_until_s:
             return None

@@ -38,9 +38,9 @@ class CancelBoard:
         self._open: dict[int, tuple[set[str], asyncio.Future[bool]]] = {}
         self._next_number = 0
 
-    async def listen(self, process: str, found: dict[int, bool], seconds: float = LISTEN_S) -> list[Wish]:
-        """New wishes, as soon as there are any; `found` answers those of the call before."""
-        for number, is_found in found.items():
+    async def listen(self, process: str, outcomes: dict[int, bool], seconds: float = LISTEN_S) -> list[Wish]:
+        """New wishes, as soon as there are any; `outcomes` answers those of the call before."""
+        for number, is_found in outcomes.items():
             self._answered(number, process, is_found)
         listener = self._listeners.setdefault(process, _Listener())
         listener.num_calls += 1

@@ -53,17 +53,17 @@ class Drain:
         That is requests in flight over the mean time of one, Little's law, which needs no watching of the clock.
         `num_places_now` are those of the model now: those of new replicas count at once.
         """
-        ends = self._known(now_s)
+        ends = self._recent_ends(now_s)
         if ends is None:
             return None
-        return num_places * sum(one.seconds / max(one.num_places, num_places_now) for one in ends) / len(ends)
+        return num_places * sum(end.seconds / max(end.num_places, num_places_now) for end in ends) / len(ends)
 
     def usual_seconds(self, now_s: float) -> float:
         """The median time of one request; 0 where nobody knows."""
-        ends = self._known(now_s)
-        return sorted(one.seconds for one in ends)[len(ends) // 2] if ends else 0.0
+        ends = self._recent_ends(now_s)
+        return sorted(end.seconds for end in ends)[len(ends) // 2] if ends else 0.0
 
-    def _known(self, now_s: float) -> "deque[_End] | None":
+    def _recent_ends(self, now_s: float) -> "deque[_End] | None":
         while self._ends and now_s - self._ends[0].at_s > max(_REMEMBER_S, _REMEMBER_TIMES * self._ends[0].seconds):
             self._ends.popleft()
         return self._ends if len(self._ends) >= _FEWEST_ENDS else None

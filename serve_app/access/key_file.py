@@ -210,10 +210,10 @@ def _line(node: yaml.Node | None, steps: Sequence[int | str]) -> int:
     for step in steps:
         children: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []
         if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in children if key.value == step), None)
+            child = next(((key, value) for key, value in children if key.value == step), None)
         else:
-            found = (children[step],) * 2 if isinstance(step, int) and step < len(children) else None
-        if found is None:
+            child = (children[step],) * 2 if isinstance(step, int) and step < len(children) else None
+        if child is None:
             break
-        line, node = found[0].start_mark.line, found[1]
+        line, node = child[0].start_mark.line, child[1]
     return line + 1

@@ -103,10 +103,10 @@ class Keyring:
         self._look_if_due()
         # No secret is compared but its hash: whoever saw in the time how far two hashes agree would learn a hash, and
         # nobody can make a key to a hash.
-        found = self._keys.get(_digest(_bearer_key(authorization)))
-        if found is None:
+        key = self._keys.get(_digest(_bearer_key(authorization)))
+        if key is None:
             raise InvalidKey("this API key isn't known here: check it, or ask whoever runs this service for one")
-        return found
+        return key
 
     def _begin(self, path: Path) -> None:
         try:

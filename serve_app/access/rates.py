@@ -65,8 +65,8 @@ class Rates:
         request, that are counted already, are nothing else.
         """
         amounts: dict[Unit, int] = {"requests": requests, "images": images}
-        asked = {unit: amount for unit, amount in amounts.items() if amount}  # a text waits for no images' debt
-        self._charge(key, {**asked, "tokens": 0}, counted)
+        amounts_due = {unit: amount for unit, amount in amounts.items() if amount}  # a text waits for no images' debt
+        self._charge(key, {**amounts_due, "tokens": 0}, counted)
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:
         """Charge tokens that were made, into debt if need be."""

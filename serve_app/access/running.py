@@ -50,8 +50,8 @@ class Running:
         `key` is whose wish it is: others' requests don't exist for it, unless it is an administrator's.
         """
         plain = _PREFIX.sub("", request_id)
-        found = self._requests.get(request_id) or self._requests.get(plain) or []
-        own = [request for request in found if _may_cancel(key, request)]
+        requests = self._requests.get(request_id) or self._requests.get(plain) or []
+        own = [request for request in requests if _may_cancel(key, request)]
         for request in own:
             request.cancel()
         return bool(own)

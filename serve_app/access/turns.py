@@ -95,7 +95,7 @@ class Turns:
             if line is own or line.priority > turn.priority or len(line.turns) <= num_beside:
                 num += line.num_places if line.priority >= turn.priority else 0
             elif line.priority == turn.priority:
-                num += sum(one.num_places for one in islice(line.turns, num_beside))
+                num += sum(other.num_places for other in islice(line.turns, num_beside))
         return num
 
     def giving_way(self, turn: Turn, max_waiting: int, max_tokens: int) -> list[Turn] | None:
@@ -118,7 +118,7 @@ class Turns:
         going: list[Turn] = []
         while num_over > 0 or tokens_over > 0:
             in_tokens = num_over <= 0
-            longest = max(left.values(), key=lambda one: (-one.line.priority, one.size(in_tokens)), default=None)
+            longest = max(left.values(), key=lambda rest: (-rest.line.priority, rest.size(in_tokens)), default=None)
             own_size = (_Left(own).size(in_tokens) if own else 0) + (turn.num_tokens if in_tokens else 1)
             if longest is None or (longest.line.priority == turn.priority and longest.size(in_tokens) <= own_size):
                 return None

@@ -73,7 +73,7 @@ class IngressDeployment:
         if not self._tasks:
             self._reporter = start_reporter(self._metrics, "ingress", self._config.metrics_application)
             work = (self._catalog.keep_fresh(lambda: self._admission.is_pressed), end_if_stuck())
-            self._tasks += [asyncio.create_task(one) for one in work]
+            self._tasks += [asyncio.create_task(duty) for duty in work]
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         parts = (self._catalog, self._router, self._metrics, self._admission, self._running)

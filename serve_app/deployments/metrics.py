@@ -41,8 +41,8 @@ class MetricsDeployment:
     async def lease(self, ask: Ask) -> Grant:
         return self._ledger.grant(ask)
 
-    async def listen(self, process: str, found: dict[int, bool]) -> list[Wish]:
-        return await self._cancel_board.listen(process, found)
+    async def listen(self, process: str, outcomes: dict[int, bool]) -> list[Wish]:
+        return await self._cancel_board.listen(process, outcomes)
 
     async def cancel(self, request_id: str, key: Key | None, asker: str) -> bool:
         return await self._cancel_board.cancel(request_id, key, asker)

@@ -41,9 +41,7 @@ class ModelDeployment:
         self._elsewhere = Elsewhere()
         reporter = start_reporter(metrics, "model", config.metrics_application, progress, self._elsewhere.report)
         async with AsyncExitStack() as undo:
-            undo.push_async_callback(
-                reporter.stop
-            )  # of a start that failed or was cancelled: else its task outlives it
+            undo.push_async_callback(reporter.stop)  # else its task outlives a start that fails or is cancelled
             self._replica = await start_replica(name, config, metrics, progress)
             undo.pop_all()
         self._name, self._config, self._metrics = name, config, metrics

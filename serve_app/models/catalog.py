@@ -93,8 +93,8 @@ class Catalog:
         if name in self._aliases:
             return self._alias_entry(name)
         if name not in self._entries:
-            known = [*self._entries, *self._aliases]
-            raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, known)}", "model")
+            names = [*self._entries, *self._aliases]
+            raise UnknownModel(f"model '{name}' doesn't exist{nearest_hint(name, names)}", "model")
         return self._entries[name]
 
     def choose(self, name: str | None, task: Task, *, with_images: bool = False) -> ModelEntry:

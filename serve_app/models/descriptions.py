@@ -22,29 +22,29 @@ class Descriptions:
     def __init__(self, describe: Describe, on_late: Callable[[], None]) -> None:
         self._describe = describe
         self._on_late = on_late
-        self._known: dict[str, tuple[Version, ModelDescription]] = {}
+        self._descriptions: dict[str, tuple[Version, ModelDescription]] = {}
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     def of(self, name: str) -> ModelDescription | None:
-        known = self._known.get(name)
-        return known[1] if known else None
+        described = self._descriptions.get(name)
+        return described[1] if described else None
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget all others."""
         kept = set(names)
-        self._known = {name: known for name, known in self._known.items() if name in kept}
+        self._descriptions = {name: described for name, described in self._descriptions.items() if name in kept}
 
     async def refresh(self, versions: Mapping[str, Version]) -> None:
         """Ask each of these models whose version isn't known yet; waits a moment for those that are asked now."""
-        asked = [self._ask(name, version) for name, version in versions.items() if self._is_due(name, version)]
-        if not asked:
+        tasks = [self._ask(name, version) for name, version in versions.items() if self._is_due(name, version)]
+        if not tasks:
             return
-        _, late = await asyncio.wait(asked, timeout=PATIENCE_S)
+        _, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
         for task in late:
             task.add_done_callback(lambda _: self._on_late())
 
     def _is_due(self, name: str, version: Version) -> bool:
-        return name not in self._asking and (name not in self._known or self._known[name][0] != version)
+        return name not in self._asking and (name not in self._descriptions or self._descriptions[name][0] != version)
 
     def _ask(self, name: str, version: Version) -> asyncio.Task[None]:
         task = self._asking[name] = asyncio.create_task(self._learn(name, version))
@@ -53,7 +53,7 @@ class Descriptions:
     async def _learn(self, name: str, version: Version) -> None:
         try:
             async with asyncio.timeout(TIMEOUT_S):
-                self._known[name] = version, await self._describe(name)
+                self._descriptions[name] = version, await self._describe(name)
         except (ServeAppError, TimeoutError):
             pass  # asked again at the next refresh
         finally:

@@ -62,25 +62,25 @@ class ModelEntry:
 
     def as_json(self, *, with_reason: bool) -> dict[str, Any]:
         """The entry of `/v1/models`: OpenAI's four fields, then ours. A reason may name folders and nodes."""
-        known = self.description
+        description = self.description
         entry = {
             "id": self.name,
             "object": "model",
             "created": self.created_s,
             "owned_by": "serve_app",
             "state": self.state,
-            "tasks": list(known.tasks if known else self.declared_tasks) or None,
-            "engine": known.engine if known else None,
-            "context_length": known.context_length if known else None,
+            "tasks": list(description.tasks if description else self.declared_tasks) or None,
+            "engine": description.engine if description else None,
+            "context_length": description.context_length if description else None,
             # vLLM's names, for its clients: `vllm bench serve` takes the tokenizer that `root` names.
-            "root": self.base or (known and known.hub_id) or self.name,
-            "max_model_len": known.context_length if known else None,
-            "image_limit": known.image_limit if known else None,
+            "root": self.base or (description and description.hub_id) or self.name,
+            "max_model_len": description.context_length if description else None,
+            "image_limit": description.image_limit if description else None,
             "replicas": self.num_replicas,
-            "version": known.version if known else None,
+            "version": description.version if description else None,
         }
-        if known and known.version_note and with_reason:
-            entry["version_note"] = known.version_note
+        if description and description.version_note and with_reason:
+            entry["version_note"] = description.version_note
         if self.base:
             entry["parent"] = self.base
         if self.weights:

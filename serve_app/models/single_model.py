@@ -17,7 +17,7 @@ class SingleModelCatalog:
     def __init__(self, name: str, description: ModelDescription) -> None:
         model = ModelEntry(name, "ready", None, description, int(time.time()), num_replicas=1)
         alone = replace(description, adapters=())
-        adapters = [replace(model, name=one, description=alone, base=name) for one in description.adapters]
+        adapters = [replace(model, name=adapter, description=alone, base=name) for adapter in description.adapters]
         self._model = model
         self._entries = {entry.name: entry for entry in (model, *adapters)}
 

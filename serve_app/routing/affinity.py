@@ -34,9 +34,9 @@ class Placements(Generic[R]):
         well as two drawn by lot. Whichever is too busy comes after all that aren't.
         """
         two = sorted(_by_hash(keys[-1] if keys else b"", in_flight)[:2], key=in_flight.__getitem__)
-        known = self._known(keys, in_flight)
+        holder = self._holder(keys, in_flight)
         by_load = sorted(in_flight, key=in_flight.__getitem__)
-        ranked = list(dict.fromkeys([*([] if known is None else [known]), *two[:1], *by_load]))
+        ranked = list(dict.fromkeys([*([] if holder is None else [holder]), *two[:1], *by_load]))
         return sorted(ranked, key=lambda replica: self._is_too_busy(replica, in_flight))
 
     def remember(self, keys: Sequence[bytes], replica: R) -> None:
@@ -47,7 +47,7 @@ class Placements(Generic[R]):
         while len(self._places) > _MAX_KEYS:
             self._places.popitem(last=False)
 
-    def _known(self, keys: Sequence[bytes], in_flight: Mapping[R, int]) -> R | None:
+    def _holder(self, keys: Sequence[bytes], in_flight: Mapping[R, int]) -> R | None:
         for key in keys:
             replica = self._places.get(key)
             if replica is not None and replica in in_flight:

@@ -41,4 +41,6 @@ class AffinityRouter(RequestRouter):  # type: ignore[misc] # untyped in Ray
 def _keys(pending_request: PendingRequest | None) -> list[bytes]:
     if pending_request is None:
         return []
-    return next((cache_keys(given) for given in pending_request.args if isinstance(given, GenerationRequest)), [])
+    return next(
+        (cache_keys(argument) for argument in pending_request.args if isinstance(argument, GenerationRequest)), []
+    )

@@ -292,7 +292,7 @@ class _Call:
         is_complete = False
         try:
             async with self._limit:
-                (result,) = [one async for one in self._response]
+                (result,) = [value async for value in self._response]
                 is_complete = True
         except TimeoutError as exc:
             self.is_late = not self.is_broken
