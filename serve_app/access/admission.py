@@ -1,4 +1,4 @@
-"""Who may send a model work now, who waits, and who is told at once to come back later.
+"""Who may send work to a model now, who waits, and who must come back later.
 
 A model takes as many requests at once as its replicas run, and a few that they have at hand; the others wait here, in
 turns by key, so that one client's thousand requests delay another's first by one turn. What can't be answered before
@@ -21,25 +21,25 @@ from serve_app.config.http import AdmissionConfig
 from serve_app.errors import DeadlineExceeded, Overloaded, RateLimited, ServeAppError
 from serve_app.messages import GenerationRequest
 
-_LOOK_AGAIN_S = 0.5  # replicas come and go without a word to the queue
+_LOOK_AGAIN_S = 0.5  # replicas come and go without notice to the queue
 _LEAST_RETRY_AFTER_S = 1.0
 _LEAST_TIMEOUT_S = 0.001
-_CHARACTERS_PER_TOKEN = 4  # of English, in the tokenizers of today; a bound needs no better
+_CHARACTERS_PER_TOKEN = 4  # of English, with today's tokenizers: precise enough for a bound
 _TOKENS_PER_IMAGE = 576  # a CLIP tower's at 336 pixels, what many models spend on one
 
 
 def estimated_tokens(request: GenerationRequest) -> int:
-    """About how many tokens the prompt has: text by its length, images at one price. Never the engine's count."""
+    """An estimate of the prompt's tokens: text by its length, each image at one price. The engine counts exactly."""
     characters = sum(map(len, request.texts))
     num_ids = len(request.raw.tokens) if request.raw else 0
     return math.ceil(characters / _CHARACTERS_PER_TOKEN) + _TOKENS_PER_IMAGE * len(request.images) + num_ids
 
 
 class Watcher(Protocol):
-    """Who counts what waits; `Metrics` does."""
+    """Counts the requests that wait. `Metrics` implements it."""
 
     def had_its_turn(self, queue: str) -> None:
-        """A request that had not to wait."""
+        """A request did not have to wait."""
         ...
 
     def waiting(self, queue: str, num_tokens: int) -> AbstractContextManager[object]:
@@ -83,7 +83,7 @@ class Admission:
     async def admitted(
         self, request: GenerationRequest, key: Key | None, *, generates: bool = True
     ) -> AsyncIterator[GenerationRequest]:
-        """The request may run inside the block, with what is left of its time. Waits for its turn first.
+        """Wait for the request's turn, then run the block with the time that is left.
 
         Where it `generates` and the block ends well, it tells how soon a place comes free.
 
@@ -113,13 +113,13 @@ class Admission:
             queue.leave(num_taken, started_at if is_done and generates else None)
 
     def num_waiting(self, model: str) -> int:
-        """Requests that wait here for the model."""
+        """How many requests wait here for the model."""
         queue = self._queues.get(self._queue_of(model))
         return queue.turns.num_waiting if queue else 0
 
     @property
     def is_pressed(self) -> bool:
-        """Whether anything waits here."""
+        """Whether any request waits here."""
         return any(queue.turns.num_waiting for queue in self._queues.values())
 
 
@@ -173,7 +173,7 @@ class _Queue:
             ) from exc
 
     def leave(self, num_places: int, answered_since: float | None) -> None:
-        """Its places are free. It is answered, and was let in at `answered_since`; None where that tells nothing."""
+        """Free its places. `answered_since`: when an answered request was let in; None if that isn't a measure."""
         if answered_since is not None and self._num_taken >= self._capacity():
             now = self._clock()
             self._drain.ended(now, now - answered_since, self._num_taken)
@@ -196,7 +196,7 @@ class _Queue:
             raise self._overloaded(f"is busy for some {wait_s:.0f} s, longer than this request may take")
 
     def _make_room(self, turn: Turn) -> None:
-        """In a full queue those who go last give way to this one, or it is refused."""
+        """In a full queue, let the last ones give way to this one, or refuse it."""
         if self.turns.num_waiting and turn.num_tokens > self._config.max_waiting_tokens:
             raise self._too_long_to_wait(turn)
         going = self.turns.giving_way(turn, self._config.max_waiting_requests, self._config.max_waiting_tokens)
@@ -234,7 +234,7 @@ class _Queue:
         return Overloaded(f"model '{self._name}' {why}: retry later", None, self._retry_after_s())
 
     def _retry_after_s(self) -> float:
-        """When those who wait now will have had their turns."""
+        """Seconds until the requests that wait now will have had their turns."""
         return max(_LEAST_RETRY_AFTER_S, self._seconds_until_free(max(1, self.turns.num_places)) or 0.0)
 
     def _seconds_until_free(self, num_places: int) -> float | None:
@@ -246,7 +246,7 @@ class _Queue:
         self._look_again()
 
     def _let_in(self) -> None:
-        """As many as there is room for. One that takes several places needs one that is free."""
+        """Let in as many as there is room for. A request that takes several places needs one free place."""
         while self.turns.num_waiting and self._num_taken < self._capacity():
             turn = self.turns.pop()
             if not turn.may_run.cancelled():

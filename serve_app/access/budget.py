@@ -19,13 +19,13 @@ from serve_app.errors import RateLimited, Unanswered
 logger = logging.getLogger("serve_app")
 
 _LEASE_TIMEOUT_S = 1.0
-_LEASE_LASTS_S = 2.0  # what isn't used by then is lost to the key, a second's worth at most
+_LEASE_LASTS_S = 2.0  # an unused lease is then lost to the key: at most a second's worth
 _ALONE_S = 5.0  # after a failure, before the ledger is asked again
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What a process wants for a key: `requests` and `images` to have, `tokens` that were made since it last asked.
+    """What a process asks for a key: `requests` and `images` to spend, and the `tokens` made since the last time.
 
     `more_requests` are welcome, and not needed; `counted` are requests that it had for the same HTTP request before.
     """
@@ -40,7 +40,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What the ledger gives: all that was asked for, and `more_requests`; or the refusal.
+    """The ledger's answer: everything that was asked for and `more_requests`, or the refusal.
 
     `headers` tell the client what is left.
     """
@@ -54,7 +54,7 @@ Lease = Callable[[Ask], Awaitable[Grant]]
 
 
 class Ledger:
-    """The buckets of all keys, for all processes."""
+    """The buckets of all keys, shared by all processes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._rates = Rates(clock)
@@ -81,13 +81,13 @@ class Ledger:
 
 @dataclass(slots=True)
 class _Account:
-    """A key in this process: requests that it may send without asking, until when, and tokens not yet told."""
+    """A key in this process: its leased requests, until when they hold, and the tokens not yet reported."""
 
     headers: dict[str, str] = field(default_factory=dict)
     requests: int = 0
     good_until_s: float = 0.0
     tokens: int = 0
-    is_leasing: bool = False  # an ask for more requests than are needed is under way
+    is_leasing: bool = False  # a lease is being asked for
 
 
 class Budget:
@@ -102,7 +102,7 @@ class Budget:
         self._asking: set[asyncio.Task[Grant | None]] = set()
 
     async def take(self, key: Key, requests: int = 0, images: int = 0, counted: int = 0) -> dict[str, str]:
-        """Count what the key asks for now. Returns headers that tell the client what is left, as last known.
+        """Count what the key asks for now. Returns the headers that show the client what is left, as last known.
 
         `counted` is what the same HTTP request was counted before. Whoever leaves meanwhile ends nothing: what was
         asked for is counted, and told. Raises `RateLimited`, with the seconds until it would pass.
@@ -129,7 +129,7 @@ class Budget:
         return grant.headers
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:
-        """Charge tokens that were made. The ledger is told at once, and nobody waits for it."""
+        """Charge generated tokens. They are reported to the ledger at once, and nobody waits for that."""
         if key.tokens_per_minute is None:
             return
         account = self._accounts.setdefault(key.name, _Account())
@@ -139,22 +139,22 @@ class Budget:
         self._in_own_task(self._report(key, account))
 
     async def _report(self, key: Key, account: _Account) -> Grant | None:
-        if not account.tokens:  # another ask has told of them
+        if not account.tokens:  # another request has reported them
             return None
         return await self._ask_ledger(Ask(key, requests=0, images=0, tokens=0), account)
 
     def _in_own_task(self, question: Coroutine[Any, Any, Grant | None]) -> "asyncio.Task[Grant | None]":
-        """No client's leaving ends it."""
+        """In a task that goes on when the client leaves."""
         task = asyncio.create_task(question)
         self._asking.add(task)
         task.add_done_callback(self._asking.discard)
         return task
 
     async def _ask_ledger(self, ask: Ask, account: _Account) -> Grant | None:
-        """The ledger's word, told of all tokens until now; None where it has none to give."""
+        """Ask the ledger, and report all tokens until now. None if it gives no answer."""
         if self._lease is None or self._clock() < self._alone_until_s:
             return None
-        # One lease at a time: each of a burst would lease a second's worth, and together they'd empty the bucket.
+        # One lease at a time: in a burst each request would lease a second's worth, and together empty the bucket.
         more = 0 if account.is_leasing else ask.more_requests
         account.is_leasing = account.is_leasing or more > 0
         ask = replace(ask, tokens=account.tokens, more_requests=more)
@@ -183,5 +183,5 @@ def _is_limited(key: Key) -> bool:
 
 
 def _seconds_worth(key: Key) -> int:
-    """Requests to lease at once: none of a low limit, which would be lost to other processes."""
+    """How many requests to lease at once: none of a low limit, because other processes would lose them."""
     return (key.requests_per_minute or 0) // 60 if key.tokens_per_minute is None else 0

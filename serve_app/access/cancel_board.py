@@ -1,4 +1,4 @@
-"""How a wish to call a request off finds the process that answers it: by way of the sidecar, which all can reach.
+"""Brings a wish to call off a request to the process that answers it, through the sidecar, which all can reach.
 
 Each process that serves HTTP keeps one call open here and hears of wishes at once.
 """
@@ -57,7 +57,7 @@ class CancelBoard:
         return wishes
 
     async def cancel(self, request_id: str, key: Key | None, asker: str) -> bool:
-        """Whether some process other than the asker had such a request, which it has called off then."""
+        """Whether a process other than the asker had such a request, and has called it off."""
         self._forget_absent()
         others = self._listeners.keys() - {asker}
         if not others:

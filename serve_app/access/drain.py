@@ -1,4 +1,4 @@
-"""How soon a model's queue moves on, by the requests that ended while the model was full.
+"""How fast a model's queue moves, measured by the requests that ended while the model was full.
 
 What ended while there was room says nothing of a full model, and the time in which nothing was asked says nothing at
 all: neither counts. After a while with room nothing is known: other requests may come than before. Knows nothing of
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 
 _REMEMBERED_ENDS = 64
 _REMEMBER_S = 30.0
-_REMEMBER_TIMES = 4  # as long as a request took, where that is longer: else nothing is known of long ones
-_FEWEST_ENDS = 3  # fewer are no rule
+_REMEMBER_TIMES = 4  # times a request's own duration, if that is longer: long requests end too rarely otherwise
+_FEWEST_ENDS = 3  # fewer say too little
 
 
 @dataclass(frozen=True, slots=True)
 class _End:
     at_s: float
     seconds: float
-    num_places: int  # that were taken meanwhile
+    num_places: int  # taken meanwhile
 
 
 class Drain:
-    """The last ends, for a while. Times are seconds of any one clock."""
+    """Remembers the latest ends for a while. Times are seconds of one clock."""
 
     def __init__(self) -> None:
         self._ends: deque[_End] = deque(maxlen=_REMEMBERED_ENDS)
@@ -30,25 +30,25 @@ class Drain:
 
     @property
     def has_room(self) -> bool:
-        """Whether the model had room when it was last told."""
+        """Whether the model had room at the last report."""
         return self._room_since_s is not None
 
     def has_room_from(self, now_s: float) -> None:
-        """The model isn't full any more."""
+        """The model has room from now on."""
         self._room_since_s = now_s
 
     def is_full_from(self, now_s: float) -> None:
-        """The model is full again. What ended before a long time with room tells nothing of these requests."""
+        """The model is full again. Ends before a long time with room say nothing about these requests."""
         if self._room_since_s is not None and now_s - self._room_since_s > _REMEMBER_S:
             self._ends.clear()
         self._room_since_s = None
 
     def ended(self, now_s: float, seconds: float, num_places: int) -> None:
-        """A request was answered after so many seconds on a model of which so many places, all, were taken."""
+        """A request was answered after so many seconds, while the model was full with so many places."""
         self._ends.append(_End(now_s, seconds, num_places))
 
     def seconds_until_free(self, now_s: float, num_places: int, num_places_now: int) -> float | None:
-        """How long until so many places came free once each; None where nobody knows.
+        """How long until so many places have become free; None if that isn't known.
 
         That is requests in flight over the mean time of one, Little's law, which needs no watching of the clock.
         `num_places_now` are those of the model now: those of new replicas count at once.
@@ -59,7 +59,7 @@ class Drain:
         return num_places * sum(end.seconds / max(end.num_places, num_places_now) for end in ends) / len(ends)
 
     def usual_seconds(self, now_s: float) -> float:
-        """The median time of one request; 0 where nobody knows."""
+        """The median time of one request; 0 if it isn't known."""
         ends = self._recent_ends(now_s)
         return sorted(end.seconds for end in ends)[len(ends) // 2] if ends else 0.0
 

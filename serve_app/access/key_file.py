@@ -1,4 +1,4 @@
-"""The file of API keys: YAML with the SHA-256 of each key and what it may do, never a key itself.
+"""The file of API keys: YAML with the SHA-256 of each key and its rights, never a key itself.
 
 Reads such a file, and adds an entry to its text. A secret may stand in it by mistake, so no error repeats what
 the file holds: each names the line and the field. Who a request comes from is `keys.py`'s business.
@@ -18,13 +18,13 @@ from serve_app.yaml_text import YAML_ERRORS, repeated_key
 
 DEFAULT_PRIORITY = 5  # the middle of 0 to 9, so that a key can be put before the others or behind them
 
-_Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # C: a reload holds up requests
-_LONGEST_SHOWN_FIELD = 24  # characters: less than a key, which somebody may have put where a field's name belongs
+_Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # in C, because a reload holds up requests
+_LONGEST_SHOWN_FIELD = 24  # characters, fewer than a key has: somebody may have put one where a field's name belongs
 _DEEPEST = 8  # a list of models stands on the fourth level
 
 
 class _Constructor(yaml.constructor.SafeConstructor):
-    """PyYAML's own dates: lm-format-enforcer, which vLLM imports, takes them out for the whole process."""
+    """Keep PyYAML's own dates: lm-format-enforcer, which vLLM imports, removes them for the whole process."""
 
     yaml_constructors: ClassVar[dict[str | None, Any]] = {
         **yaml.constructor.SafeConstructor.yaml_constructors,
@@ -36,7 +36,7 @@ Limit = Annotated[int | None, Field(ge=1)]
 
 
 class KeyEntry(Strict):
-    """One key: whose it is and what it may do. Limits are for a minute; one that is left out doesn't exist."""
+    """One key: its owner and its rights. Limits are for a minute; a missing limit means none."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")
     sha256: str
@@ -69,7 +69,7 @@ class KeyEntry(Strict):
 
     @property
     def fields(self) -> dict[str, Any]:
-        """What stands in the file: plain values, without those that are the default."""
+        """The entry's plain values for the file, without defaults."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
@@ -187,7 +187,7 @@ def _repeated(index: int, field: str, sentence: str) -> PydanticCustomError:
 
 
 def _sentence(error: ErrorDetails, root: yaml.Node | None) -> str:
-    """What is wrong, behind its line and field."""
+    """What is wrong, after its line and field."""
     context = error.get("ctx", {})
     steps = (*error["loc"], *context.get("place", ()))
     sentence = error["msg"].removeprefix("Value error, ")
@@ -205,7 +205,7 @@ def _shown(field: str) -> str:
 
 
 def _line(node: yaml.Node | None, steps: Sequence[int | str]) -> int:
-    """The line, counted from 1, of what `steps` lead to, or of the last thing on the way that is there."""
+    """The line (from 1) of the node that `steps` lead to, or of the last one on the way that exists."""
     line = node.start_mark.line if node else 0
     for step in steps:
         children: list[Any] = node.value if isinstance(node, yaml.CollectionNode) else []

@@ -1,4 +1,4 @@
-"""API keys: whose request it is and what that client may do. The keys come from a file, a variable, or both.
+"""API keys: who sends a request, and what that client may do. Keys come from a file, a variable, or both.
 
 Knows nothing of HTTP but the value of one header, and nothing of Ray. A key itself is never kept, logged or put
 into an error; its SHA-256 is what is kept, and the hash's first 12 hex digits are what may be shown.
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.access.key_file import (
-    DEFAULT_PRIORITY as DEFAULT_PRIORITY,  # of who has no key, too: admission asks here
+    DEFAULT_PRIORITY as DEFAULT_PRIORITY,  # also for requests without a key: admission asks here
 )
 from serve_app.access.key_file import KeyEntry, parse_keys
 from serve_app.config.http import KeysConfig
@@ -35,7 +35,7 @@ _READABLE_BY_OTHERS = 0o077
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """Whose request it is. Limits are for a minute and None where there is none; a higher `priority` goes first.
+    """Who sends a request. Limits are for a minute, None means no limit, and a higher `priority` goes first.
 
     `id` is the first 12 hex digits of the key's SHA-256.
     """
@@ -50,17 +50,17 @@ class Key:
     images_per_minute: int | None = None
 
     def may_use(self, model: str) -> bool:
-        """Whether it may ask the model of that name, as the client spells it."""
+        """Whether it may use the model of that name, as the client spells it."""
         return self.models is None or model in self.models
 
 
 def in_a_thread(work: Callable[[], None]) -> None:
-    """Reading ten thousand keys takes a second, and a file's server may take longer: nobody waits for it."""
+    """Reading ten thousand keys takes a second, and a file server may take longer, so no request waits for it."""
     threading.Thread(target=work, name="keys", daemon=True).start()
 
 
 class Keyring:
-    """The keys that are good now. A change of the file takes effect within `reload_s` seconds, and a moment to read.
+    """The valid keys. A changed file takes effect within `reload_s` seconds and the time to read it.
 
     It is asked by one thread; `run` has the file looked at by another. How long a key takes to be looked up depends
     neither on how many there are nor on which it is.
@@ -82,7 +82,7 @@ class Keyring:
         self._is_looking = False
         self._next_look_s = clock() + config.reload_s
         self._version: tuple[int, ...] | None = None
-        self._unreadable = ""  # why the file can't be read now, as the log has it
+        self._unreadable = ""  # why the file can't be read now, for the log
         self._has_warned_of_readers = False
         self._keys = _keys_by_digest(self._given)
         if self._path is not None:
@@ -90,19 +90,18 @@ class Keyring:
 
     @property
     def is_open(self) -> bool:
-        """Whether everybody may ask: neither a file nor the variable is configured."""
+        """Whether everybody may use the service, because neither a file nor the variable is configured."""
         return self._path is None and not self._given
 
     def key_of(self, authorization: str | None) -> Key | None:
-        """Whose key an Authorization header holds; None where the service is open, whatever the header says.
+        """The key of an Authorization header; None if the service is open, whatever the header says.
 
         Raises `InvalidKey` where the header is missing, malformed or too long, or the key is unknown.
         """
         if self.is_open:
             return None
         self._look_if_due()
-        # No secret is compared but its hash: whoever saw in the time how far two hashes agree would learn a hash, and
-        # nobody can make a key to a hash.
+        # Only hashes are compared. The time of a comparison could reveal a hash, from which nobody can make a key.
         key = self._keys.get(_digest(_bearer_key(authorization)))
         if key is None:
             raise InvalidKey("this API key isn't known here: check it, or ask whoever runs this service for one")
@@ -123,7 +122,9 @@ class Keyring:
             self._is_looking = True
             try:
                 self._run(lambda: self._look_beside(path))
-            except RuntimeError as exc:  # the process can't have another thread now: no reason to refuse anybody
+            except (
+                RuntimeError
+            ) as exc:  # the process can have no further thread now, which is no reason to refuse anybody
                 self._is_looking = False
                 logger.error("keys: %s can't be looked at (%s): the keys from before stay good", path, exc)
 
@@ -134,13 +135,13 @@ class Keyring:
             self._is_looking = False
 
     def _look(self, path: Path) -> None:
-        """Read the file again if it is another than before. Whatever is wrong with it, the keys from before stay."""
+        """Read the file again if it changed. If anything is wrong with it, the earlier keys stay."""
         try:
             if _version(os.stat(path)) != self._version:
                 self._read(path)
                 logger.info("%s was read again: %d keys", path, len(self._keys))
             self._unreadable = ""
-        except OSError as exc:  # tried again at each look, and told once while it lasts
+        except OSError as exc:  # tried again at each look, and logged once while it lasts
             reason = exc.strerror or type(exc).__name__
             if reason != self._unreadable:
                 logger.error("keys: %s can't be read (%s): the keys from before stay good", path, reason)
@@ -152,19 +153,19 @@ class Keyring:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             data = file.read()
-        self._version = _version(status)  # also of a broken file: once is enough for what it holds
+        self._version = _version(status)  # also of a broken file, which is read once
         self._warn_of_readers(path, status.st_mode)
         try:
             entries = parse_keys(data)
             self._refuse_given(entries)
         except ConfigError as exc:
             raise ConfigError(f"{path}: {exc}") from exc
-        self._keys = _keys_by_digest((*self._given, *entries))  # at once: requests are let in meanwhile
+        self._keys = _keys_by_digest((*self._given, *entries))  # in one step, because requests come in meanwhile
         if not self._keys:
             logger.warning("keys: %s holds no key, so every request is refused", path)
 
     def _refuse_given(self, entries: tuple[KeyEntry, ...]) -> None:
-        """One client has one name and one set of limits, wherever its key comes from."""
+        """A client has one name and one set of limits, wherever its key comes from."""
         names = {entry.name for entry in self._given}
         hashes = {entry.sha256 for entry in self._given}
         for entry in entries:
@@ -180,7 +181,7 @@ class Keyring:
 
 
 def new_key() -> str:
-    """A key that nobody has: `sa-` and 256 random bits in 43 characters of A-Z, a-z, 0-9, `-` and `_`."""
+    """A new key: `sa-` and 256 random bits in 43 characters of A-Z, a-z, 0-9, `-` and `_`."""
     return f"sa-{secrets.token_urlsafe(_NUM_KEY_BYTES)}"
 
 
@@ -190,13 +191,13 @@ def sha256_of(key: str) -> str:
 
 
 def _digest(key: str) -> bytes:
-    # A plain hash is right here, and a slow one with salt is not: those make guessing dear where people chose what
-    # is hashed. Nobody guesses 256 random bits, no table holds them, and this runs for each request.
+    # A plain hash is right here. Slow, salted hashes protect words that people chose; nobody guesses 256 random
+    # bits, no table holds them, and this runs for each request.
     return hashlib.sha256(key.encode()).digest()
 
 
 def _bearer_key(authorization: str | None) -> str:
-    """The key in an Authorization header. Its length is looked at first, so that nothing long is ever worked on."""
+    """The key in an Authorization header. Its length is checked first, so that nothing long is processed."""
     if authorization is None:
         raise InvalidKey(f"this service wants an API key, and none came: {_SEND}")
     if len(authorization) > _LONGEST_HEADER:
@@ -208,7 +209,7 @@ def _bearer_key(authorization: str | None) -> str:
 
 
 def _entries_of_variable(variable: str) -> tuple[KeyEntry, ...]:
-    """The variable's keys as entries of an administrator without limits; none where it isn't set."""
+    """The keys of the variable, as administrators without limits; none if it isn't set."""
     text = os.environ.get(variable)
     if text is None:
         return ()
@@ -242,5 +243,5 @@ def _key(entry: KeyEntry) -> Key:
 
 
 def _version(status: os.stat_result) -> tuple[int, ...]:
-    """Differs where the file was written, replaced, or given other rights (the time of which is `st_ctime_ns`)."""
+    """Changes when the file is written, replaced, or given other rights (`st_ctime_ns` has that time)."""
     return status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino

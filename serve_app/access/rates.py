@@ -1,4 +1,4 @@
-"""How much each API key may ask in a minute: buckets of requests, tokens and images that refill all the time.
+"""How much each API key may use in a minute: buckets of requests, tokens and images that refill continuously.
 
 Knows keys and a clock, and nothing of HTTP. A bucket holds one minute's worth, so that a client that was idle may
 send that at once. For one thread.
@@ -16,12 +16,14 @@ Unit = Literal["requests", "tokens", "images"]
 UNITS: tuple[Unit, ...] = get_args(Unit)
 
 _MINUTE_S = 60.0
-_ROUNDING = 1e-9  # of a minute's worth: whoever waits exactly as long as told isn't refused for a float's last digit
+_ROUNDING = (
+    1e-9  # of a minute's worth: a client that waits exactly as long as told must not fail by a float's last digit
+)
 
 
 @dataclass(slots=True)
 class _Account:
-    """How full a key's buckets are: 1 is a minute's worth, below 0 is debt.
+    """How full the buckets of a key are: 1 is a minute's worth, and below 0 is debt.
 
     Parts and not numbers, so that a limit that changes leaves everybody with the same part of it, and every bucket
     refills at the same pace.
@@ -41,7 +43,7 @@ class _Account:
 
 
 class Rates:
-    """The limits of all keys, in this process. Keeps an account for each key that isn't back at its whole limit.
+    """The limits of all keys in this process. Keeps an account for each key that isn't back at its whole limit.
 
     Accounts go by the key's name: a client that changes its key keeps its debts.
     """
@@ -53,7 +55,7 @@ class Rates:
 
     @property
     def num_accounts(self) -> int:
-        """Keys that have used some of their limits and haven't got it all back."""
+        """How many keys have used a part of their limits that hasn't refilled."""
         return len(self._accounts)
 
     def take(self, key: Key, requests: int, images: int, counted: int = 0) -> None:
@@ -65,17 +67,19 @@ class Rates:
         request, that are counted already, are nothing else.
         """
         amounts: dict[Unit, int] = {"requests": requests, "images": images}
-        amounts_due = {unit: amount for unit, amount in amounts.items() if amount}  # a text waits for no images' debt
+        amounts_due = {
+            unit: amount for unit, amount in amounts.items() if amount
+        }  # a text need not wait for a debt of images
         self._charge(key, {**amounts_due, "tokens": 0}, counted)
 
     def spend_tokens(self, key: Key, num_tokens: int) -> None:
-        """Charge tokens that were made, into debt if need be."""
+        """Charge generated tokens, into debt if necessary."""
         account = self._account(key)
         if size := _limit(key, "tokens"):
             account.filled["tokens"] = min(1.0, account.filled["tokens"] - num_tokens / size)
 
     def headers(self, key: Key) -> dict[str, str]:
-        """OpenAI's `x-ratelimit-…` headers: each limit, what is left of it, and the time until all of it is back."""
+        """OpenAI's `x-ratelimit-…` headers: each limit, what is left of it, and the time until it has refilled."""
         account = self._account(key)
         headers = {}
         for unit in UNITS:
@@ -87,10 +91,10 @@ class Rates:
         return headers
 
     def _charge(self, key: Key, amounts: Mapping[Unit, int], counted: int) -> None:
-        """Take all of it or, raising `RateLimited` over what takes longest, nothing."""
+        """Take all amounts, or none: then raise `RateLimited` for the one that takes longest."""
         account = self._account(key)
         costs = {unit: amount / size for unit, amount in amounts.items() if (size := _limit(key, unit))}
-        # a bucket is never more than full: what costs more passes when it is full, and leaves a debt
+        # A bucket is never more than full: an amount above it passes when it is full, and leaves a debt.
         full = dict.fromkeys(UNITS, 1.0)
         if size := _limit(key, "requests"):
             full["requests"] -= counted / size
@@ -110,7 +114,7 @@ class Rates:
         return account
 
     def _sweep(self, now_s: float) -> None:
-        """Drop full accounts, which are as good as new ones: so those of keys that vanished go too."""
+        """Drop full accounts, which are the same as new ones. So accounts of deleted keys go too."""
         self._next_sweep_s = now_s + _MINUTE_S
         for account in self._accounts.values():
             account.refill(now_s)

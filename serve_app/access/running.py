@@ -1,4 +1,4 @@
-"""The requests that this process answers now, by their id: to be called off by who sent them, or waited for."""
+"""The requests that this process answers now, by id, so that they can be called off or waited for."""
 
 import re
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Running:
         self.is_closing = False
 
     def close(self) -> int:
-        """Have new requests refused from now on; how many still run."""
+        """Refuse new requests from now on. Returns how many still run."""
         self.is_closing = True
         return sum(len(same) for same in self._requests.values())
 
@@ -45,7 +45,7 @@ class Running:
                 del self._requests[request_id]
 
     def cancel(self, request_id: str, key: Key | None) -> bool:
-        """Call off what has this id, plain or as it stands in the answer's body; whether there was any.
+        """Call off the requests of this id, plain or as the answer's body has it. Returns whether there was any.
 
         `key` is whose wish it is: others' requests don't exist for it, unless it is an administrator's.
         """

@@ -1,4 +1,4 @@
-"""Those that wait for one model, in the order of their turns: by priority, then one of each key after the other.
+"""The requests that wait for one model, in the order of their turns: by priority, then one of each key in turn.
 
 Knows who comes next, how much is let in before whom, and who gives way in a full queue. Knows nothing of time.
 """
@@ -10,7 +10,7 @@ from itertools import islice
 
 
 class Turn:
-    """A request that waits. It takes `num_places` of the model's, and its prompt has about `num_tokens`."""
+    """A request that waits. It takes `num_places` of the model, and its prompt has about `num_tokens`."""
 
     __slots__ = ("is_in_line", "is_let_in", "key", "may_run", "num_places", "num_tokens", "priority")
 
@@ -24,7 +24,7 @@ class Turn:
 
 
 class _Line:
-    """What one key has waiting, with its sums."""
+    """The waiting requests of one key, with their sums."""
 
     __slots__ = ("key", "num_places", "num_tokens", "priority", "turns")
 
@@ -39,7 +39,7 @@ class _Line:
 
 
 class _Left:
-    """What would be left of a line if some at its end gave way."""
+    """What is left of a line if some requests at its end give way."""
 
     __slots__ = ("line", "num_tokens", "num_turns")
 
@@ -57,7 +57,7 @@ class _Left:
 
 
 class Turns:
-    """A line for each priority and key. Neither appending nor letting in the next one looks at those that wait."""
+    """A line for each priority and key. Appending and letting in the next one don't look at the others."""
 
     def __init__(self) -> None:
         self.num_waiting = self.num_places = self.num_tokens = 0
@@ -78,7 +78,7 @@ class Turns:
         self._count(line, turn, -1)
 
     def pop(self) -> Turn:
-        """Whose turn it is; after it comes another key's, where one of its priority waits."""
+        """The next request. After it comes one of another key, if one of the same priority waits."""
         keys = self._lines[max(self._lines)]
         line = next(iter(keys.values()))
         turn = line.turns.popleft()
@@ -87,7 +87,7 @@ class Turns:
         return turn
 
     def num_places_before(self, turn: Turn) -> int:
-        """What is let in before this one, were it appended: all above it, and beside it as many of each line."""
+        """How many places go first if this one is appended: all above it, and as many of each line beside it."""
         own = self._line_of(turn)
         num_beside = (len(own.turns) if own else 0) + 1
         num = 0
@@ -99,7 +99,7 @@ class Turns:
         return num
 
     def giving_way(self, turn: Turn, max_waiting: int, max_tokens: int) -> list[Turn] | None:
-        """Those that must go for this one to be appended; None where it is this one that must.
+        """The requests that must give way to this one; None if this one must go itself.
 
         The lowest priority gives way first, from the end of its longest line; of equal priority only a longer line
         does, and a higher one never. Where nothing waits, a prompt of any length fits.

@@ -30,7 +30,7 @@ logger = logging.getLogger("serve_app")
 
 
 class IngressDeployment:
-    """The HTTP app over the router. `user_config` names the models and changes without a restart."""
+    """`user_config` names the models and changes without a restart."""
 
     def __init__(self, config: IngressConfig) -> None:
         start_log()
@@ -80,15 +80,17 @@ class IngressDeployment:
         return create_app(build_lane(self._config, self._sidecar, *parts))
 
     async def refuse_new(self) -> int:
-        """Refuse requests from now on; how many still run."""
+        """Refuse requests from now on. Returns how many still run."""
         return self._running.close()
 
     def _capacity(self, application: str) -> int:
-        """This ingress's part of what the application's replicas take: proxies give each as much to do."""
+        """This ingress's share of what the application's replicas take, because proxies spread requests evenly."""
         return math.ceil(self._catalog.capacity(application) / self._config.num_replicas)
 
     async def __del__(self) -> None:
         if hasattr(self, "_reporter"):  # absent where the start failed
             for task in self._tasks:
                 task.cancel()
-            await self._reporter.stop()  # what ended well since the last push would count as dead with this process
+            await (
+                self._reporter.stop()
+            )  # else requests that ended since the last push would count as lost with this process

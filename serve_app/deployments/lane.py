@@ -1,4 +1,4 @@
-"""Puts a lane together, and starts what each process of ours has: its log and its reporter."""
+"""Assembles a lane, and starts the log and the reporter that each of our processes has."""
 
 import logging
 import os
@@ -34,7 +34,7 @@ _PROXY_INTERVAL_S = 0.05  # as Ray Serve LLM's own
 
 
 def haproxy_is_on() -> bool:
-    """Whether this cluster's HTTP goes through HAProxy, as told by Ray Serve's own variable."""
+    """Whether this cluster's HTTP goes through HAProxy, by Ray Serve's own variable."""
     return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
 
 

@@ -1,4 +1,4 @@
-"""Ends a process whose event loop is stuck, and leaves one alone that only gets no processor.
+"""Ends a process whose event loop is stuck, but not one that only gets no processor.
 
 A loop is stuck when its thread runs or waits in one place. A thread of this process looks: it takes off what the
 loop's thread waited for a processor, by the kernel's count, and what it missed itself, as on a machine that stood
@@ -24,7 +24,7 @@ _MACHINERY = ("asyncio.", "threading", "concurrent.", "ray.", "uvicorn.")  # who
 
 
 async def end_if_stuck(stuck_after_s: float = STUCK_AFTER_S) -> None:
-    """For ever: where this event loop stands in one place for so long, its process ends, and its log says where."""
+    """Watch forever. If this event loop stays in one place too long, log the place and end the process."""
     watch = _Watch(stuck_after_s)
     threading.Thread(target=watch.run, name="loop-watch", daemon=True).start()
     try:
@@ -71,7 +71,7 @@ class _Watch:
 
 
 class Stall:
-    """How long a thread has stood in one place though it had a processor; `starved_s` counts when it had none."""
+    """How long a thread has stayed in one place while it had a processor; `starved_s` is the time without one."""
 
     def __init__(self, starved_s: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
         self._starved_s = starved_s
@@ -107,7 +107,7 @@ def _starved_s(thread: int) -> Callable[[], float]:
 
 
 def _place(frame: FrameType | None) -> object:
-    """What the loop runs now: the outermost frame that is no machinery's; None where it runs nothing of ours."""
+    """What the loop runs now: the outermost frame outside the machinery; None if it runs nothing of ours."""
     outermost = None
     while frame is not None and (module := frame.f_globals.get("__name__", "")) not in _LOOPS:
         if not module.startswith(_MACHINERY):

@@ -1,4 +1,4 @@
-"""A replica and its reporter, as Ray Serve runs them."""
+"""A model's replica with its reporter and its direct lane, as Ray Serve runs them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -52,8 +52,8 @@ class ModelDeployment:
         self._reporter = reporter
         self._watch = asyncio.create_task(end_if_stuck())
 
-    # Both yield their one result: only of a generator does Ray Serve's router hear at once that a replica took the
-    # request and how many it has, which is what it balances by.
+    # These yield their one result. Ray Serve's router learns only from a generator at once that a replica took the
+    # request and how many it has, which it balances by.
 
     async def answer(self, request: GenerationRequest) -> AsyncIterator[tuple[Chunk, ...]]:
         """The whole answer."""
@@ -80,7 +80,7 @@ class ModelDeployment:
         return create_app(lane)
 
     async def refuse_new(self) -> int:
-        """Refuse the direct lane's requests from now on; how many still run."""
+        """Refuse the direct lane's requests from now on. Returns how many still run."""
         return self._running.close()
 
     def describe(self) -> ModelDescription:

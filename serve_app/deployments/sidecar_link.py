@@ -1,4 +1,4 @@
-"""How the other processes talk to the sidecar: over Ray Serve, and never so that serving depends on it."""
+"""How the other processes talk to the sidecar over Ray Serve. Serving never depends on it."""
 
 import asyncio
 import logging
@@ -37,7 +37,7 @@ class SidecarLink:
         return waiting
 
     async def loading(self) -> dict[str, str]:
-        """What each model that loads is doing; empty where there is no sidecar to know."""
+        """What each loading model is doing; empty without a sidecar."""
         steps: dict[str, str] = await self._call(_LOADING_S, "loading") if self.application else {}
         return steps
 
@@ -66,7 +66,7 @@ class SidecarLink:
 
 
 async def heed_wishes(link: SidecarLink, process: str, running: Running) -> None:
-    """Call off, for ever, what others want called off and runs here."""
+    """Call off the requests of this process that others want called off, forever."""
     outcomes: dict[int, bool] = {}  # of the wishes, by their numbers
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Which models there are and how they are: Ray Serve's application states and the replicas' descriptions.
+"""The models and their states, from Ray Serve's application states and the replicas' descriptions.
 
 Refreshed in the background, so that choosing a model for a request costs a look in a dict.
 """
@@ -28,15 +28,15 @@ from serve_app.strict import nearest_hint
 logger = logging.getLogger("serve_app")
 
 REFRESH_PERIOD_S = 1.0  # while something changes
-RESTING_PERIOD_S = 4.0  # while all is ready: asking takes Ray Serve's controller and this process some 40 ms each
+RESTING_PERIOD_S = 4.0  # while all is ready: a look takes Ray Serve's controller and this process some 40 ms each
 REST_AFTER_S = 15.0
 LEAST_PERIOD_S = 0.2  # however much is in doubt
 RETRY_AFTER_S = 5.0  # a model that loads is worth asking again this soon
 
-FIRST_LOOK_S = 5.0  # a new ingress waits no longer for what it should know of its models
+FIRST_LOOK_S = 5.0  # the longest that a new ingress waits to learn about its models
 _UNSEEN = "not looked up yet"
-DETAILS_TIMEOUT_S = 5.0  # for whoever tells more than the states do; they are asked at once
-_UNTOLD_AT_ONCE = 16  # what a replica that hasn't described itself yet is taken to run at once
+DETAILS_TIMEOUT_S = 5.0  # for the sources of details, which are asked at the same time
+_UNDESCRIBED_AT_ONCE = 16  # requests at once that a replica is assumed to run until it describes itself
 
 T = TypeVar("T")
 Loading = Callable[[], Awaitable[dict[str, str]]]
@@ -70,7 +70,7 @@ class Catalog:
         self._doubted = asyncio.Event()
 
     def watch(self, refreshed: Callable[[], None]) -> None:
-        """Call this whenever the states were looked at."""
+        """Call this after each refresh of the states."""
         self._watchers.append(refreshed)
 
     def configure(self, routing: RoutingConfig) -> None:
@@ -110,7 +110,7 @@ class Catalog:
         return entry
 
     def refusal_of(self, name: str) -> ModelNotReady | None:
-        """What a request for the model is told in an answer's place; None where it may be sent, or isn't known."""
+        """The error for requests for this model; None if they may be sent, or if the model is unknown."""
         entry = self._entries.get(name)
         if entry is None or self.can_serve(entry):
             return None
@@ -131,22 +131,22 @@ class Catalog:
         return random.choices(best, [weights[name] for name in best])[0]
 
     def can_serve(self, entry: ModelEntry) -> bool:
-        """Now, or in a moment: one that has served is being replaced, and Ray Serve holds its requests."""
+        """Now or soon: a model that has served is being replaced, and Ray Serve holds its requests."""
         return entry.is_ready or (self.has_served(entry) and entry.state != "failed")
 
     def has_served(self, entry: ModelEntry) -> bool:
-        """As far as Ray Serve tells, or told while this process ran."""
+        """By what Ray Serve has reported while this process ran."""
         return entry.name in self._has_served
 
     def _alias_entry(self, alias: str) -> ModelEntry:
-        """As ready as the readiest of its models that has a weight."""
+        """An alias is as ready as the readiest of its models with a weight."""
         weights = self._aliases[alias]
         models = [self._entries[name] for name, weight in weights.items() if weight]
         best = next((entry for entry in models if entry.is_ready), models[0])
         return replace(best, name=alias, base=None, weights=weights)
 
     async def keep_fresh(self, is_pressed: Callable[[], bool] = lambda: False) -> None:
-        """Refresh for ever, less often while nothing changes.
+        """Refresh forever, less often while nothing changes.
 
         Not less often while requests wait (`is_pressed`): they go to new replicas as soon as those are seen.
         """
@@ -165,27 +165,27 @@ class Catalog:
                 changed_at = time.monotonic()
 
     def doubt(self) -> None:
-        """Something went wrong that the states don't tell: look at them now."""
+        """Refresh now, because something went wrong that the states don't show."""
         self._doubted.set()
 
     def _states(self) -> dict[str, tuple[State, int]]:
         return {name: (entry.state, entry.num_replicas) for name, entry in self._entries.items()}
 
     async def try_refresh(self) -> None:
-        """Refresh once; a Serve controller that doesn't answer leaves the last known states."""
+        """Refresh once. If Serve's controller doesn't answer, the last states stay."""
         try:
             await self.refresh()
         except Exception:  # noqa: BLE001 -- whatever the controller's death raises, serving goes on
             logger.warning("the models' states could not be refreshed; keeping the last known ones")
 
     async def first_look(self) -> None:
-        """Refresh once, for a bounded time: what isn't told by then is found out while this process serves."""
+        """Refresh once, for a bounded time; the rest is learned while this process serves."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOOK_S):
                 await self.try_refresh()
 
     async def refresh(self) -> None:
-        """Ask Ray Serve for every application's state once, and each model that became ready for its description.
+        """Ask Ray Serve for the states of all applications, and each newly ready model for its description.
 
         Whoever else may know more is asked at the same time, and nobody's silence keeps what the others tell.
         """
@@ -193,7 +193,7 @@ class Catalog:
         if not applications:  # this process's own is one, so Ray Serve's controller doesn't know them yet
             return
         seen = {name: with_state(entry, applications.get(name)) for name, entry in self._entries.items()}
-        # What is ready, or was never looked at, is known from here on, however long the details of others take.
+        # Ready models, and those never seen before, are settled now, however long the details of others take.
         settled = {name: entry for name, entry in seen.items() if entry.is_ready or self._is_unseen(name)}
         self._settle(settled, applications)
         is_loading = any(entry.state == "loading" and entry.reason == STARTING for entry in seen.values())
@@ -222,7 +222,7 @@ class Catalog:
         return entry
 
     def _settle(self, seen: Mapping[str, ModelEntry], applications: Applications) -> None:
-        """Know these models so, all in one moment: an adapter is never without its base."""
+        """Set these entries in one step, so that an adapter is never without its base."""
         versions = self._versions(applications)
         for name in set(self._entries) & set(seen):
             application = applications.get(name)
@@ -238,7 +238,7 @@ class Catalog:
             self._entries[name] = self._adapter_entry(name) or self._entries[name]
 
     def _versions(self, applications: Applications) -> dict[str, Version]:
-        """What the ready models run: described once while an update goes on, and once after it."""
+        """The versions that ready models run. A model is described once during an update and once after it."""
         return {
             name: (applications[name].last_deployed_time_s, applications[name].status.value == "RUNNING")
             for name, entry in self._entries.items()
@@ -246,7 +246,7 @@ class Catalog:
         }
 
     async def _refresh_declarations(self, applications: Applications) -> None:
-        """Asked again after each deploy, as long as there are models that no replica has described."""
+        """Read again after each deploy, while some model has no description from a replica."""
         deployed_at = {name: application.last_deployed_time_s for name, application in applications.items()}
         if deployed_at == self._declared_at or all(entry.description for entry in self._entries.values()):
             return
@@ -255,14 +255,14 @@ class Catalog:
             self._declarations, self._declared_at = declarations, deployed_at
 
     async def _waiting_for_room(self, applications: Applications) -> dict[str, str]:
-        """Why replicas wait to be placed, asked only while some replica of these models starts."""
+        """Why replicas wait to be placed. Asked only while a replica of these models starts."""
         own = (applications.get(name) for name in self._entries)
         if not any(application and replica_counts(application).get("STARTING") for application in own):
             return {}
         return await _within_time(asyncio.to_thread(self._unplaced)) or {}
 
     async def _steps(self) -> dict[str, str]:
-        """What each replica that starts is doing, as far as the sidecar knows."""
+        """What each starting replica is doing, by the sidecar's last report."""
         return await _within_time(self._loading()) or {}
 
     def application_of(self, name: str) -> str:
@@ -279,19 +279,19 @@ class Catalog:
         if self.refusal_of(name):
             return sys.maxsize
         if entry is None:
-            return num_places(_UNTOLD_AT_ONCE, 0)
+            return num_places(_UNDESCRIBED_AT_ONCE, 0)
         num_at_once = entry.description.num_at_once if entry.description else None
-        return num_places(num_at_once or _UNTOLD_AT_ONCE, entry.num_replicas)
+        return num_places(num_at_once or _UNDESCRIBED_AT_ONCE, entry.num_replicas)
 
     def why_not_running(self, name: str) -> str | None:
-        """Why the model has no replica that could answer now; None where it has one, or nobody knows."""
+        """Why no replica of the model can answer now; None if one can, or if the reason is unknown."""
         entry = self._entries.get(name)
         if entry is None or entry.state == "ready":
             return None
         return entry.reason or "its replica is about to start"
 
     def _base_of(self, adapter: str) -> ModelEntry | None:
-        """As replicas tell; of a model that was never awake, as its args say."""
+        """By the replicas' descriptions, or by the args of a model that was never awake."""
         for entry in self._entries.values():
             if entry.name != adapter and adapter in self._adapters_of(entry):
                 return entry

@@ -1,4 +1,4 @@
-"""What models' replicas tell of themselves: asked all at once, so that one's silence delays nobody.
+"""The replicas' descriptions of their models. All are asked at once, so that a silent one delays nobody.
 
 A replica that has all its hands full is as silent as one that hangs: it tells when it is its turn.
 """
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from serve_app.errors import ServeAppError
 from serve_app.messages import ModelDescription
 
-PATIENCE_S = 1.0  # for those that are asked together; what comes later is told by `on_late`
+PATIENCE_S = 1.0  # for all that are asked together; `on_late` reports what comes later
 TIMEOUT_S = 30.0
 
 Describe = Callable[[str], Awaitable[ModelDescription]]
@@ -17,7 +17,7 @@ Version = tuple[float, bool]
 
 
 class Descriptions:
-    """The last description of each model, and of which version of it. `on_late` is called when one came late."""
+    """The last description of each model, and the version that it describes. `on_late` is called for late ones."""
 
     def __init__(self, describe: Describe, on_late: Callable[[], None]) -> None:
         self._describe = describe
@@ -35,7 +35,7 @@ class Descriptions:
         self._descriptions = {name: described for name, described in self._descriptions.items() if name in kept}
 
     async def refresh(self, versions: Mapping[str, Version]) -> None:
-        """Ask each of these models whose version isn't known yet; waits a moment for those that are asked now."""
+        """Ask each of these models whose version isn't described yet, and wait a moment for the answers."""
         tasks = [self._ask(name, version) for name, version in versions.items() if self._is_due(name, version)]
         if not tasks:
             return

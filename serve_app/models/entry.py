@@ -1,4 +1,4 @@
-"""A model as a lane knows it, and what a lane asks of the list of them.
+"""A model as a lane sees it, and the protocol of a lane's catalog.
 
 Knows nothing of HTTP, and nothing of where the list comes from.
 """
@@ -15,12 +15,12 @@ State = Literal["pending", "loading", "ready", "scaled_to_zero", "unhealthy", "f
 
 
 READY_STATES: frozenset[State] = frozenset({"ready", "scaled_to_zero"})
-_AT_HAND = 1 / 8  # of what runs: until the next ones are there, and so that Ray Serve sees that more is asked
+_AT_HAND = 1 / 8  # of what runs, so that no replica lacks work and Ray Serve sees the need for more
 
 
 @dataclass(frozen=True, slots=True)
 class ModelEntry:
-    """A model as the lane knows it. `description` is None until a replica has told it once.
+    """A model as the lane knows it. `description` is None until a replica has sent it once.
 
     Until then `declared_tasks` and `declared_family` are known, where the model's args name any.
     """
@@ -39,7 +39,7 @@ class ModelEntry:
 
     @property
     def family(self) -> str | None:
-        """How it is prompted for captions, where anybody has told."""
+        """How it is prompted for captions, if that is known."""
         return self.description.family if self.description else self.declared_family
 
     @property
@@ -52,7 +52,7 @@ class ModelEntry:
 
     @property
     def may_take_images(self) -> bool:
-        """Whether it takes images, as far as anybody has told."""
+        """Whether it takes images, as far as that is known."""
         return self.description is None or self.description.takes_images
 
     def require_images(self, param: str) -> None:
@@ -89,7 +89,7 @@ class ModelEntry:
 
 
 def num_places(num_at_once: int, num_replicas: int) -> int:
-    """How many requests a model takes at once of which so many replicas are there, each running `num_at_once`.
+    """How many requests a model takes at once with so many replicas, each of which runs `num_at_once`.
 
     A few more than run: so that no replica lacks work, and so that Ray Serve wakes one where there is none.
     """
@@ -97,13 +97,13 @@ def num_places(num_at_once: int, num_replicas: int) -> int:
 
 
 def first_able(entries: Iterable[ModelEntry], task: Task, with_images: bool) -> ModelEntry | None:
-    """A task's default among these: the first; `with_images` the first that takes them, where any does."""
+    """A task's default among these: the first, or `with_images` the first that takes images if any does."""
     able = [entry for entry in entries if entry.may_serve(task)]
     return next((entry for entry in able if entry.may_take_images or not with_images), able[0] if able else None)
 
 
 class Catalog(Protocol):
-    """The models of a lane. `refused_config` says what is wrong with a newer list of them; None where it holds."""
+    """The models of a lane. `refused_config` says what is wrong with a newer list; None if it was accepted."""
 
     refused_config: str | None
 
@@ -123,9 +123,9 @@ class Catalog(Protocol):
         ...
 
     def can_serve(self, entry: ModelEntry) -> bool:
-        """Now, or in a moment: whether requests for it are taken."""
+        """Whether requests for it are taken, now or soon."""
         ...
 
     def has_served(self, entry: ModelEntry) -> bool:
-        """Whether it was ready once, as far as this process knows."""
+        """Whether this process has seen it ready."""
         ...

@@ -1,4 +1,4 @@
-"""Ray Serve's words for an application's state turned into ours, with one sentence that says why.
+"""Translates Ray Serve's application states into ours, with one sentence that says why.
 
 No path, class or traceback of Ray's or ours reaches a client.
 """
@@ -24,7 +24,7 @@ _ERROR_CLASS = re.compile(r"^[\w.]*(Error|Exception|Exit|Interrupt): ")
 
 
 def with_state(entry: ModelEntry, application: ApplicationStatusOverview | None) -> ModelEntry:
-    """The model as its application's state has it; None is a model without an application."""
+    """The model in the state of its application; None is a model without an application."""
     if application is None:
         absent = (
             f"no Serve application is named '{entry.name}', and no model has an adapter of that name: "
@@ -45,7 +45,7 @@ def with_state(entry: ModelEntry, application: ApplicationStatusOverview | None)
 
 
 def without_room(entry: ModelEntry, why: str) -> ModelEntry:
-    """A model that waits for a node; one that serves already only lacks a further replica."""
+    """The model with the reason why it waits for a node. One that serves only lacks a further replica."""
     if entry.state == "ready":
         return replace(entry, reason=entry.reason or f"a further replica waits for room: it {why}")
     if entry.state in ("loading", "pending", "unhealthy"):
@@ -77,7 +77,7 @@ def model_state(application: ApplicationStatusOverview) -> tuple[State, str | No
 
 
 def last_line(message: str) -> str:
-    """The sentence at the end of what may be a whole traceback; no path of ours reaches a client."""
+    """The last sentence of what may be a traceback, so that no path of ours reaches a client."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     sentence = _ERROR_CLASS.sub("", lines[-1]) if lines else ""
     ours = [line for line in lines if line.startswith(_OUR_ERROR)]
@@ -90,18 +90,18 @@ def last_line(message: str) -> str:
 
 
 def replica_counts(application: ApplicationStatusOverview) -> dict[str, int]:
-    """Replicas by Ray Serve's name of their state."""
+    """The numbers of replicas by Ray Serve's name of their state."""
     deployment = next(iter(application.deployments.values()), None)
     return {str(getattr(k, "value", k)): v for k, v in (deployment.replica_states if deployment else {}).items()}
 
 
 def num_serving(application: ApplicationStatusOverview) -> int:
-    """Replicas that answer: those on a node that drains do until their successors run."""
+    """Replicas that answer. Those on a draining node do until their successors run."""
     counts = replica_counts(application)
     return counts.get("RUNNING", 0) + counts.get("PENDING_MIGRATION", 0)
 
 
 def num_starting(application: ApplicationStatusOverview) -> int:
-    """Replicas that don't answer yet: those that wait for room, too."""
+    """Replicas that don't answer yet, including those that wait for room."""
     counts = replica_counts(application)
     return sum(counts.get(state, 0) for state in ("STARTING", "UPDATING", "RECOVERING"))

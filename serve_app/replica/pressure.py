@@ -1,4 +1,4 @@
-"""Figures that autoscaling can act on: how long requests wait for their first token, and what waits elsewhere.
+"""Figures for autoscaling: how long requests wait for their first token, and what waits elsewhere.
 
 A mean of past requests would be silent exactly while everything waits, so the wait of the oldest request that has
 no token yet counts as soon as it is longer.
@@ -13,7 +13,7 @@ from serve_app.config.autoscaling import INGRESS_REQUESTS, INGRESS_TOKENS
 from serve_app.metrics.snapshot import Waiting
 
 WINDOW_S = 15.0
-_HEARD_FOR_S = 10.0  # of what waits elsewhere, while the sidecar says nothing new
+_HEARD_FOR_S = 10.0  # the life of a report of what waits elsewhere
 
 
 class Elsewhere:

@@ -131,7 +131,7 @@ class Replica:
         return await self._engine.tokenize(request)
 
     async def _warm_up(self) -> None:
-        """A few tokens from the engine itself, so that no metric counts them."""
+        """Generate a few tokens by the engine itself, so that no metric counts them."""
         if not self._engine.takes_images:
             await self._try_out(_WARM_UP_TEXT)
             return
@@ -163,7 +163,7 @@ class Replica:
         )
 
     def pressure(self) -> dict[str, float]:
-        """How loaded the engine is, by the names that `autoscaling.py` scales by; tokens, a share, seconds."""
+        """The engine's load by the names that autoscaling uses, in tokens, a share and seconds."""
         pressure: dict[str, float] = {
             WAITING_TOKENS: self._engine.num_waiting_tokens,
             TIME_TO_FIRST_TOKEN: self._first_tokens.seconds(),
@@ -184,7 +184,7 @@ class Replica:
 
 @contextmanager
 def _logged(request: GenerationRequest, generation: GenerationTracker) -> Iterator[None]:
-    """One line for what the block does, however it ends; never a prompt, an image or an answer."""
+    """Log one line however the block ends; never a prompt, an image or an answer."""
     begun_s, error = time.monotonic(), None
     try:
         yield

@@ -1,4 +1,4 @@
-"""A process that doesn't outlive its engine, and work that doesn't outlive its way out."""
+"""Ends a process when its engine is dead, and work when its way out is lost."""
 
 import asyncio
 import logging
@@ -66,7 +66,7 @@ class WatchedReplica:
 
 
 async def until_lost(work: Coroutine[Any, Any, StreamTotal], lost: "asyncio.Future[None]") -> StreamTotal:
-    """What `work` returns; it is cancelled, and the error of `lost` raised, once that is done."""
+    """The result of `work`. When `lost` is done, cancel the work and raise the error of `lost`."""
     task = asyncio.create_task(work)
 
     def stop(_: object) -> None:

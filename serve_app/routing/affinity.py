@@ -1,4 +1,4 @@
-"""Which replica probably has a request's image or conversation in its cache, without asking any.
+"""Predicts which replica has a request's image or conversation in its cache.
 
 A request has keys, from the most telling to the least: the whole conversation up to each turn, then its images.
 An instruction alone is no key where there are images, because every caption has the same one. Knows nothing of
@@ -60,5 +60,5 @@ class Placements(Generic[R]):
 
 
 def _by_hash(key: bytes, replicas: Mapping[R, int]) -> list[R]:
-    """Rendezvous hashing: each key has an order of replicas of its own, little disturbed when replicas change."""
+    """Rendezvous hashing: each key has its own order of replicas, which changes little when replicas do."""
     return sorted(replicas, key=lambda replica: hashlib.blake2b(key + str(replica).encode(), digest_size=8).digest())

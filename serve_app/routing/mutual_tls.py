@@ -1,4 +1,4 @@
-"""One key and one certificate for both ends of a connection, which prove with them that they are who was meant.
+"""One key and one certificate for both ends of a connection, by which they recognise each other.
 
 For processes that get the two over a channel that they already trust. Nothing of it is ever on a disk.
 """

@@ -1,4 +1,4 @@
-"""Calls to other deployments that end when we end them, and not when Ray Serve does.
+"""Calls to other deployments that end when we end them, not when Ray Serve does.
 
 Ray Serve notes each call under the HTTP request in whose context it is made. When that request's client leaves, Ray
 Serve cancels what it noted, from another thread and before our task hears of it: a call that ends so looks like a
@@ -15,5 +15,5 @@ T = TypeVar("T")
 
 
 def in_own_context(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """What `call` returns, as if no HTTP request were being answered."""
+    """Run `call` as if no HTTP request were being answered."""
     return Context().run(call, *args, **kwargs)

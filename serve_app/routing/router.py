@@ -1,4 +1,4 @@
-"""Requests to replicas: over Ray Serve handles, with one retry, a deadline, and foreign errors made ours.
+"""Sends requests to replicas over Ray Serve handles, with one retry and a deadline, and translates errors.
 
 The only file beside `app.py` and `catalog.py` that knows how a model's application is reached.
 """
@@ -44,31 +44,31 @@ _MOST_BY_VALUE = 1_000_000  # bytes of a request; by default a replica's gRPC se
 
 
 class Models(Protocol):
-    """What the router must know of models; the catalog does."""
+    """What the router needs to know about models. The catalog implements it."""
 
     def application_of(self, name: str) -> str:
         """The Serve application that serves the model: its own, or for an adapter its base's."""
         ...
 
     def why_not_running(self, name: str) -> str | None:
-        """Why the model has no replica that could answer now; None where it has one."""
+        """Why no replica of the model can answer now; None if one can."""
         ...
 
     def refusal_of(self, name: str) -> ModelNotReady | None:
-        """What a request for the model is told now in an answer's place; None where it may be sent."""
+        """The error for requests for this model; None if they may be sent."""
         ...
 
     def watch(self, refreshed: Callable[[], None]) -> None:
-        """Call this whenever the models' states were looked at."""
+        """Call this after each refresh of the models' states."""
         ...
 
     def doubt(self) -> None:
-        """A replica died or was missing: what is known of the models may be out of date."""
+        """A replica died or was missing, so the models' states may be out of date."""
         ...
 
 
 class Router:
-    """Answers requests by way of one of their model's replicas; a `ModelHandle` for every model at once.
+    """Answers requests through a replica of their model. It is one `ModelHandle` for all models.
 
     A model that has no replica yet, because it scaled to zero or its replica is being replaced, is waited for
     until the request's deadline, or until it is known that none will come. A replica that dies before it has answered
@@ -165,13 +165,13 @@ class Router:
             self._calls.discard(call)
 
     def _give_up_hopeless(self) -> None:
-        """Tell those that wait for a replica of a model that will have none what a new request is told."""
+        """Refuse the calls that wait for a replica of a model that will have none, as new requests are refused."""
         for call in tuple(self._calls):
             if (refusal := self._models.refusal_of(call.model)) and call.is_waiting:
                 call.refuse(refusal)
 
     def not_ready(self, request: GenerationRequest) -> ModelNotReady | None:
-        """What a request whose time is over is told, where that is because its model has no replica."""
+        """The error of a request whose time is over because its model has no replica; None for other reasons."""
         if why := self._models.why_not_running(request.model):
             what = f"model '{request.model}' is warming up and wasn't ready within {request.timeout_s:.0f} s"
             return ModelNotReady.because(what, why, WARM_UP_RETRY_AFTER_S)
@@ -262,7 +262,7 @@ def _is_large(request: GenerationRequest) -> bool:
 
 
 class _Call:
-    """A call to a replica: over at its deadline, when it is broken, and when whoever waits for it is cancelled."""
+    """A call to a replica. It ends at its deadline, when it is broken, and when its caller is cancelled."""
 
     def __init__(self, response: DeploymentResponseGenerator[Any], deadline: float, model: str) -> None:
         self._response = response
@@ -273,7 +273,7 @@ class _Call:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether no replica has taken it yet; Ray Serve keeps that to itself."""
+        """Whether no replica has taken it yet, which only a private part of Ray Serve knows."""
         return not self._response._replica_result_future.done()
 
     def refuse(self, refusal: ModelNotReady) -> None:
@@ -282,7 +282,7 @@ class _Call:
         self.give_up()
 
     def give_up(self) -> None:
-        """Don't wait any longer, not even for the replica to agree, which one that hangs never does."""
+        """Stop waiting, even for the replica's consent, which a hung one never gives."""
         self.is_broken = True
         with suppress(RuntimeError):  # it has ended already
             self._limit.reschedule(asyncio.get_running_loop().time())
@@ -304,7 +304,7 @@ class _Call:
 
 
 def _is_cancelled() -> bool:
-    """Whether the task that runs this was told to end."""
+    """Whether the current task is being cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
 

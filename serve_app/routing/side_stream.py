@@ -1,4 +1,4 @@
-"""The side stream: events from replicas to an ingress, past Ray, whose price per message is many times a token's.
+"""The side stream: events from replicas to an ingress, beside Ray, whose cost for a message is many times a token's.
 
 The request itself is an ordinary Ray Serve call, which chooses the replica, counts, queues and cancels. It carries
 an `Address`, and the replica sends the answer's events there: all that one engine step made for the requests of one
@@ -121,10 +121,10 @@ class IncomingStream:
             self._progress.set()
 
     def fail(self, error: Exception) -> None:
-        """It can't go on. The first error stands."""
+        """The stream can't go on. The first error counts."""
         if self.error is None:
             self.error = error
-            # Later, because its faults are none of the connection's business.
+            # Later, so that a fault of the callback doesn't break the connection.
             asyncio.get_running_loop().call_soon(self.on_broken)
             if self._progress:
                 self._progress.set()
@@ -273,7 +273,7 @@ class _Sender(asyncio.Protocol):
 
 
 def _notice_loss(transport: asyncio.BaseTransport) -> None:
-    """Have the kernel ask after some seconds of silence: a node that vanishes says no goodbye."""
+    """Let the kernel probe after some seconds of silence, because a vanished node closes nothing."""
     connection = transport.get_extra_info("socket")
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (("TCP_KEEPIDLE", 2), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 5000)):
