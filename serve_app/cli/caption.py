@@ -51,13 +51,15 @@ def caption(
     3 no service, 130 stopped by Ctrl-C.
     """
     from serve_app.cli.captioning.request import CaptionRequest
-    from serve_app.cli.captioning.rows import Asked
+    from serve_app.cli.captioning.rows import CaptionSettings
     from serve_app.cli.captioning.session import Session
 
     kind = _output_kind(output)
     if overwrite and retry_failed:
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
-    request = CaptionRequest(Asked(model, style, prompt, length, tuple(option or ()), name), max_tokens, seed)
+    request = CaptionRequest(
+        CaptionSettings(model, style, prompt, length, tuple(option or ()), name), max_tokens, seed
+    )
     session = Session(
         url=url, api_key=api_key, images=images, is_recursive=recursive, request=request, kind=kind,
         output=output, is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 import typer
 
-from serve_app.cli.errors import USAGE, CliError
 from serve_app.errors import ConfigError
 
 HEADER = "# Written by `{command}`. Change that file or the options, not this one.\n"
@@ -48,14 +47,11 @@ def manifest(
 
     Example: serve-app manifest serve_config.yaml > cluster/rayservice.yaml
     """
-    given = {key: value for key, value in locals().items() if key != "config" and value is not None}
-    try:
-        typer.echo(render(config, given), nl=False)
-    except ConfigError as exc:
-        raise CliError(str(exc), USAGE) from exc
+    options = {key: value for key, value in locals().items() if key != "config" and value is not None}
+    typer.echo(render(config, options), nl=False)
 
 
-def render(path: Path, given: dict[str, Any]) -> str:
+def render(path: Path, fields: dict[str, Any]) -> str:
     """The manifest as text, below a line that says how it was made. Raises `ConfigError`."""
     from pydantic import ValidationError  # imports late: `--help` stays instant
 
@@ -63,11 +59,11 @@ def render(path: Path, given: dict[str, Any]) -> str:
     from serve_app.kubernetes.manifest import ManifestOptions, dump_yaml, ray_service
     from serve_app.strict import first_sentence
 
-    if selectors := given.pop("gpu_node_selector", None):
-        given["gpu_node_selector"] = _pairs(selectors)
+    if selectors := fields.get("gpu_node_selector"):
+        fields = fields | {"gpu_node_selector": _pairs(selectors)}
     values = read_config_file(path)
     try:
-        options = ManifestOptions.model_validate(given)
+        options = ManifestOptions.model_validate(fields)
     except ValidationError as exc:
         option, _, sentence = first_sentence(exc).partition(": ")
         raise ConfigError(f"--{option.replace('_', '-')}: {sentence}") from exc

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from serve_app.cli.errors import FAILED, USAGE, CliError
+from serve_app.cli.errors import FAILED
 from serve_app.cli.options import Json
 from serve_app.errors import ConfigError
 
@@ -44,16 +44,20 @@ def plan(
 
     Exit codes: 0 it works, 1 something in it can't, 2 a bad file or no nodes to plan for.
     """
+    from rich.console import Console
+
     from serve_app.config.file import read_config_file
     from serve_app.plan.verdict import make_plan
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # vLLM's arguments are checked where it is installed
-    try:
-        values = read_config_file(config)
-        plan = make_plan(values, _nodes(nodes or [], address, gpu_memory_gib, values))
-    except ConfigError as exc:
-        raise CliError(str(exc), USAGE) from exc
-    _show(plan, as_json)
+    values = read_config_file(config)
+    plan = make_plan(values, _nodes(nodes or [], address, gpu_memory_gib, values))
+    if as_json:
+        typer.echo(json.dumps(plan.as_json()))
+    else:
+        console = Console()
+        console = console if console.is_terminal else Console(width=MAX_WIDTH)  # a file has no lines to break
+        console.print(screen(plan), soft_wrap=True)
     if not plan.works:
         raise typer.Exit(FAILED)
 
@@ -82,17 +86,6 @@ def _nodes(
     return with_gpu_memory(nodes, gpu_memory_gib)
 
 
-def _show(plan: "Plan", as_json: bool) -> None:
-    from rich.console import Console
-
-    if as_json:
-        typer.echo(json.dumps(plan.as_json()))
-    else:
-        console = Console()
-        console = console if console.is_terminal else Console(width=MAX_WIDTH)  # a file has no lines to break
-        console.print(screen(plan), soft_wrap=True)
-
-
 def screen(plan: "Plan") -> "RenderableType":
     """A row for each application, then the findings, the worst first, and the verdict."""
     from rich.console import Group
@@ -108,7 +101,10 @@ def screen(plan: "Plan") -> "RenderableType":
         table.add_column(title, justify="right", no_wrap=True)
     for row in plan.rows:
         table.add_row(*(Text(printable(cell)) for cell in cells(row)))
-    lines = [Text(f"\n{f.severity}: {printable(f.place)}: {printable(f.what)}\n  {f.fix}") for f in plan.findings]
+    lines = [
+        Text(f"\n{finding.severity}: {printable(finding.place)}: {printable(finding.what)}\n  {finding.fix}")
+        for finding in plan.findings
+    ]
     verdict = "It can't work like this."
     if plan.works:
         has_warnings = any(finding.severity == "warning" for finding in plan.findings)
@@ -117,7 +113,7 @@ def screen(plan: "Plan") -> "RenderableType":
 
 
 def cells(row: "Row") -> tuple[str, ...]:
-    """An application's row; a dash where nothing is to say, a question mark where it isn't known."""
+    """An application's row. A dash stands where nothing applies, a question mark where a value is unknown."""
     from serve_app.placement.shortage import wanted
 
     application, fit = row.application, row.fit

@@ -5,23 +5,26 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from enum import StrEnum
 from importlib.util import find_spec
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serve_app.cli.errors import FAILED, INTERRUPTED, USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL
 from serve_app.config.serve_settings import SERVE_SETTINGS
-from serve_app.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from serve_app.local.service import Service
 
 DEMO_CONFIG = Path(__file__).parent.parent / "demo" / "serve_config.yaml"
-PLAYGROUND = "serve_app.app:build_playground"
 DEMO_ON_VLLM = DEMO_CONFIG.with_suffix(".vllm.yaml")
 
 
@@ -87,38 +90,33 @@ def up(
     """
     if config is not None and engine is not None:
         raise CliError(f"--engine is for the demo: set each model's engine in {config}", USAGE)
-    demo = DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG
+    path = config or (DEMO_ON_VLLM if engine is DemoEngine.VLLM else DEMO_CONFIG)
+    listens_at = {name: value for name, value in (("port", port), ("host", host)) if value is not None}
     try:
-        _serve_until_stopped(config or demo, host, port, address, no_auth, playground, drain_seconds)
-    except ConfigError as exc:
-        raise CliError(str(exc), USAGE) from exc
+        values = _read(path, listens_at, playground)
+        _refuse_open_door(values, _wants_key(values), no_auth)
+        _serve_until_stopped(path, values, address, drain_seconds)
     except KeyboardInterrupt as exc:
         raise CliError("stopped before the service was ready", INTERRUPTED) from exc
 
 
-def _serve_until_stopped(
-    path: Path,
-    host: str | None,
-    port: int | None,
-    address: str | None,
-    no_auth: bool,
-    playground: bool,
-    drain_seconds: float,
-) -> None:
-    from serve_app.config.file import model_names, read_config_file  # imports late: `--help` stays instant
+def _read(path: Path, listens_at: dict[str, Any], has_playground: bool) -> dict[str, Any]:
+    """The config file's values with what the command line adds to them."""
+    from serve_app.config.file import read_config_file  # imports late: `--help` stays instant
 
     values = read_config_file(path)
-    if port is not None:
-        values["http_options"] = {**(values.get("http_options") or {}), "port": port}
-    if host is not None:
-        values["http_options"] = {**(values.get("http_options") or {}), "host": host}
-    if playground:
+    if listens_at:
+        values["http_options"] = (values.get("http_options") or {}) | listens_at
+    if has_playground:
         _add_playground(values)
     _allow_own_name(values)
-    wants_key = _wants_key(values)
-    _refuse_open_door(values, wants_key, no_auth)
+    return values
+
+
+def _serve_until_stopped(path: Path, values: dict[str, Any], address: str | None, drain_s: float) -> None:
     set_ray_defaults()
-    from serve_app.local.service import drain, lets_anyone_in, running
+    from serve_app.config.file import model_names
+    from serve_app.local.service import drain, running
 
     for number in (signal.SIGINT, signal.SIGTERM):  # both end it alike, also where a shell's `&` left SIGINT ignored
         signal.signal(number, signal.default_int_handler)
@@ -129,65 +127,79 @@ def _serve_until_stopped(
 
     say(f"starting {', '.join(model_names(values)) or 'no model'} from {path}")
     with running(values, address, say) as service:
-        for name, reason in service.failures.items():
-            say(f"FAILED {name}: {reason}")
-        for name, reason in service.pending.items():
-            say(f"PENDING {name}: it {reason}")
-        absent = service.failures | service.pending
-        models = [name for name in model_names(values) if name not in absent]
-        if absent and not models:
-            raise CliError("no model could be started: see the reasons above", FAILED)
-        if wants_key and lets_anyone_in(service.url):
-            raise CliError(
-                "the service is open to all: the Ray cluster that it joined was started without the variable that "
-                "holds the keys here. Start the cluster with it, or give args: keys: file: in the config",
-                FAILED,
-            )
-        page = _playground_url(values, service.url, absent)
-        print(_next_steps(models, service.url, service.dashboard_url, page, wants_key), flush=True)
+        _say_what_runs(values, service, say)
         with suppress(KeyboardInterrupt):
             while True:
                 time.sleep(3600)
-        say(f"running requests have {drain_seconds:g} s to end, new ones are refused; Ctrl-C ends it at once")
+        say(f"running requests have {drain_s:g} s to end, new ones are refused; Ctrl-C ends it at once")
         with suppress(KeyboardInterrupt):
-            if num_left := drain(drain_seconds):
+            if num_left := drain(drain_s):
                 say(f"{num_left} requests hadn't ended and are cut off")
         say("stopping")
     say("stopped")
 
 
+def _say_what_runs(values: dict[str, Any], service: "Service", say: Callable[[str], None]) -> None:
+    """Failures, and what to try next. Raises `CliError` where no model runs or the service lacks its keys."""
+    from serve_app.config.file import model_names
+    from serve_app.local.service import lets_anyone_in
+
+    for name, reason in service.failures.items():
+        say(f"FAILED {name}: {reason}")
+    for name, reason in service.pending.items():
+        say(f"PENDING {name}: it {reason}")
+    absent = service.failures | service.pending
+    models = [name for name in model_names(values) if name not in absent]
+    if absent and not models:
+        raise CliError("no model could be started: see the reasons above", FAILED)
+    wants_key = _wants_key(values)
+    if wants_key and lets_anyone_in(service.url):
+        raise CliError(
+            "the service is open to all: the Ray cluster that it joined was started without the variable that "
+            "holds the keys here. Start the cluster with it, or give args: keys: file: in the config",
+            FAILED,
+        )
+    page = _playground_url(values, service.url, absent)
+    print(_next_steps(models, service.url, service.dashboard_url, page, wants_key), flush=True)
+
+
+def _applications(values: dict[str, Any], config: "type[BaseModel]") -> list[dict[str, Any]]:
+    """The applications whose args are a config of this class."""
+    from serve_app.config.file import takes
+
+    return [app for app in values["applications"] if takes(app, config)]
+
+
 def _add_playground(values: dict[str, Any]) -> None:
     """The page, behind the same keys as the ingress; a file that has one already keeps its own."""
     from serve_app.config.applications import IngressConfig, PlaygroundConfig
-    from serve_app.config.file import takes
 
-    if any(takes(app, PlaygroundConfig) for app in values["applications"]):
+    if _applications(values, PlaygroundConfig):
         return
     if find_spec("gradio") is None:
         raise CliError("--playground needs Gradio: pip install 'serve-app[playground]' (make up PLAYGROUND=1)", USAGE)
-    ingress = [app for app in values["applications"] if takes(app, IngressConfig)]
+    ingress = _applications(values, IngressConfig)
     if not ingress:
         raise CliError("--playground asks models through an ingress, and the file has none: add one", USAGE)
     if any(app["name"] == "playground" or app.get("route_prefix") == "/playground" for app in values["applications"]):
         raise CliError("--playground: the file has another application of that name or prefix: rename it", USAGE)
     keys = (ingress[0].get("args") or {}).get("keys")
-    page = {"name": "playground", "import_path": PLAYGROUND, "route_prefix": "/playground"}
+    page = {"name": "playground", "import_path": "serve_app.app:build_playground", "route_prefix": "/playground"}
     values["applications"] = [*values["applications"], page | {"args": {"keys": keys} if keys else {}}]
 
 
 def _playground_url(values: dict[str, Any], url: str, absent: Collection[str] = ()) -> str | None:
     """Where the page is; None where there is none, or none that came up."""
     from serve_app.config.applications import PlaygroundConfig
-    from serve_app.config.file import takes
 
-    pages = [app for app in values["applications"] if takes(app, PlaygroundConfig) and app["name"] not in absent]
+    pages = [app for app in _applications(values, PlaygroundConfig) if app["name"] not in absent]
     return next((f"{url}{app['route_prefix']}" for app in pages if app.get("route_prefix")), None)
 
 
 def _refuse_open_door(values: dict[str, Any], wants_key: bool, no_auth: bool) -> None:
     """Without keys a service listens on this machine alone, unless `--no-auth` says that this is meant."""
-    host = str((values.get("http_options") or {}).get("host", "127.0.0.1"))
-    if wants_key or host == "localhost" or _is_loopback(host):
+    host, ip = _host(values)
+    if wants_key or host == "localhost" or (ip is not None and ip.is_loopback):
         return
     if not no_auth:
         raise CliError(
@@ -199,44 +211,37 @@ def _refuse_open_door(values: dict[str, Any], wants_key: bool, no_auth: bool) ->
 
 
 def _allow_own_name(values: dict[str, Any]) -> None:
-    """The name that the service listens on is one that it answers to (`allowed_hosts`)."""
-    host = str((values.get("http_options") or {}).get("host", "127.0.0.1"))
-    if _is_address(host) or host == "localhost":
-        return
-    values["applications"] = [_allowing(app, host) for app in values["applications"]]
-
-
-def _allowing(app: dict[str, Any], host: str) -> dict[str, Any]:
+    """Add the name that the service listens on to `allowed_hosts`, the names that it answers to."""
     from serve_app.config.applications import ModelConfig
     from serve_app.config.file import BUILDERS, takes
 
-    args = app.get("args") or {}
-    if takes(app, ModelConfig):
-        return app | {"args": args | {"http": _with_host(args.get("http") or {}, host)}}
-    return app | {"args": _with_host(args, host)} if app["import_path"] in BUILDERS else app
+    host, ip = _host(values)
+    if ip is not None or host == "localhost":
+        return
+
+    def allowing(http: dict[str, Any]) -> dict[str, Any]:
+        return http | {"allowed_hosts": [*http.get("allowed_hosts", ()), host]}
+
+    def changed(app: dict[str, Any]) -> dict[str, Any]:
+        args = app.get("args") or {}
+        if takes(app, ModelConfig):
+            return app | {"args": args | {"http": allowing(args.get("http") or {})}}
+        return app | {"args": allowing(args)} if app["import_path"] in BUILDERS else app
+
+    values["applications"] = [changed(app) for app in values["applications"]]
 
 
-def _with_host(http: dict[str, Any], host: str) -> dict[str, Any]:
-    return http | {"allowed_hosts": [*http.get("allowed_hosts", ()), host]}
-
-
-def _is_address(host: str) -> bool:
+def _host(values: dict[str, Any]) -> tuple[str, IPv4Address | IPv6Address | None]:
+    """What the service listens on, and the same as an IP address where it is one."""
+    host = str((values.get("http_options") or {}).get("host", "127.0.0.1"))
     try:
-        ip_address(host)
+        return host, ip_address(host)
     except ValueError:
-        return False
-    return True
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return host, None
 
 
 def set_ray_defaults() -> None:
-    """Before Ray is imported: it reads its environment then, and what is set there already stands."""
+    """Set variables that the environment leaves out. Call it before Ray is imported, which reads them then."""
     # Ray's niceness of 15 lets any other program starve the replicas.
     for name, value in {"RAY_worker_niceness": "0", **SERVE_SETTINGS}.items():
         os.environ.setdefault(name, value)
@@ -247,11 +252,9 @@ def set_ray_defaults() -> None:
 def _wants_key(values: dict[str, Any]) -> bool:
     """Whether the ingress asks for an API key."""
     from serve_app.config.applications import IngressConfig
-    from serve_app.config.file import takes
 
-    ingresses = [app for app in values["applications"] if takes(app, IngressConfig)]
-    keys = [IngressConfig.model_validate(app.get("args") or {}).keys for app in ingresses]
-    return any(config.file is not None or config.environment in os.environ for config in keys)
+    ingresses = [IngressConfig.model_validate(app.get("args") or {}) for app in _applications(values, IngressConfig)]
+    return any(config.keys.file is not None or config.keys.environment in os.environ for config in ingresses)
 
 
 def _next_steps(

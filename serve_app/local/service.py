@@ -110,7 +110,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _is_unauthenticated(error: BaseException | None) -> bool:
-    """Whether a cluster answered and wanted another token: Ray says so in the texts of the errors below its own."""
+    """Whether a cluster refused the token. Ray says so only in the texts of the errors that caused its own."""
     while error is not None:
         if "InvalidAuthToken" in str(error) or "AuthenticationError" in str(error):
             return True
@@ -131,14 +131,14 @@ def _require_cluster(address: str | None) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Ray's prints away: it reports the actors that a shutdown ends as failures."""
+    """Hide Ray's prints: it reports the actors that a shutdown ends as failures."""
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         yield
 
 
 @contextmanager
 def _serve(values: dict[str, Any], host: str, port: int) -> Iterator[None]:
-    """Serve's controller and proxy run. Refuses a cluster that serves something else already."""
+    """Serve's controller and proxy run. Raises `ConfigError` for a cluster that serves something else."""
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -173,7 +173,7 @@ def _deploy(values: dict[str, Any], say: Say) -> tuple[dict[str, str], dict[str,
     states = dict.fromkeys((app["name"] for app in values["applications"]), "")
     failures: dict[str, str] = {}
     waiting = _Waiting(say)
-    while not waiting.is_all_that_is_left(states):
+    while not waiting.is_at_rest(states):
         for name, overview in serve.status().applications.items():
             state = overview.status.value
             if name in states and states[name] != state:
@@ -192,12 +192,12 @@ def _deploy(values: dict[str, Any], say: Say) -> tuple[dict[str, str], dict[str,
 
 
 class _Waiting:
-    """Which applications wait for room, said once for each change."""
+    """Which applications wait for room on a node. Reports each change once."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
         self._looked_at = float("-inf")
-        self._said: dict[str, str] = {}
+        self._reported: dict[str, str] = {}
         self._num_looks: dict[str, int] = {}
         self.reasons: dict[str, str] = {}
 
@@ -211,11 +211,11 @@ class _Waiting:
         self.reasons = cluster.unplaced()
         self._num_looks = {name: self._num_looks.get(name, 0) + 1 for name in self.reasons}
         for name, why in self.reasons.items():
-            if self._said.get(name) != why:
+            if self._reported.get(name) != why:
                 self._say(f"{name}: pending: it {why}")
-        self._said.update(self.reasons)
+        self._reported.update(self.reasons)
 
-    def is_all_that_is_left(self, states: dict[str, str]) -> bool:
+    def is_at_rest(self, states: dict[str, str]) -> bool:
         """Whether every application has come to rest; one that waits has, after `NUM_LOOKS_TO_REST` looks."""
         moving = [name for name, state in states.items() if state not in ("RUNNING", "DEPLOY_FAILED")]
         return all(self._num_looks.get(name, 0) >= NUM_LOOKS_TO_REST for name in moving)
@@ -240,15 +240,15 @@ def drain(timeout_s: float) -> int:
 
 
 def _answering(applications: dict[str, Any]) -> list[str]:
-    """Those with processes that answer clients: not the sidecar, nor what sleeps, waits for room or failed."""
+    """The applications whose processes answer clients now: an ingress or a model with replicas that run."""
     lanes = {"Ingress", "Model"}
-    return [name for name, one in applications.items() if lanes & one.deployments.keys() and num_serving(one)]
+    return [name for name, app in applications.items() if lanes & app.deployments.keys() and num_serving(app)]
 
 
 def _refuse_new(application: str) -> int:
     """How many requests run in the application's processes, which from now on refuse new ones.
 
-    A process that doesn't tell in time counts as one request.
+    A process that doesn't answer in time counts as one request.
     """
     from ray import serve
     from ray.exceptions import RayError
@@ -259,8 +259,7 @@ def _refuse_new(application: str) -> int:
         # With RAY_SERVE_THROUGHPUT_OPTIMIZED it would run on this thread's event loop, and here is none.
         if not handle.is_initialized:
             handle._init(_run_router_in_separate_loop=True)
-        told = handle.broadcast("refuse_new")
-        answers = told.results(timeout_s=LANE_TIMEOUT_S, return_exceptions=True)
+        answers = handle.broadcast("refuse_new").results(timeout_s=LANE_TIMEOUT_S, return_exceptions=True)
     except TimeoutError:
         return 1
     except (RayError, RayServeException):  # it has no replica any more

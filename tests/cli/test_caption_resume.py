@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.captioning.outputs import Ledger
-from serve_app.cli.captioning.rows import Asked, Row
+from serve_app.cli.captioning.rows import CaptionSettings, Row
 from tests.cli_fake import EXPECTED, NUM_IMAGES, FakeApi, captions, failure, run, start, wait_for
 
 
@@ -74,10 +74,10 @@ def test_images_that_share_a_stem_have_their_own_text(api: FakeApi, url: str, tm
 @pytest.mark.parametrize("output", ["o.jsonl", "o.csv"])
 def test_a_torn_record_is_dropped(tmp_path: Path, output: str) -> None:
     """Cut at every byte: whole records stay, a torn one goes, and what follows is readable."""
-    path, asked = tmp_path / output, Asked(style="tags")
-    made = [Row(f"{i}.jpg", asked, caption=f'line "{i}"\nnext, {i}', model="m") for i in range(3)]
+    path, settings = tmp_path / output, CaptionSettings(style="tags")
+    made = [Row(f"{i}.jpg", settings, caption=f'line "{i}"\nnext, {i}', model="m") for i in range(3)]
     ends = []
-    ledger = Ledger(str(path), asked)
+    ledger = Ledger(str(path), settings)
     for row in made:
         ledger.write(row)
         ends.append(path.stat().st_size)
@@ -85,7 +85,7 @@ def test_a_torn_record_is_dropped(tmp_path: Path, output: str) -> None:
     whole = path.read_bytes()
     for num_bytes in range(len(whole) + 1):
         path.write_bytes(whole[:num_bytes])
-        ledger = Ledger(str(path), asked)
+        ledger = Ledger(str(path), settings)
         states = [ledger.state(row.file) for row in made]
         assert states == ["done" if num_bytes >= end else "new" for end in ends]
         for row, state in zip(made, states, strict=True):

@@ -1,6 +1,6 @@
-"""Finding images: files, folders and patterns to one sorted walk that never follows a loop.
+"""Finding images: a sorted walk over files, folders and patterns that never follows a loop.
 
-Knows names only; what an image holds is the service's to judge.
+Looks at names only. The service judges what an image holds.
 """
 
 import glob
@@ -24,7 +24,7 @@ MEDIA_TYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundImage:
     """An image's path as the arguments spell it, or a folder that can't be listed and the reason."""
 
     path: str
@@ -41,30 +41,30 @@ def is_image_name(name: str) -> bool:
 
 
 class ImageWalk:
-    """All images under `arguments`, folder by folder, names sorted; counts what it passes over.
+    """All images under `arguments`, folder by folder, names sorted. Counts what it passes over.
 
-    Folders are entered once, also where symbolic links lead to them again. One folder's names are held at
-    a time. Raises `CliError` on creation if an argument names nothing.
+    Each folder is entered once, also where symbolic links lead to it again. One folder's names are held at a time.
+    A folder that can't be listed comes with its reason. Raises `CliError` on creation if an argument names nothing.
     """
 
     def __init__(self, arguments: Sequence[str], is_recursive: bool) -> None:
         self._arguments = arguments
         self._is_recursive = is_recursive
-        self._entered: set[tuple[int, int]] = set()
+        self._entered: set[str] = set()
         self.num_hidden = 0
         self.num_others = 0
         for argument in arguments:
             if not os.path.lexists(argument) and not _matches(argument):
                 raise CliError(f"No image, folder or pattern matches '{argument}': check its spelling", USAGE)
 
-    def __iter__(self) -> Iterator[Found]:
+    def __iter__(self) -> Iterator[FoundImage]:
         for argument in self._arguments:
             paths = [argument] if os.path.lexists(argument) else _matches(argument)
             for path in paths:
                 if os.path.isdir(path):
                     yield from self._walk(path)
                 elif is_image_name(path) and _can_be_image(path):
-                    yield Found(os.path.normpath(path))
+                    yield FoundImage(os.path.normpath(path))
                 else:
                     self.num_others += 1
 
@@ -74,35 +74,23 @@ class ImageWalk:
         kinds = [f"{n} {kind}" for n, kind in ((self.num_hidden, "hidden"), (self.num_others, "other")) if n]
         return f"{' and '.join(kinds)} files passed over" if kinds else ""
 
-    def _walk(self, top: str) -> Iterator[Found]:
-        waiting = [top]
-        while waiting:
-            folder = waiting.pop()
-            try:
-                entries = self._enter(folder)
-            except OSError as exc:
-                yield Found(os.path.normpath(folder), exc.strerror or str(exc))
+    def _walk(self, top: str) -> Iterator[FoundImage]:
+        errors: list[OSError] = []
+        for folder, subfolders, names in os.walk(top, onerror=errors.append, followlinks=True):
+            if (real_path := os.path.realpath(folder)) in self._entered:
+                subfolders.clear()
                 continue
-            subfolders = []
-            for entry in entries:
-                if entry.name.startswith("."):
-                    self.num_hidden += 1
-                elif _is_folder(entry):
-                    subfolders.append(entry.path)
-                elif is_image_name(entry.name) and _can_be_image(entry.path):
-                    yield Found(os.path.normpath(entry.path))
+            self._entered.add(real_path)
+            self.num_hidden += sum(name.startswith(".") for name in subfolders + names)
+            subfolders[:] = sorted(name for name in subfolders if self._is_recursive and not name.startswith("."))
+            for name in sorted(name for name in names if not name.startswith(".")):
+                path = os.path.join(folder, name)
+                if is_image_name(name) and _can_be_image(path):
+                    yield FoundImage(os.path.normpath(path))
                 else:
                     self.num_others += 1
-            if self._is_recursive:
-                waiting.extend(reversed(subfolders))
-
-    def _enter(self, folder: str) -> list[os.DirEntry[str]]:
-        stat = os.stat(folder)
-        if (stat.st_dev, stat.st_ino) in self._entered:
-            return []
-        self._entered.add((stat.st_dev, stat.st_ino))
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+        for error in errors:
+            yield FoundImage(os.path.normpath(error.filename), error.strerror or str(error))
 
 
 def first_folder(arguments: Sequence[str]) -> str:
@@ -119,13 +107,6 @@ def first_folder(arguments: Sequence[str]) -> str:
 
 def _matches(pattern: str) -> list[str]:
     return sorted(glob.glob(pattern, recursive=True)) if glob.has_magic(pattern) else []
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
 
 
 def _can_be_image(path: str) -> bool:

@@ -10,10 +10,10 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from hashlib import blake2b
-from typing import BinaryIO, Literal, Protocol
+from typing import BinaryIO, Literal
 
 from serve_app.cli.captioning.images import is_image_name
-from serve_app.cli.captioning.rows import Asked, CsvRecords, Format, JsonLines, Row, file_id
+from serve_app.cli.captioning.rows import CaptionSettings, CsvRecords, JsonLines, Row, file_id
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.cli.terminal import one_line, printable
 
@@ -21,31 +21,13 @@ State = Literal["new", "done", "failed"]
 FAILURES_NAME = "serve-app-failures.jsonl"
 
 
-class Output(Protocol):
-    """What a run needs of the place it writes to."""
-
-    def state(self, file: str) -> State:
-        """Whether an earlier run has captioned `file` as asked now, or failed at it."""
-        ...
-
-    def write(self, row: Row) -> None:
-        """Keep a row for good. Raises `CliError` where there is no room."""
-        ...
-
-    def sync(self) -> None:
-        """Make what was written outlive a power cut."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class Ledger:
-    """A JSONL or CSV file of rows that grows at its end. Rows that were asked otherwise don't count as done."""
+    """A JSONL or CSV file of rows that grows at its end. Rows with other settings don't count as done."""
 
-    def __init__(self, path: str, asked: Asked, is_overwriting: bool = False) -> None:
+    def __init__(self, path: str, settings: CaptionSettings, is_overwriting: bool = False) -> None:
         self.path = path
-        self._asked = asked
-        self._format: Format = CsvRecords() if path.lower().endswith(".csv") else JsonLines()
+        self._settings = settings
+        self._format = CsvRecords() if path.lower().endswith(".csv") else JsonLines()
         self._done: set[bytes] = set()
         self._failed: set[bytes] = set()
         self.num_bad_records = 0
@@ -74,7 +56,7 @@ class Ledger:
         self._file.close()
 
     def _load(self) -> None:
-        """Learn what is done, drop a torn record at the end, and write the header of an empty file."""
+        """Read which files are done, drop a torn record at the end, and write the header of an empty file."""
         end, num_rows, num_records = 0, 0, 0
         with open(self.path, "rb") as lines:
             for num_bytes, row in self._format.records(lines):
@@ -83,7 +65,7 @@ class Ledger:
                 end += num_bytes
                 if row is not None:
                     num_rows += 1
-                    self._learn(row)
+                    self._add(row)
                 elif not is_header:
                     self.num_bad_records += 1
             size = os.fstat(lines.fileno()).st_size
@@ -103,13 +85,9 @@ class Ledger:
                 f"{self.path} holds something else than captions: choose another --output, or --overwrite", USAGE
             )
 
-    def _learn(self, row: Row) -> None:
-        if row.asked != self._asked:
-            return
-        if row.is_failed:
-            self._failed.add(row.id)
-        else:
-            self._done.add(row.id)
+    def _add(self, row: Row) -> None:
+        if row.settings == self._settings:
+            (self._failed if row.is_failed else self._done).add(file_id(row.file))
 
     def _append(self, data: bytes) -> None:
         end = os.fstat(self._file.fileno()).st_size
@@ -128,9 +106,9 @@ class TextFiles:
     which is locked while a run writes beside its images.
     """
 
-    def __init__(self, folder: str, asked: Asked, is_overwriting: bool = False) -> None:
+    def __init__(self, folder: str, settings: CaptionSettings, is_overwriting: bool = False) -> None:
         self.path = os.path.join(folder, FAILURES_NAME)
-        self._asked = asked
+        self._settings = settings
         self._is_overwriting = is_overwriting
         try:
             self._lock_fd = os.open(folder, os.O_RDONLY)
@@ -138,7 +116,7 @@ class TextFiles:
             reason = f"{folder} can't be opened ({exc.strerror})"
             raise CliError(f"{reason}: allow it, or use --output FILE.jsonl", USAGE) from exc
         _lock(self._lock_fd, folder)
-        self._failures = self._open_failures() if os.path.exists(self.path) else None
+        self._failures = Ledger(self.path, self._settings) if os.path.exists(self.path) else None
 
     def state(self, file: str) -> State:
         if self._is_overwriting:
@@ -154,8 +132,8 @@ class TextFiles:
                 return
             except OSError as exc:
                 reason = f"its text file can't be written: {exc.strerror}"
-                row = Row(row.file, row.asked, error_code="text_not_written", error_message=reason)
-        self._failures = self._failures or self._open_failures()
+                row = Row(row.file, row.settings, error_code="text_not_written", error_message=reason)
+        self._failures = self._failures or Ledger(self.path, self._settings)
         self._failures.write(row)
 
     def sync(self) -> None:
@@ -166,9 +144,6 @@ class TextFiles:
         if self._failures:
             self._failures.close()
         os.close(self._lock_fd)
-
-    def _open_failures(self) -> Ledger:
-        return Ledger(self.path, self._asked)
 
     def _write_text(self, path: str, caption: str) -> None:
         """All of the text or none: a new file takes the name only when it is whole."""
@@ -201,10 +176,13 @@ class Printed:
         sys.stdout.buffer.flush()
 
     def sync(self) -> None:
-        """Nothing is kept."""
+        """Does nothing, as nothing is kept."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Does nothing, as nothing is open."""
+
+
+Output = Ledger | TextFiles | Printed
 
 
 def text_path(file: str) -> str:

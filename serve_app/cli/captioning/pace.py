@@ -1,7 +1,7 @@
 """When requests may go out: one pause for all workers after a refusal, and an end to waiting.
 
-A refusal (429, 503) or a service that can't be reached holds everybody back; the pause is what the service
-asks for, or grows exponentially, and each worker adds its own jitter so that they don't return at once.
+A refusal (429, 503) or an unreachable service holds every worker back. The pause is what the service asks for, or
+grows exponentially. Each worker adds its own jitter, so that they don't return at once.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from serve_app.cli.errors import UNREACHABLE, CliError
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
-LONGEST_RETRY_AFTER_S = 300.0  # a longer wish is asked again then
+LONGEST_RETRY_AFTER_S = 300.0  # a longer pause ends here, with another try
 
 
 class Pace:
@@ -66,18 +66,18 @@ class Pace:
             )  # fmt: skip
         self._pause(now, None, message)
 
-    def _pause(self, now: float, asked_s: float | None, message: str) -> None:
+    def _pause(self, now: float, pause_s: float | None, message: str) -> None:
         is_new = now >= self._resume_at
-        if asked_s is None:
-            asked_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._num_pauses, 10))
-            asked_s *= random.uniform(0.75, 1.25)
+        if pause_s is None:
+            pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._num_pauses, 10))
+            pause_s *= random.uniform(0.75, 1.25)
             if not is_new:
                 return  # the others' failures of the same moment
         if is_new:
             if self._num_pauses in (0, 5) or self._num_pauses % 20 == 0:
-                self._say(f"{message}; waiting {asked_s:.1f} s")
+                self._say(f"{message}; waiting {pause_s:.1f} s")
             self._num_pauses = min(self._num_pauses + 1, 1000)
-        self._resume_at = max(self._resume_at, now + min(asked_s, LONGEST_RETRY_AFTER_S))
+        self._resume_at = max(self._resume_at, now + min(pause_s, LONGEST_RETRY_AFTER_S))
 
 
 def local_pause_s(num_attempts: int) -> float:

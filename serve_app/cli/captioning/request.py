@@ -1,64 +1,58 @@
-"""One image's way to the service and back: read, sent as multipart, and every failure sorted by what to do.
+"""One image's request: reads the file, sends it, and sorts failures by what to do about them.
 
-`Refused` holds all workers back, `Broken` is worth another try, a `Row` is final, and what concerns the
-whole run rather than this image ends it as `ServiceError`.
+`Refused` holds all workers back, `Broken` is worth another try, and a `Row` is final. A `ServiceError` concerns the
+whole run rather than this image, and ends it.
 """
 
 import asyncio
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.cli.captioning.images import MEDIA_TYPES, extension_of
-from serve_app.cli.captioning.rows import Asked, Row
+from serve_app.cli.captioning.rows import CaptionSettings, Row
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
 
-# so that `concurrency` images always fit in memory; services take far less
+# So that `concurrency` images always fit in memory. Services take far less.
 LARGEST_FILE_BYTES = 256 * 1024 * 1024
-# the request's own settings: another image would be refused alike
+# Parameters of the run: every other image would be refused too.
 _RUN_PARAMS = {"model", "style", "length", "options", "name", "prompt", "max_tokens", "seed"}
 _RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_not_allowed"}
 
 
+@dataclass
 class Refused(Exception):
     """The service takes nothing more for now (429, 503)."""
 
-    def __init__(self, error: ServiceError) -> None:
-        super().__init__(error.message)
-        self.error = error
+    error: ServiceError
 
 
+@dataclass
 class Broken(Exception):
-    """The service failed at this image in a way that may pass; `row` says so if it doesn't."""
+    """The service failed at this image in a way that may pass. `row` is the image's result if it doesn't."""
 
-    def __init__(self, row: Row) -> None:
-        super().__init__(row.error_message)
-        self.row = row
+    row: Row
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionRequest:
-    """What is asked about every image. `max_tokens` and `seed` don't decide whether a row counts as done."""
+    """The request for every image. `max_tokens` and `seed` don't decide whether a row counts as done."""
 
-    asked: Asked
+    settings: CaptionSettings
     max_tokens: int | None = None
     seed: int | None = None
 
     @property
     def fields(self) -> dict[str, str | list[str]]:
-        """The form's fields; what isn't asked is left to the service's defaults."""
-        asked = self.asked
-        fields: dict[str, str | list[str] | None] = {
-            "model": asked.model,
-            "style": asked.style,
-            "length": asked.length,
-            "options": list(asked.options) or None,
-            "name": asked.name,
-            "prompt": asked.prompt,
+        """The form's fields, without those that are left to the service's defaults."""
+        fields: dict[str, Any] = asdict(self.settings) | {"options": list(self.settings.options) or None}
+        fields |= {"max_tokens": self.max_tokens, "seed": self.seed}
+        return {
+            name: value if isinstance(value, list) else str(value)
+            for name, value in fields.items()
+            if value is not None
         }
-        fields |= {name: str(n) for name in ("max_tokens", "seed") if (n := getattr(self, name)) is not None}
-        return {name: value for name, value in fields.items() if value is not None}
 
     async def send(self, client: ApiClient, file: str) -> Row:
         """The row of one image. Raises `Refused`, `Broken`, `Unreachable`, or `ServiceError` for the whole run."""
@@ -81,7 +75,7 @@ class CaptionRequest:
         return self._row(file, answer)
 
     def failure(self, file: str, code: str, message: str) -> Row:
-        return Row(file, self.asked, error_code=code, error_message=message)
+        return Row(file, self.settings, error_code=code, error_message=message)
 
     def _row(self, file: str, answer: dict[str, Any]) -> Row:
         try:
@@ -90,7 +84,7 @@ class CaptionRequest:
                 return self.failure(file, str(item["error"]["code"]), str(item["error"]["message"]))
             text = item["caption"].encode("utf-8", "replace").decode()
             finish_reason, usage = item["finish_reason"], item["usage"]
-            return Row(file, self.asked, text, str(answer["model"]), finish_reason, usage)
+            return Row(file, self.settings, text, str(answer["model"]), finish_reason, usage)
         except (KeyError, IndexError, TypeError, AttributeError):
             return self.failure(file, "bad_answer", "the service's answer holds no caption")
 
@@ -108,7 +102,7 @@ class CaptionRequest:
 
 
 def _field(param: str | None) -> str | None:
-    """Of `options[2]` the field."""
+    """The field's name, which is `options` for `options[2]`."""
     return param.partition("[")[0] if param else None
 
 

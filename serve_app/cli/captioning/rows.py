@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import blake2b
-from typing import Any, Protocol
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What decides whether an image's row counts as this run's: as it was asked, None where it wasn't."""
+class CaptionSettings:
+    """The options that decide whether an image's row counts for a run. One that the command left out is None."""
 
     model: str | None = None
     style: str | None = None
@@ -27,18 +27,20 @@ class Asked:
 
     @property
     def detail(self) -> str | None:
-        """Length, options and name as one JSON text, which rows have where any of them was asked."""
-        asked = {"length": self.length, "options": list(self.options) or None, "name": self.name}
-        told = {name: value for name, value in asked.items() if value is not None}
-        return json.dumps(told) if told else None
+        """Length, options and name as one JSON text; None where all of them were left out."""
+        values = {"length": self.length, "options": list(self.options) or None, "name": self.name}
+        values = {name: value for name, value in values.items() if value is not None}
+        return json.dumps(values) if values else None
 
     @classmethod
-    def of_row(cls, model: str | None, style: str | None, prompt: str | None, detail: str | None) -> "Asked":
-        """From what a row says. Raises `ValueError` where that is none of ours."""
-        told = json.loads(detail) if detail else {}
-        if not isinstance(told, dict):
+    def of_row(
+        cls, model: str | None, style: str | None, prompt: str | None, detail: str | None
+    ) -> "CaptionSettings":
+        """The settings that a row holds. Raises `ValueError` for a `detail` that isn't ours."""
+        values = json.loads(detail) if detail else {}
+        if not isinstance(values, dict):
             raise ValueError("no detail of ours")
-        return cls(model, style, prompt, told.get("length"), tuple(told.get("options") or ()), told.get("name"))
+        return cls(model, style, prompt, values.get("length"), tuple(values.get("options") or ()), values.get("name"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +48,7 @@ class Row:
     """An image's caption, or why it has none. `model` is the one that answered, `usage` its token counts."""
 
     file: str
-    asked: Asked
+    settings: CaptionSettings
     caption: str | None = None
     model: str | None = None
     finish_reason: str | None = None
@@ -58,43 +60,26 @@ class Row:
     def is_failed(self) -> bool:
         return self.error_code is not None
 
-    @property
-    def id(self) -> bytes:
-        return file_id(self.file)
-
 
 def file_id(file: str) -> bytes:
     """16 bytes that stand for a file, however its path is spelled from the current folder."""
     return blake2b(os.path.abspath(file).encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
-class Format(Protocol):
-    """How rows stand in a file. `header` opens an empty one; a record without its line end is torn."""
-
-    header: bytes
-    start: bytes
-
-    def encode(self, row: Row) -> bytes: ...
-
-    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[int, Row | None]]:
-        """Each complete record's length in bytes, with its row or None where it is none of ours."""
-        ...
-
-
 class JsonLines:
-    """One JSON object a line."""
+    """One JSON object a line. `records` yields each whole record's length in bytes and its row, None if unreadable."""
 
     header = b""
     start = b'{"file": "'
 
     def encode(self, row: Row) -> bytes:
-        asked = {"style": row.asked.style, "prompt": row.asked.prompt, "asked_model": row.asked.model}
-        asked |= {"detail": row.asked.detail} if row.asked.detail else {}
+        settings = {"style": row.settings.style, "prompt": row.settings.prompt, "asked_model": row.settings.model}
+        settings |= {"detail": row.settings.detail} if row.settings.detail else {}
         value: dict[str, Any] = {"file": row.file}
         if row.is_failed:
-            value |= {"error": {"code": row.error_code, "message": row.error_message}} | asked
+            value |= {"error": {"code": row.error_code, "message": row.error_message}} | settings
         else:
-            value |= {"caption": row.caption, "model": row.model} | asked
+            value |= {"caption": row.caption, "model": row.model} | settings
             value |= {"finish_reason": row.finish_reason, "usage": row.usage}
         try:
             return json.dumps(value, ensure_ascii=False).encode() + b"\n"
@@ -109,8 +94,10 @@ class JsonLines:
     def _row(self, line: bytes) -> Row | None:
         try:
             value = json.loads(line)
-            asked = Asked.of_row(value["asked_model"], value["style"], value["prompt"], value.get("detail"))
-            row = Row(value["file"], asked)
+            settings = CaptionSettings.of_row(
+                value["asked_model"], value["style"], value["prompt"], value.get("detail")
+            )
+            row = Row(value["file"], settings)
             if not isinstance(row.file, str):
                 return None
             if "error" in value:
@@ -132,11 +119,11 @@ class CsvRecords:
     start = header
 
     def encode(self, row: Row) -> bytes:
-        usage, asked = row.usage or {}, row.asked
+        usage, settings = row.usage or {}, row.settings
         values = (
-            row.file, row.caption, row.model, asked.style, asked.prompt, asked.model, row.finish_reason,
+            row.file, row.caption, row.model, settings.style, settings.prompt, settings.model, row.finish_reason,
             usage.get("prompt_tokens"), usage.get("completion_tokens"), row.error_code, row.error_message,
-            asked.detail,
+            settings.detail,
         )  # fmt: skip
         text = io.StringIO()
         csv.writer(text).writerow(values)
@@ -161,8 +148,10 @@ class CsvRecords:
             return None
         row = dict(zip(self.columns, values, strict=True))
         try:
-            asked = Asked.of_row(*(row[name] or None for name in ("asked_model", "style", "prompt", "detail")))
+            settings = CaptionSettings.of_row(
+                *(row[name] or None for name in ("asked_model", "style", "prompt", "detail"))
+            )
         except (ValueError, TypeError):
             return None
         error_code = row["error_code"] or None
-        return Row(row["file"], asked, row["caption"], error_code=error_code, error_message=row["error_message"])
+        return Row(row["file"], settings, row["caption"], error_code=error_code, error_message=row["error_message"])

@@ -1,7 +1,7 @@
-"""A run over any number of images: bounded concurrency, every result written when it comes.
+"""A run over any number of images, with bounded concurrency. Every result is written when it comes.
 
 Knows nothing of file formats or HTTP statuses: `Output` keeps rows, `CaptionRequest` sorts failures, `Pace`
-says when to send. Stopping at any moment, even by SIGKILL, leaves an output that the same command continues.
+decides when to send. Stopping at any moment, even by SIGKILL, leaves an output that the same command continues.
 """
 
 import asyncio
@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from itertools import islice
 
-from serve_app.cli.captioning.images import Found, ImageWalk
+from serve_app.cli.captioning.images import FoundImage, ImageWalk
 from serve_app.cli.captioning.outputs import Output
 from serve_app.cli.captioning.pace import Pace, local_pause_s
 from serve_app.cli.captioning.progress import RunProgress
@@ -42,7 +42,7 @@ class CaptionRun:
         self._limit = limit
         self._is_retrying = is_retrying
         self._seen: set[bytes] = set()
-        self._queue: asyncio.Queue[Found | None] = asyncio.Queue(maxsize=2 * concurrency)
+        self._queue: asyncio.Queue[FoundImage | None] = asyncio.Queue(maxsize=2 * concurrency)
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
         self._num_broken_in_a_row = 0
@@ -76,19 +76,14 @@ class CaptionRun:
     def _stop(self, number: int, producer: "asyncio.Task[None]") -> None:
         """First signal: no new images, and the answers on their way have a moment. Second: now."""
         if self.signal_number is not None:
-            self._cancel(self._workers)
+            _cancel(self._workers)
             return
         self.signal_number = number
         producer.cancel()
-        self._cancel([task for task in self._workers if task not in self._sending])
+        _cancel([task for task in self._workers if task not in self._sending])
         if self._sending:
             self._progress.say(f"Stopping after the {len(self._sending)} images on their way; again stops now")
-        asyncio.get_running_loop().call_later(GRACE_S, self._cancel, self._workers)
-
-    @staticmethod
-    def _cancel(tasks: "list[asyncio.Task[None]]") -> None:
-        for task in tasks:
-            task.cancel()
+        asyncio.get_running_loop().call_later(GRACE_S, _cancel, self._workers)
 
     async def _produce(self, walk: ImageWalk) -> None:
         """Put what is still to do in the queue, in the walk's order."""
@@ -96,24 +91,24 @@ class CaptionRun:
         if self._limit is not None:
             todo = islice(todo, self._limit)
         while batch := await asyncio.to_thread(lambda: list(islice(todo, BATCH))):
-            for found in batch:
-                await self._queue.put(found)
+            for image in batch:
+                await self._queue.put(image)
         for _ in range(self._concurrency):
             await self._queue.put(None)
 
-    def _todo(self, walk: Iterator[Found]) -> Iterator[Found]:
-        for found in walk:
-            key = file_id(found.path)
+    def _todo(self, walk: Iterator[FoundImage]) -> Iterator[FoundImage]:
+        for image in walk:
+            key = file_id(image.path)
             if key in self._seen:
                 continue
             self._seen.add(key)
-            state = self._output.state(found.path)
+            state = self._output.state(image.path)
             if state == "done":
                 self._progress.num_done_before += 1
             elif state == "failed" and not self._is_retrying:
                 self._progress.num_failed_before += 1
             else:
-                yield found
+                yield image
 
     def _count(self, walk: ImageWalk) -> None:
         num_found = 0
@@ -124,13 +119,12 @@ class CaptionRun:
         self._progress.num_found = num_found
 
     async def _work(self) -> None:
-        while found := await self._queue.get():
-            if found.folder_reason is not None:
-                reason = f"the folder can't be listed: {found.folder_reason}"
-                self._finish(self._request.failure(found.path, "unreadable_folder", reason))
+        while image := await self._queue.get():
+            if image.folder_reason is not None:
+                reason = f"the folder can't be listed: {image.folder_reason}"
+                self._finish(self._request.failure(image.path, "unreadable_folder", reason))
                 continue
-            row = await self._caption(found.path)
-            self._finish(row)
+            self._finish(await self._caption(image.path))
             if self.signal_number is not None:
                 return
 
@@ -191,3 +185,8 @@ class CaptionRun:
             await asyncio.sleep(SYNC_EVERY_S)
             await asyncio.to_thread(self._output.sync)
             self._progress.advance()
+
+
+def _cancel(tasks: "list[asyncio.Task[None]]") -> None:
+    for task in tasks:
+        task.cancel()

@@ -57,12 +57,12 @@ class Session:
         return ImageWalk(self.images, self.is_recursive)
 
     def _open_output(self, progress: RunProgress) -> outputs.Output:
-        asked = self.request.asked
+        settings = self.request.settings
         if self.kind == "txt":
-            return outputs.TextFiles(first_folder(self.images), asked, self.is_overwriting)
+            return outputs.TextFiles(first_folder(self.images), settings, self.is_overwriting)
         if self.output is None:
             return outputs.Printed(self._is_single, progress.say)
-        ledger = outputs.Ledger(self.output, asked, self.is_overwriting)
+        ledger = outputs.Ledger(self.output, settings, self.is_overwriting)
         if ledger.num_bad_records:
             progress.say(f"{self.output}: {ledger.num_bad_records} rows can't be read and don't count as done")
         return ledger
