@@ -90,7 +90,7 @@ class ImageWalk:
                 else:
                     self.num_others += 1
         for error in errors:
-            yield FoundImage(os.path.normpath(error.filename), error.strerror or str(error))
+            yield FoundImage(os.path.normpath(error.filename or top), error.strerror or str(error))
 
 
 def first_folder(arguments: Sequence[str]) -> str:

@@ -21,14 +21,14 @@ _RUN_PARAMS = {"model", "style", "length", "options", "name", "prompt", "max_tok
 _RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_not_allowed"}
 
 
-@dataclass
+@dataclass(eq=False)
 class Refused(Exception):
     """The service takes nothing more for now (429, 503)."""
 
     error: ServiceError
 
 
-@dataclass
+@dataclass(eq=False)
 class Broken(Exception):
     """The service failed at this image in a way that may pass. `row` is the image's result if it doesn't."""
 

@@ -67,7 +67,7 @@ def file_id(file: str) -> bytes:
 
 
 class JsonLines:
-    """One JSON object a line. `records` yields each whole record's length in bytes and its row, None if unreadable."""
+    """One JSON object a line. `records` yields each whole record's length in bytes, and its row or None."""
 
     header = b""
     start = b'{"file": "'
