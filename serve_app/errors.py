@@ -46,9 +46,9 @@ class Unanswered(Exception):
 class ServeAppError(Exception):
     """A failure with an HTTP status, a stable code and a sentence that says what to change.
 
-    `param` names the request's field at fault, in the client's spelling; `retry_after_s` is seconds
-    until a retry has a chance, for the `Retry-After` header; `model` the one that the request had come to,
-    for the metrics' label.
+    `param` names the request's field at fault, in the client's spelling. `retry_after_s` is the seconds until a retry
+    has a chance, for the `Retry-After` header. `model` is the existing model that the request asked for, for the
+    metrics' label.
     """
 
     status: ClassVar[int]
@@ -63,7 +63,7 @@ class ServeAppError(Exception):
         self.model: str | None = None
 
     def about(self, model: str) -> Self:
-        """This error, of a request that asked for this model, which there is."""
+        """This error, of a request for this existing model."""
         self.model = model
         return self
 
@@ -72,6 +72,10 @@ class RequestError(ServeAppError):
     """The request can't be served as it is; sending it again changes nothing."""
 
     type = "invalid_request_error"
+
+    def in_field(self, param: str) -> Self:
+        """This error, with the name of the request's field that it is about before its sentence."""
+        return type(self)(f"{param}: {self.message}", param)
 
 
 class InvalidRequest(RequestError):
@@ -99,7 +103,7 @@ class ContextTooLong(RequestError):
 
     @classmethod
     def of(cls, context_length: int, sentence: str, param: str) -> Self:
-        """In OpenAI's words, by which clients know this error from others; `sentence` goes on after "However, "."""
+        """In OpenAI's words, by which clients recognize this error; `sentence` goes on after "However, "."""
         return cls(f"This model's maximum context length is {context_length} tokens. However, {sentence}", param)
 
 
@@ -170,7 +174,7 @@ class ServiceError(ServeAppError):
 
 
 class ModelNotReady(ServiceError):
-    """`public_message` is the part of the message that anybody may hear: the rest may name folders and nodes."""
+    """`public_message` is what anybody may read; `message` may name folders and nodes."""
 
     status, code = 503, "model_not_ready"
 
@@ -187,14 +191,14 @@ class ModelNotReady(ServiceError):
 
     @classmethod
     def because(cls, what: str, why: str | None, retry_after_s: float | None) -> "ModelNotReady":
-        """With a reason for those who run the service; `what` is for everybody."""
+        """The reason `why` is only for those who run the service; `what` is for everybody."""
         hint = "try again later" if retry_after_s else "tell whoever runs this service"
         return cls(f"{what}: {why or hint}", "model", retry_after_s, f"{what}: {hint}")
 
     def for_strangers(self) -> "ModelNotReady":
-        told = ModelNotReady(self.public_message or self.message, self.param, self.retry_after_s)
-        told.model = self.model
-        return told
+        error = ModelNotReady(self.public_message or self.message, self.param, self.retry_after_s)
+        error.model = self.model
+        return error
 
 
 class Overloaded(ServiceError):
@@ -227,8 +231,7 @@ class ConfigError(Exception):
 
 def error_json(error: ServeAppError) -> dict[str, Any]:
     """OpenAI's error object."""
-    fields = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
-    return {"error": fields}
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
 def concrete_errors() -> list[type[ServeAppError]]:

@@ -1,6 +1,6 @@
-"""Which URLs and addresses an image may be fetched from: the operator's policy, and what may never be asked.
+"""Which URLs and addresses an image may be fetched from: the operator's policy, and what is never allowed.
 
-Opens no connection. Its errors are sentences without the request's field, which whoever fetches puts before them.
+Opens no connection. Its errors don't name the request's field: the fetcher adds it.
 """
 
 import errno
@@ -25,7 +25,7 @@ _MAX_URL_CHARS: Final = 8192  # servers take request lines up to about 8 KB
 _MAPPED: Final = ipaddress.IPv6Network("::ffff:0:0/96")
 _NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052; what DNS64 answers in IPv6-only networks
 _GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
-# What `is_global` lets through on some Python versions, or that tunnels to an IPv4 address of its own.
+# `is_global` lets these through on some Python versions, or they tunnel to an IPv4 address of their own.
 _NEVER_PUBLIC: Final[tuple[Network, ...]] = (
     ipaddress.IPv4Network("192.88.99.0/24"),  # 6to4 relays
     ipaddress.IPv4Network("100.64.0.0/10"),  # carrier-grade NAT
@@ -49,10 +49,8 @@ def is_public(address: Address) -> bool:
 
 
 def checked_url(text: str, base: URL | None = None) -> URL:
-    """The URL without its fragment, where scheme, host and spelling may be fetched at all; relative to `base`.
-
-    Raises `ImageUrlRefused`.
-    """
+    """The URL, relative to `base` and without its fragment. Raises `ImageUrlRefused` for a scheme, a host or a
+    spelling that is never fetched."""
     if len(text) > _MAX_URL_CHARS:
         raise ImageUrlRefused(
             f"the URL has {len(text)} characters and the limit is {_MAX_URL_CHARS}: give a shorter URL, {SEND_BYTES}"
@@ -74,12 +72,12 @@ def checked_url(text: str, base: URL | None = None) -> URL:
 
 
 def host_of(url: URL) -> str:
-    """The URL's host in the one spelling that lists and limits go by; an IPv6 address without brackets."""
+    """The URL's host in the spelling that lists and limits use; an IPv6 address without brackets."""
     return (url.raw_host or "").lower().rstrip(".")
 
 
 class Door:
-    """Makes the sockets of one hop, only to addresses that the rules allow, and remembers a refusal."""
+    """Makes the sockets of one hop, only for addresses that the rules allow, and remembers a refusal."""
 
     def __init__(self, rules: "UrlRules", *, is_listed_host: bool) -> None:
         self._rules = rules
@@ -95,14 +93,14 @@ class Door:
 
 
 class UrlRules:
-    """The operator's policy (`ImageConfig.url_policy`), asked anew for every hop."""
+    """The operator's policy (`ImageConfig.url_policy`), applied to every hop."""
 
     def __init__(self, config: ImageConfig) -> None:
         self._config = config
         self._networks = tuple(ipaddress.ip_network(network) for network in config.allowed_networks)
 
     def check_that_urls_are_taken(self) -> None:
-        """Raises `ImageUrlRefused` where the operator takes none."""
+        """Raises `ImageUrlRefused` if the operator allows no URLs."""
         if self._config.url_policy == "none":
             raise ImageUrlRefused(
                 "this service fetches no URLs (its operator set url_policy to 'none'): "
@@ -112,7 +110,7 @@ class UrlRules:
     def door(self, url: URL) -> Door:
         """What makes the sockets for a hop to this URL.
 
-        Raises `ImageUrlRefused` where no address could be right, so that no name is resolved in vain.
+        Raises `ImageUrlRefused` if no address could be allowed, so that no name is resolved in vain.
         """
         is_listed_host = _is_listed_host(url, self._config.allowed_hosts)
         if self._config.url_policy == "listed" and not (is_listed_host or self._networks):
@@ -120,7 +118,7 @@ class UrlRules:
         return Door(self, is_listed_host=is_listed_host)
 
     def allows(self, text: str) -> bool:
-        """Whether an address may be asked whatever name led to it."""
+        """Whether an address may be connected to, whatever name led to it."""
         try:
             address = ipaddress.ip_address(text)
         except ValueError:
@@ -144,7 +142,7 @@ class UrlRules:
 
 
 def _parsed(text: str) -> URL:
-    """Kept letter by letter where it is plain ASCII, because servers sign the spelling of their URLs."""
+    """A plain ASCII URL keeps its spelling, because servers sign the spelling of their URLs."""
     return URL(text, encoded=re.fullmatch(r"[!-~]*", text) is not None)
 
 

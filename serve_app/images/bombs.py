@@ -1,6 +1,6 @@
-"""What a file of few pixels can cost all the same: the scans of a JPEG, the chunks of a PNG, the tiles of a TIFF.
+"""Counts what makes a file of few pixels expensive: the scans of a JPEG, the chunks of a PNG, the tiles of a TIFF.
 
-Pillow knows the size of an image before it decodes it, and of these takes what comes.
+Pillow knows an image's size before it decodes it, but sets no limit on these.
 """
 
 import re
@@ -26,10 +26,10 @@ _TILE_EDGES: Final = (322, 323)  # TileWidth, TileLength
 
 
 def num_jpeg_scans(data: bytes) -> int:
-    """The scans before a JPEG's end marker (ITU-T T.81, B.1), as far as is needed to tell that they are too many.
+    """The scans before a JPEG's end marker (ITU-T T.81, B.1). Counting stops when they are too many.
 
-    Each scan passes over all pixels, however little it says: a few hundred KB keep a thread for seconds, 20 MB for a
-    quarter of an hour.
+    Each scan passes over all pixels, however small it is: a few hundred KB keep a thread busy for seconds, 20 MB for
+    a quarter of an hour.
     """
     num_scans, at = 0, 2
     for _ in range(_MAX_JPEG_SEGMENTS):
@@ -42,7 +42,7 @@ def num_jpeg_scans(data: bytes) -> int:
 
 
 def num_png_chunks(data: bytes) -> int:
-    """The chunks before a PNG's end, each of which Pillow reads in Python, as far as needed to tell: too many."""
+    """The chunks before a PNG's end; Pillow reads each in Python. Counting stops when they are too many."""
     at = _PNG_FIRST_CHUNK
     for num_chunks in range(MAX_PNG_CHUNKS + 1):
         if at >= len(data) or data[at + 4 : at + 8] == b"IEND":
@@ -52,15 +52,15 @@ def num_png_chunks(data: bytes) -> int:
 
 
 def num_tile_pixels(image: Image.Image, data: bytes) -> int:
-    """The pixels of one tile of a TIFF, 0 without tiles: its decoder makes room for a whole one, whatever the size.
+    """The pixels of one tile of a TIFF, 0 without tiles. The decoder allocates a whole tile for an image of any size.
 
-    Raises `ValueError` where Pillow and libtiff could read different numbers, as of a tag that comes twice.
+    Raises `ValueError` where Pillow and libtiff could read different numbers, as from a tag that comes twice.
     """
     tags = list(_tiff_tags(data))
     if not any(tag in tags for tag in _TILE_EDGES):
         return 0
-    known = getattr(image, "tag_v2", {})
-    width, length = (known.get(tag) for tag in _TILE_EDGES)
+    values = getattr(image, "tag_v2", {})
+    width, length = (values.get(tag) for tag in _TILE_EDGES)
     is_clear = all(tags.count(tag) == 1 for tag in _TILE_EDGES)
     if not (is_clear and isinstance(width, int) and isinstance(length, int)):
         raise ValueError("tiles without one width and one length")
@@ -68,7 +68,7 @@ def num_tile_pixels(image: Image.Image, data: bytes) -> int:
 
 
 def _tiff_tags(data: bytes) -> Iterator[int]:
-    """The tags of the first directory, in classic TIFF and BigTIFF. Raises `struct.error` where it is cut short."""
+    """The tags of the first directory, in classic TIFF and BigTIFF. Raises `struct.error` if it is cut short."""
     order = "<" if data[:2] == b"II" else ">"
     is_big = struct.unpack_from(f"{order}H", data, 2)[0] == 43
     (start,) = struct.unpack_from(f"{order}Q" if is_big else f"{order}I", data, 8 if is_big else 4)

@@ -19,16 +19,16 @@ _ENTRY_BYTES: Final = 500  # about what an entry costs besides its URL and its i
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """An image's bytes as they came, and for how many seconds others may be given them too."""
+    """An image's bytes as they arrived, and for how many seconds others may get them too."""
 
     data: bytes = field(repr=False)
     keep_s: float
 
 
 def allowed_keep_s(cache_control: str, most_s: float) -> float:
-    """For how many seconds an answer with this Cache-Control (RFC 9111) may be kept: `most_s` unless it says less.
+    """For how many seconds an answer with this Cache-Control (RFC 9111) may be kept, at most `most_s`.
 
-    Of several ages the least counts, and one that is no number is 0.
+    The least of several ages counts; an age that isn't a number is 0.
     """
     ages = [most_s]
     for directive in cache_control.lower().split(","):
@@ -48,12 +48,12 @@ class ImageCache:
         self.entries: TLRUCache[str, _Entry] = TLRUCache(max_bytes, _expires_at, clock, getsizeof=_num_bytes)
 
     def get(self, url: str) -> bytes | None:
-        """The bytes, if they are here and may still be given."""
+        """The bytes, if they are here and haven't expired."""
         entry = self.entries.get(url)
         return entry.fetched.data if entry else None
 
     def put(self, url: str, fetched: Fetched) -> None:
-        """Keep it, unless it mustn't be kept or is too large for its part of the cache; its predecessor goes."""
+        """Replace the URL's entry; bytes that may not be kept, or are too large, leave none."""
         self.entries.pop(url, None)
         entry = _Entry(url, fetched)
         if _num_bytes(entry) <= self._largest_entry:
@@ -75,7 +75,7 @@ def _expires_at(_: str, entry: _Entry, now_s: float) -> float:
 
 @dataclass(slots=True)
 class _Shared:
-    """One fetch that runs, and how many wait for it."""
+    """A running fetch, and how many wait for it."""
 
     task: asyncio.Task[Fetched]
     started_s: float
@@ -83,9 +83,9 @@ class _Shared:
 
 
 class SharedFetches:
-    """At most one fetch per URL that anyone can still join; its end fills the cache.
+    """At most one fetch per URL that newcomers can join; its end fills the cache.
 
-    A fetch older than `joinable_s` gets no company: it hangs, and whoever comes later deserves a try of their own.
+    Nobody joins a fetch older than `joinable_s`: it hangs, so later requests start one of their own.
     """
 
     def __init__(self, cache: ImageCache, joinable_s: float) -> None:
@@ -94,13 +94,13 @@ class SharedFetches:
         self._running: dict[str, _Shared] = {}
 
     async def get(self, url: str, fetch: Callable[[], Coroutine[Any, Any, Fetched]]) -> bytes:
-        """The URL's bytes: kept ones, or those of the fetch that runs, or of a new one.
+        """The URL's bytes, from the cache, the running fetch or a new one.
 
-        Cancelling ends this wait; the fetch ends with the last that waits for it. What it raises, all get.
+        Cancelling ends this wait; the fetch ends when nobody waits for it any more. All waiters get what it raises.
         """
-        kept = self._cache.get(url)
-        if kept is not None:
-            return kept
+        data = self._cache.get(url)
+        if data is not None:
+            return data
         shared = self._joined(url, fetch)
         shared.num_waiting += 1
         try:
@@ -113,7 +113,7 @@ class SharedFetches:
                 shared.task.cancel()
 
     async def close(self) -> None:
-        """End the fetches that run."""
+        """End the running fetches."""
         tasks = [shared.task for shared in self._running.values()]
         for task in tasks:
             task.cancel()
@@ -130,7 +130,7 @@ class SharedFetches:
 
     def _finish(self, url: str, shared: _Shared) -> None:
         self._forget(url, shared)
-        # Asking for the exception also tells asyncio that it was seen, should nobody wait any more.
+        # Reading the exception also tells asyncio that it was seen, in case nobody waits any more.
         if not shared.task.cancelled() and shared.task.exception() is None:
             self._cache.put(url, shared.task.result())
 

@@ -1,8 +1,8 @@
-"""Fetches an image's bytes from a stranger's URL without becoming the stranger's hand inside our network.
+"""Fetches an image's bytes from a stranger's URL without giving the stranger access to our network.
 
-Each hop opens its own connection, and its socket is made by a `Door`, which sees the very address about to be
-connected to, whether it came from DNS or stood in the URL: a name that changes its answer gains nothing, and
-no pooled connection outlives the decision it was opened under. Knows nothing about images.
+Each hop opens its own connection. A `Door` makes its socket and checks the very address that is about to be connected
+to, whether it came from DNS or from the URL. A name that changes its answer therefore gains nothing, and no pooled
+connection outlives the decision under which it was opened. Knows nothing about images.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ from serve_app.images.cache import Fetched, ImageCache, SharedFetches, allowed_k
 _READ_BYTES: Final = 65_536
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _MAX_BEFORE_ANSWER_BYTES: Final = 65_536  # interim answers and the final one's head
-_HEAD_SLICE_BYTES: Final = 4096  # what aiohttp parses at once of them: thousands of interim answers hold everybody up
+_HEAD_SLICE_BYTES: Final = 4096  # parsed at once: thousands of interim answers would block the event loop
 _MAX_ADDRESSES: Final = 16  # of one name: aiohttp's work grows with the square of their number
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """One hop's end: the body, or where the server redirects to; and for how many seconds it may be kept."""
+    """What one hop returned: the body or the redirect's target, and for how many seconds it may be kept."""
 
     content: bytes | URL = field(repr=False)
     keep_s: float
 
 
 class ImageFetcher:
-    """Gets images' bytes within `config`'s limits. Keeps bytes for a while, never a connection. One per process.
+    """Fetches images' bytes within `config`'s limits. Caches bytes, never a connection. One per process.
 
     `resolver` replaces the system's name resolution.
     """
@@ -55,9 +55,9 @@ class ImageFetcher:
     async def fetch(self, url: str, param: str) -> bytes:
         """The body at an http(s) URL; cancelling closes the connection, unless others wait for the same URL.
 
-        One deadline, `fetch_timeout_s`, holds for waiting, name resolution, redirects and body together. Every
-        redirect passes the same checks, and one from https to http is refused. Raises `ImageUrlRefused`,
-        `ImageFetchFailed`, `ImageTooLarge`; none names the address that a host resolved or redirected to.
+        One deadline, `fetch_timeout_s`, covers waiting, name resolution, redirects and body. Every redirect passes
+        the same checks, and one from https to http is refused. Raises `ImageUrlRefused`, `ImageFetchFailed`,
+        `ImageTooLarge`; none names the address that a host resolved or redirected to.
         """
         try:
             async with asyncio.timeout(self._config.fetch_timeout_s):
@@ -68,8 +68,8 @@ class ImageFetcher:
                 f"try again, use a faster server, {SEND_BYTES}",
                 param,
             ) from exc
-        except RequestError as exc:  # those who share a fetch share its failure, each under their own field's name
-            raise type(exc)(f"{param}: {exc.message}", param) from exc
+        except RequestError as exc:  # all who share a fetch get its failure, each with their own field
+            raise exc.in_field(param) from exc
 
     async def close(self) -> None:
         """End the fetches that run."""
@@ -117,7 +117,7 @@ class ImageFetcher:
             use_dns_cache=False,
             force_close=True,
         )
-        # aiohttp has no public place for it
+        # aiohttp has no public way to set it
         connector._factory = partial(_Connection, loop=asyncio.get_running_loop())  # type: ignore[assignment]  # private
         return aiohttp.ClientSession(
             connector=connector,
@@ -159,7 +159,7 @@ class ImageFetcher:
 
 
 class _Connection(ResponseHandler):
-    """Ends where a server sends too much before it answers, which aiohttp would read, and throw away, for ever."""
+    """Ends when a server sends too much before its answer: aiohttp would read it, and throw it away, for ever."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
@@ -189,18 +189,18 @@ class _Turns:
     def __init__(self, num_total: int, num_per_host: int) -> None:
         self._total = asyncio.Semaphore(num_total)
         self._num_per_host = num_per_host
-        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # those in use
+        self._hosts: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()  # the ones in use
 
     @asynccontextmanager
     async def take(self, host: str) -> AsyncIterator[None]:
-        """The host's turn first: who waits for a slow host holds up nobody else's."""
+        """Take the host's turn first: requests that wait for a slow host then don't delay others."""
         turns = self._hosts.setdefault(host, asyncio.Semaphore(self._num_per_host))
         async with turns, self._total:
             yield
 
 
 class _FirstAddresses(AbstractResolver):
-    """Passes on a name's first addresses; a name without any is an error, which aiohttp doesn't make of it."""
+    """Passes on a name's first addresses, and raises `OSError` for a name without any, which aiohttp doesn't."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
         self._resolver = resolver
@@ -222,7 +222,7 @@ def _too_large(limit: int) -> RequestError:
 
 
 def _reason(exc: BaseException) -> str:
-    """What went wrong and the fix, without the library's text: it names addresses and bodies."""
+    """What went wrong and the fix. The library's own text isn't used, because it names addresses and bodies."""
     match exc:
         case aiohttp.ClientConnectorDNSError() | UnicodeError():
             return "the host's name can't be resolved: check its spelling"

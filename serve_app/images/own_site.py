@@ -1,8 +1,8 @@
-"""Which requests to a service without keys are meant: none that a web page of another site made a browser send.
+"""Protects a service without keys from requests that another site's web page made a browser send.
 
-Any page may post to http://localhost:8000, and its `Origin` tells whose it is. A page whose own name is made to lead
-here (DNS rebinding) could read the answers too, and its name is the `Host`. Where there are keys neither matters: no
-browser adds one by itself. Knows nothing of routes.
+Any page may post to http://localhost:8000; `Origin` says whose page it is. A page whose own name is made to lead here
+(DNS rebinding) could also read the answers; its name is the `Host`. With keys neither matters, because no browser
+adds one by itself. Knows nothing about routes.
 """
 
 import re
@@ -21,13 +21,10 @@ _LONGEST_SHOWN = 100
 def require_own_site(
     headers: Iterable[tuple[bytes, bytes]], allowed_hosts: Sequence[str], cors_origins: Sequence[str]
 ) -> None:
-    """Raise `Forbidden` where another site's page may have sent this. Names of headers are in lower case."""
-    hosts, origins = [], []
-    for name, value in headers:
-        if name == b"host":
-            hosts.append(value)
-        elif name == b"origin":
-            origins.append(value)
+    """Raise `Forbidden` if another site's page may have sent these headers. Their names are in lower case."""
+    headers = list(headers)
+    hosts = tuple(value for name, value in headers if name == b"host")
+    origins = [value for name, value in headers if name == b"origin"]
     allowed = tuple(allowed_hosts)
     for host in hosts:
         if not _is_own_host(host, allowed):
@@ -36,7 +33,7 @@ def require_own_site(
                 "add it to allowed_hosts, or make keys (docs/security.md)", "Host",
             )  # fmt: skip
     for origin in origins:
-        if not _is_own_origin(origin, tuple(hosts), allowed, tuple(cors_origins)):
+        if not _is_own_origin(origin, hosts, allowed, tuple(cors_origins)):
             raise Forbidden(
                 f"this service has no API keys, and takes nothing from pages of '{_shown(origin)}': add it to "
                 "cors_origins, or make keys (docs/security.md)", "Origin",
@@ -45,32 +42,33 @@ def require_own_site(
 
 @lru_cache(1024)
 def _is_own_host(host: bytes, allowed: tuple[str, ...]) -> bool:
-    """Names that nobody can have: this machine's, and those without a dot, as a cluster's or a house's own.
+    """Whether the host is a listed name, an address, or a name that no stranger can own.
 
-    And addresses: what is reached by one is where the page came from.
+    Those are this machine's names and names without a dot, which only a local network resolves. A page reached by an
+    address came from that address.
     """
     if not host or "*" in allowed:
         return True
-    found = _HOST.fullmatch(host.decode("latin-1").lower())
-    if found is None:
+    match = _HOST.fullmatch(host.decode("latin-1").lower())
+    if match is None:
         return False
-    name, port = found[1].rstrip("."), found[2] or ""
+    name, port = match[1].rstrip("."), match[2] or ""
     is_private = _is_loopback_name(name) or _WITHOUT_DOT.fullmatch(name) or _address(name)
     return bool(is_private) or _is_listed(name, port, allowed)
 
 
 @lru_cache(1024)
 def _is_own_origin(origin: bytes, hosts: tuple[bytes, ...], allowed: tuple[str, ...], cors: tuple[str, ...]) -> bool:
-    """The service's own pages, those of this machine, and those that are named. `null` may be anybody's."""
+    """Whether the origin is this service, this machine or a listed site. `null` may be anybody's."""
     text = origin.decode("latin-1").lower().rstrip("/")
-    if "*" in cors or "*" in allowed or text in (one.lower().rstrip("/") for one in cors):
+    if "*" in cors or "*" in allowed or text in (site.lower().rstrip("/") for site in cors):
         return True
-    found = _ORIGIN.fullmatch(text)
-    if found is None:
+    match = _ORIGIN.fullmatch(text)
+    if match is None:
         return False
-    if any(host.decode("latin-1").lower() == found[1] for host in hosts):
+    if any(host.decode("latin-1").lower() == match[1] for host in hosts):
         return True
-    site = _HOST.fullmatch(found[1])
+    site = _HOST.fullmatch(match[1])
     if site is None:
         return False
     name, port = site[1].rstrip("."), site[2] or ""
@@ -90,11 +88,11 @@ def _address(name: str) -> IPv4Address | IPv6Address | None:
 
 
 def _is_listed(name: str, port: str, allowed: tuple[str, ...]) -> bool:
-    """`host` on any port, `host:port`, and `*.example.com` for what stands below it."""
+    """Entries are `host` (on any port), `host:port`, and `*.example.com` for the names below it."""
     return any(
-        one == entry or (entry.startswith("*.") and one.endswith(entry[1:]))
+        host == entry or (entry.startswith("*.") and host.endswith(entry[1:]))
         for entry in allowed
-        for one in (name, name + port)
+        for host in (name, name + port)
     )
 
 

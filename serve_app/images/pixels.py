@@ -1,6 +1,6 @@
-"""Makes an opened image plain: upright, opaque, sRGB, 8 bits a channel, and no larger than wanted.
+"""Converts an opened image: upright, opaque, sRGB, 8 bits a channel, and no larger than needed.
 
-Knows nothing about where it came from, what is taken, or errors: whatever Pillow raises goes up.
+Knows nothing about its origin, the accepted formats or our errors: whatever Pillow raises goes up.
 """
 
 import math
@@ -16,7 +16,7 @@ from serve_app.messages import ImageEdge, RgbImage
 
 _HAS_COLOR_PROFILES: Final = features.check("littlecms2")
 
-# What Pillow is known to raise on hostile bytes, by base class; tests/images/test_gate.py fuzzes for others.
+# The base classes of what Pillow raises on hostile bytes; tests/images/test_gate.py fuzzes for others.
 PILLOW_ERRORS: Final = (
     ArithmeticError, AssertionError, AttributeError, BufferError, EOFError, LookupError, MemoryError, OSError,
     RuntimeError, SyntaxError, TypeError, ValueError, Warning, struct.error, zlib.error, ImageCms.PyCMSError,
@@ -34,21 +34,21 @@ _TURNS: Final = {  # EXIF orientation to what sets it upright
 }
 _ORIENTATION: Final = 0x0112
 
-# Up to this multiple of its `size` an image with an `edge` isn't resized: bytes are cheaper than a filter here.
-_LEFT_ALONE: Final = 1.5
+# An image with an `edge` isn't resized up to this multiple of its size: bytes are cheaper than a filter here.
+_MAX_UNRESIZED: Final = 1.5
 
 
 def plain(image: Image.Image, config: ImageConfig, edge: ImageEdge | None) -> RgbImage:
-    """Cheapest first: the JPEG decoder shrinks while it decodes, and all else works on the small image."""
+    """The cheapest step comes first: the JPEG decoder shrinks while it decodes; the rest works on a small image."""
     size = _fitting(image.size, config.max_edge_px, edge)
-    # Twice the size, so that the last step is a good filter's; where `edge` is given, the last step is the model's.
+    # Twice the size, so that a good filter does the last step; with `edge`, the model does it.
     image.draft(None, size if edge else (size[0] * 2, size[1] * 2))
     image.load()
     orientation, profile = _orientation(image), image.info.get("icc_profile")
     small = _eight_bit(image)
     if edge is None and small.size != size:
         small = small.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    elif max(small.size) > min(config.max_edge_px, _LEFT_ALONE * max(size)):
+    elif max(small.size) > min(config.max_edge_px, _MAX_UNRESIZED * max(size)):
         small = small.resize(size, Image.Resampling.BICUBIC, reducing_gap=2.0)
     rgb = _opaque(small, profile, config.background)
     if orientation in _TURNS:
@@ -71,7 +71,7 @@ def _orientation(image: Image.Image) -> object:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """One of L, LA, RGB, RGBA, CMYK: 8 bits a channel, no palette, no colour that stands for transparent."""
+    """The image as L, LA, RGB, RGBA or CMYK: 8 bits a channel, no palette, no colour that means transparent."""
     if image.mode == "F" or image.mode.startswith("I"):
         return _eight_bit_gray(image)
     if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
@@ -80,10 +80,10 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit_gray(image: Image.Image) -> Image.Image:
-    """Deep gray scaled to 8 bits: 16-bit by its full range.
+    """Deep gray scaled to 8 bits.
 
-    32-bit integers and floats by the first of 1 (floats only), 255 and 65535 that holds every value; where none
-    does, or some are negative, from the least value to the greatest.
+    16-bit gray is scaled by its full range; 32-bit integers and floats by the first of 1 (floats only), 255 and 65535
+    that holds every value. If none does, or some values are negative, the range is that of the values.
     """
     deep = image if image.mode == "F" else image.convert("I")
     low, high = cast(tuple[float, float], deep.getextrema())
@@ -100,7 +100,7 @@ def _eight_bit_gray(image: Image.Image) -> Image.Image:
 
 
 def _opaque(image: Image.Image, profile: object, background: tuple[int, int, int]) -> Image.Image:
-    """sRGB, with what is transparent filled with `background`."""
+    """The image in sRGB, its transparent parts filled with `background`."""
     if image.mode not in ("LA", "RGBA"):
         return _srgb(image, profile)
     alpha = image.getchannel("A")
@@ -111,7 +111,7 @@ def _opaque(image: Image.Image, profile: object, background: tuple[int, int, int
 
 
 def _srgb(image: Image.Image, profile: object) -> Image.Image:
-    """Through the image's own colour profile; one that is broken or for other channels is ignored."""
+    """Convert with the image's colour profile; a profile that is broken or for other channels is ignored."""
     if _HAS_COLOR_PROFILES and isinstance(profile, bytes) and profile:
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(profile))
