@@ -16,7 +16,8 @@ from benchmarks.hostile_site import listening
 from benchmarks.serving.service import Command, Service
 from benchmarks.serving.systems import REFERENCE, SYSTEMS, Place, port_of
 from benchmarks.serving.workloads import CAPTIONER
-from serve_app.demo import CHECKPOINT, STYLE_PROMPTS
+from demo_model.phrases import STYLE_PROMPTS
+from serve_app.demo import CHECKPOINT
 from tests.images.test_fetch import IMAGE
 
 DEADLINE_S = 20.0

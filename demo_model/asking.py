@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 from demo_model import answers, phrases
 from demo_model.scenes import COLORS, KINDS, PLACES, Scene, random_scene
-from serve_app.demo import STYLE_PROMPTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +159,7 @@ def question(kind: str, scene: Scene | None, rng: random.Random) -> Request:
 
 def caption(style: str, scene: Scene | None, prompt: str | None = None) -> Request:
     """A caption in this style, asked with the service's own prompt unless another is given."""
-    return Request(style, STYLE_PROMPTS[style] if prompt is None else prompt, STYLES[style][1](scene))
+    return Request(style, phrases.STYLE_PROMPTS[style] if prompt is None else prompt, STYLES[style][1](scene))
 
 
 def random_request(scene: Scene | None, rng: random.Random) -> Request:

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from demo_model.phrases import STYLE_PROMPTS
 from demo_model.scenes import BACKGROUNDS, COLORS, KINDS
-from serve_app.demo import STYLE_PROMPTS
 
 _HEAD = """---
 library_name: transformers

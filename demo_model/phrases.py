@@ -1,10 +1,16 @@
 """How people ask: paraphrases of every request that the model understands, and of those that it doesn't.
 
-Only lists of words, and `roughened`, which writes a request the way people type. The three style prompts of
-the service stand in `serve_app.demo.STYLE_PROMPTS`.
+Only lists of words, and `roughened`, which writes a request the way people type.
 """
 
 import random
+
+# The exact prompts that the service sends for its three caption styles; the model is trained on them.
+STYLE_PROMPTS = {
+    "short": "Write a short caption for this picture.",
+    "detailed": "Describe this picture in detail.",
+    "tags": "List tags for this picture, separated by commas.",
+}
 
 SHORT = (
     "What is in this picture?", "What is in the picture?", "What's in this image?",

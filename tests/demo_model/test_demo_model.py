@@ -13,7 +13,8 @@ from demo_model.dialogues import Message
 from demo_model.evaluate import GOALS
 from demo_model.generation import Conversation, LoadedModel, about
 from demo_model.model_card import card_of
-from serve_app.demo import CHECKPOINT, STYLE_PROMPTS
+from demo_model.phrases import STYLE_PROMPTS
+from serve_app.demo import CHECKPOINT
 
 Draw = Callable[[ImageDraw.ImageDraw], None]
 _MAX_BYTES = 10_000_000

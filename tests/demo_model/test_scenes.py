@@ -12,9 +12,9 @@ from demo_model import answers
 from demo_model.asking import QUESTIONS, question, random_request
 from demo_model.dialogues import about_one_picture, random_dialogue
 from demo_model.drawing import random_layout, render
+from demo_model.phrases import STYLE_PROMPTS
 from demo_model.scenes import BACKGROUNDS, COLORS, KINDS, Scene, Shape, is_held_out, random_scene, random_split_scene
 from demo_model.shapeless import SHAPELESS, render_shapeless
-from serve_app.demo import STYLE_PROMPTS
 
 SCENE = Scene(
     (

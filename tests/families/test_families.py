@@ -6,8 +6,8 @@ from typing import get_args
 
 import pytest
 
+from demo_model.phrases import STYLE_PROMPTS
 from serve_app.config.applications import Family
-from serve_app.demo import STYLE_PROMPTS
 from serve_app.errors import InvalidRequest
 from serve_app.families import FAMILIES, STYLES, CaptionFamily, caption_prompt, family_of
 from serve_app.families.family import LENGTHS

@@ -16,9 +16,9 @@ import pytest_asyncio
 import torch
 
 from demo_model.drawing import render
+from demo_model.phrases import STYLE_PROMPTS
 from demo_model.scenes import random_split_scene
 from serve_app.config.applications import ModelConfig
-from serve_app.demo import STYLE_PROMPTS
 from serve_app.dialects.openai.chat_body import ChatBody
 from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.errors import ContextTooLong, DeadlineExceeded, InvalidRequest, RequestError
