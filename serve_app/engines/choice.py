@@ -1,7 +1,7 @@
 """Which engine runs a model. An engine is a folder beside this file, and a row here.
 
-Knows when an engine is chosen and how it is made, and nothing of what it does. An engine's class is imported only once
-it is chosen, because its library takes seconds to import and may not be installed.
+Knows when an engine is chosen and how it is made, and nothing of what it does. An engine's class is imported only
+once it is chosen, because its library takes seconds to import and may not be installed.
 """
 
 import pkgutil

@@ -204,7 +204,7 @@ class TransformersEngine:
                 if isinstance(outcome, Exception):
                     delivery.fail(outcome)
                 else:
-                    delivery.chunk(outcome)
+                    delivery.chunks([outcome])
 
 
 def _queue_time_once(put: Put) -> Put:

@@ -1,7 +1,7 @@
 """From a model's config to vLLM's engine arguments, and the checks of both that need no device.
 
-A model's `engine_args` may have every field of vLLM's `AsyncEngineArgs` and the few options of its server that concern
-prompts and tool calls. They reach vLLM unchanged.
+A model's `engine_args` may have every field of vLLM's `AsyncEngineArgs` and the few options of its server that
+concern prompts and tool calls. They reach vLLM unchanged.
 """
 
 import dataclasses

@@ -1,12 +1,11 @@
 """The vLLM engine: `AsyncLLM` with vLLM's own chat templates, sampling, formats, parsers and adapters.
 
-This file and its neighbours `vllm_*.py` are the only ones that name vLLM. The engine core is a process of vLLM's
-own; here prompts are rendered and outputs become chunks.
+Only this folder names vLLM. The engine core is a process of vLLM's own. Here prompts are rendered and outputs become
+chunks.
 """
 
 import asyncio
 import copy
-import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,14 +34,12 @@ from serve_app.engines.vllm.loading import LoadedModel, load
 from serve_app.engines.vllm.prompt import render, tokenize
 from serve_app.engines.vllm.request import Answers
 from serve_app.engines.vllm.tool_tags import bound_blanks
-from serve_app.errors import ConfigError, EngineFailed, InvalidRequest, ModelNotReady, Overloaded, ServeAppError
+from serve_app.errors import ConfigError, EngineFailed, InvalidRequest, ModelNotReady, Overloaded
 from serve_app.messages import GenerationRequest, ImageEdge, Put, TokenizedPrompt
-
-logger = logging.getLogger("serve_app")
 
 _SHUTDOWN_TIMEOUT_S = 5.0
 _GREEDY_BELOW = 1e-5  # vLLM's own bound
-_AT_THE_END = 2**31 - 1  # tokens that vLLM keeps back after the first one
+_AT_THE_END = 2**31 - 1  # tokens that vLLM collects after the first before it hands them on
 
 
 class VllmEngine:
@@ -120,9 +117,7 @@ class VllmEngine:
 
     async def generate(self, request: GenerationRequest, put: Put) -> None:
         """The answers' chunks, one for each step of each answer. Cancelling aborts the request within one step."""
-        model, text_bound = self._model, self._text_bound
-        if model is None or text_bound is None:
-            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        model, text_bound = self._loaded(request)
         deadline = time.monotonic() + request.timeout_s
         try:
             async with asyncio.timeout(request.timeout_s):
@@ -143,16 +138,12 @@ class VllmEngine:
 
         def deliver(output: RequestOutput | Exception) -> None:
             self._waiting_tokens.pop(request.id, None)
-            if keeps_back and delivery.is_over and isinstance(output, RequestOutput):  # aborted: for the count
-                put(answers.kept_back(output))
-                return
             if isinstance(output, Exception):
                 delivery.fail(output)
-                return
-            try:
-                answers.put(output, delivery.chunk)
-            except Exception as exc:  # noqa: BLE001 -- an engine boundary: one answer's parser may not end the others
-                delivery.fail(exc)
+            elif keeps_back and delivery.is_over:  # aborted: its tokens still count
+                put(answers.aborted(output))
+            else:
+                delivery.chunks(answers.chunks(output))
 
         self._waiting_tokens[request.id] = len(tokens)
         internal_id: str | None = None
@@ -175,19 +166,23 @@ class VllmEngine:
                 await model.llm.abort(internal_id, internal=True)
 
     async def _format(self, request: GenerationRequest, model: LoadedModel) -> dict[str, Any]:
-        """The fields of vLLM's request that hold its answer to a format, which was tried before the core sees it."""
-        wanted = request.sampling.output_format
-        if wanted is None:
+        """The fields of vLLM's request that constrain its answer to a format, tried before the core sees it."""
+        output_format = request.sampling.output_format
+        if output_format is None:
             return {}
         loop = asyncio.get_running_loop()
-        (source,) = await loop.run_in_executor(self._compiling, self._formats.get, wanted)
+        (source,) = await loop.run_in_executor(self._compiling, self._formats.get, output_format)
         return format_fields(source) if model.formats_by_llguidance else {}
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
+        model, text_bound = self._loaded(request)
+        await text_bound.check_countable(request)
+        return await tokenize(request, model)
+
+    def _loaded(self, request: GenerationRequest) -> tuple[LoadedModel, TextBound]:
         if self._model is None or self._text_bound is None:
             raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
-        await self._text_bound.check_countable(request)
-        return await tokenize(request, self._model)
+        return self._model, self._text_bound
 
     async def _add_adapter(self, llm: AsyncLLM, adapter: LoRARequest) -> None:
         try:
@@ -201,40 +196,29 @@ class VllmEngine:
 
 
 def _text_bound(model: LoadedModel) -> TextBound:
-    """Over a tokenizer of its own: vLLM changes settings of its where it is used."""
+    """With a copy of the tokenizer, because vLLM changes the settings of its own while it uses it."""
     tokenizer = copy.deepcopy(model.renderer.renderer.get_tokenizer())
     return TextBound(tokenizer, model.context_length, model.renderer.chat_template)
 
 
 def _pass_on(collector: RequestOutputCollector, deliver: Callable[[Any], None]) -> None:
-    """Give each output to `deliver` where vLLM makes it, instead of to a task that it would wake for each token."""
+    """Call `deliver` where vLLM makes an output. Otherwise vLLM would wake a task of ours for each token."""
     collector.put = deliver
-    try:
-        early = collector.get_nowait()
-    except Exception as exc:  # noqa: BLE001 -- an engine boundary: what vLLM would have raised to its own reader
-        deliver(exc)
-        return
-    if early is not None:
+    if (early := collector.output) is not None:
+        collector.output = None
         deliver(early)
 
 
 @contextmanager
 def _our_errors(request: GenerationRequest) -> Iterator[None]:
-    """Make vLLM's errors inside the block ours."""
+    """Translate vLLM's refusals inside the block. The replica translates its failures."""
     try:
         yield
-    except ServeAppError:
-        raise
     except (VLLMClientError, ValueError) as exc:
         field = "response_format" if request.sampling.output_format else None  # what vLLM looks at this late
         raise InvalidRequest(f"model '{request.model}' can't take this request: {first_line(exc)}", field) from exc
     except GracefulHTTPError as exc:  # `max_num_queued_reqs` and its like, where engine_args set them
         raise Overloaded(f"model '{request.model}' is full ({first_line(exc)}): retry later", None, 2.0) from exc
-    except Exception as exc:  # an engine boundary: a dead core, a parser's bug
-        logger.error("model %s: vLLM failed on request %s", request.model, request.id, exc_info=exc)
-        raise EngineFailed(
-            f"model '{request.model}' failed on this request: send it again; the replica's log says why"
-        ) from exc
 
 
 def _sampling_params(
@@ -242,7 +226,7 @@ def _sampling_params(
 ) -> SamplingParams:
     limit = answer_limit(request, num_prompt_tokens, model.context_length)
     temperature = model.defaults.get("temperature", 1.0) if chat.temperature is None else chat.temperature
-    if chat.n > 1 and temperature < _GREEDY_BELOW:  # vLLM gives one greedy answer a request: this gives n alike
+    if chat.n > 1 and temperature < _GREEDY_BELOW:  # vLLM gives only one greedy answer per request
         chat = chat.model_copy(update={"temperature": 1.0, "top_k": 1})
     try:
         return chat.to_sampling_params(limit, model.defaults)
@@ -251,7 +235,7 @@ def _sampling_params(
 
 
 def _parser(renderer: OnlineRenderer, chat: ChatCompletionRequest) -> Any:
-    """What tells reasoning and tool calls from text in one answer; None where there can be neither."""
+    """The parser of one answer's reasoning and tool calls; None where there can be neither."""
     if renderer.parser is None or (renderer.parser.reasoning_parser_cls is None and not chat.tools):
         return None
     return renderer.parser(

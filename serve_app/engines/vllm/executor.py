@@ -1,4 +1,4 @@
-"""vLLM's Ray executor, but that its engine core ends when a rank dies."""
+"""vLLM's Ray executor, changed so that the engine core ends when a rank dies."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from vllm.v1.executor.ray_executor_v2 import RayExecutorV2
 class RankExecutor(RayExecutorV2):
     """Runs one worker in each GPU bundle of the replica's placement group.
 
-    vLLM's own sees a rank die within seconds and tells its core by a message that is read between two steps. A step
-    that waits for a rank on another node doesn't end by then, but at vLLM's time limit of 5 minutes, and the core
-    counts as healthy until then. So here the core's process ends, and Ray ends the ranks that are left with it.
+    vLLM's own executor notices within seconds that a rank died, but its core reads that message only between two
+    steps. A step that waits for a rank on another node ends at vLLM's time limit of 5 minutes, and until then the
+    core counts as healthy. So the core's process ends here, and Ray ends the remaining ranks with it.
     """
 
     def register_failure_callback(self, callback: Callable[[], None]) -> None:

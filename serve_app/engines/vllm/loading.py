@@ -1,6 +1,6 @@
-"""Starts vLLM for one checkpoint and its adapters, and says in a sentence why it can't be started.
+"""Starts vLLM for one checkpoint and its adapters, or says in a sentence why that fails.
 
-What comes out is everything that a request needs. Blocks for seconds to minutes; knows nothing of requests.
+The result has everything that a request needs. Blocks for seconds to minutes; knows nothing of requests.
 """
 
 import json
@@ -43,12 +43,12 @@ from serve_app.messages import ImageEdge
 
 logger = logging.getLogger("serve_app")
 
-_MOST_NUMBERED = 16  # of images that a prompt tells apart by number, as Phi-3-vision's `<|image_1|>`
+_MAX_NUMBERED_IMAGES = 16  # in a prompt that numbers its images, as Phi-3-vision's `<|image_1|>`
 _UNLIMITED_IMAGES = 999  # vLLM's default of `limit_mm_per_prompt`
 
 
 class Pressure(StatLoggerBase):
-    """Keeps the scheduler's last word on how many requests wait and how full the cache is."""
+    """Keeps the scheduler's latest number of waiting requests and use of the cache."""
 
     def __init__(self) -> None:  # vLLM calls a factory, not this
         self.num_waiting = 0
@@ -67,9 +67,11 @@ class Pressure(StatLoggerBase):
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A running vLLM with what makes prompts for it. `defaults` are the checkpoint's own sampling parameters.
+    """A running vLLM, and what makes prompts for it.
 
-    `is_plain`: prompts are the bare texts, because the checkpoint has no chat template.
+    `defaults`: the checkpoint's own sampling parameters. `is_plain`: the checkpoint has no chat template, so that
+    prompts are the bare texts. `reads_breaks`: its tokenizer reads the breaks that `texts` makes; renderers that
+    encode texts themselves don't need any, because they never take a text for a token.
     """
 
     llm: AsyncLLM
@@ -86,10 +88,10 @@ class LoadedModel:
     token_bytes: TokenBytes
     num_at_once: int
     texts: TextGuard
-    reads_breaks: bool  # as `texts` makes them; a renderer that encodes texts itself takes none for a token
+    reads_breaks: bool
 
     def image_mark(self, number: int) -> str:
-        """The text that stands for a raw prompt's image; empty where the model's processor places it itself."""
+        """The text that stands for a raw prompt's image; empty where the model's processor places the image."""
         return _image_mark(self.llm, number)
 
     @property
@@ -109,7 +111,7 @@ class LoadedModel:
 def load(config: ModelConfig, report: Report) -> LoadedModel:
     """Fetch, check and start. Call it in a thread. Raises `ConfigError`."""
     folder = source.resolve(config, report)
-    adapters = {name: source.resolve_adapter(given, report) for name, given in config.adapters.items()}
+    adapters = {name: source.resolve_adapter(adapter, report) for name, adapter in config.adapters.items()}
     if config.num_ranks > 1:
         check_heads(config, folder)
         fetch_on_other_nodes(config, [folder, *adapters.values()], report)
@@ -121,12 +123,12 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     pressure = Pressure()
     report("starting vLLM and loading weights")
     llm = _start(config, arguments, pressure)
-    whole, multimodal = llm.model_config.hf_config, llm.model_config.multimodal_config
+    hf_config, multimodal = llm.model_config.hf_config, llm.model_config.multimodal_config
     if masks_images_wrongly(llm.model_config):
         logger.warning(
             "vLLM on CPUs answers about %s's images under a causal mask: set engine: transformers", config.source
         )
-    is_plain = options.chat_template is None and _is_plain(folder, whole.model_type)
+    is_plain = options.chat_template is None and _is_plain(folder, hf_config.model_type)
     renderer = _renderer(llm, options, is_plain, arguments.reasoning_parser or None)
     reads_breaks = isinstance(llm.renderer, HfRenderer) and not renderer.use_harmony
     return LoadedModel(
@@ -138,9 +140,9 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
         is_plain=is_plain,
         context_length=int(llm.model_config.max_model_len),
         num_images_allowed=int(multimodal.get_limit_per_prompt("image")) if multimodal is not None else 0,
-        # settings given here stand above the checkpoint's
+        # the checkpoint's edge doesn't hold where the config changes the processor's settings
         image_edge=None if config.engine_args.get("mm_processor_kwargs") else image_edge(folder),
-        family=family_of_config(whole),
+        family=family_of_config(hf_config),
         special_ids=frozenset(llm.renderer.get_tokenizer().all_special_ids),
         token_bytes=TokenBytes(llm.renderer.get_tokenizer()),
         num_at_once=int(llm.vllm_config.scheduler_config.max_num_seqs),
@@ -150,31 +152,31 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
 
 
 def _image_mark(llm: AsyncLLM, number: int) -> str:
-    known = get_model_cls(llm.model_config)
-    return str(known.get_placeholder_str("image", number) or "") if supports_multimodal(known) else ""
+    model_class = get_model_cls(llm.model_config)
+    return str(model_class.get_placeholder_str("image", number) or "") if supports_multimodal(model_class) else ""
 
 
 def _guarded(llm: AsyncLLM, *, has_turns: bool) -> TextGuard:
-    """What keeps clients' texts texts, and the tokenizer made to heed it."""
+    """The guard of clients' texts. The tokenizer is changed to read its breaks."""
     tokenizer, config = llm.renderer.get_tokenizer(), llm.model_config.hf_config
     read_breaks(tokenizer)
     if not llm.model_config.is_multimodal_model:
         return text_guard(tokenizer, (), has_turns=has_turns)
     special = special_tokens(tokenizer)
     placeholders: set[str] = set()
-    for mark in {_image_mark(llm, number) for number in range(1, _MOST_NUMBERED + 1)}:
-        within = {token for token in special if token in mark}  # Qwen-VL's has the begin and the end as well
-        placeholders |= within or {mark}
+    for mark in {_image_mark(llm, number) for number in range(1, _MAX_NUMBERED_IMAGES + 1)}:
+        parts = {token for token in special if token in mark}  # Qwen-VL's mark also has begin and end tokens
+        placeholders |= parts or {mark}
     ids = [getattr(config, f"{kind}_token_{name}", None) for kind in ("image", "video") for name in ("id", "index")]
     placeholders |= {token for token, number in tokenizer.get_added_vocab().items() if number in ids}
     return text_guard(tokenizer, placeholders, has_turns=has_turns)
 
 
 def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:
-    """Raises `ConfigError` with the reason, also where that is known only to the engine core."""
+    """Raises `ConfigError` with the reason, which the engine core may have written to a file."""
     with tempfile.TemporaryDirectory(prefix="serve_app-") as folder:
-        told = Path(folder) / "failure.txt"
-        os.environ[FAILURE_FILE] = str(told)
+        failure_file = Path(folder) / "failure.txt"
+        os.environ[FAILURE_FILE] = str(failure_file)
         try:
             return _async_llm(arguments, pressure, has_ranks=config.num_ranks > 1)
         except Exception as exc:  # an engine boundary: vLLM's start raises anything at all
@@ -183,9 +185,9 @@ def _start(config: ModelConfig, arguments: Any, pressure: Pressure) -> AsyncLLM:
                     f"source '{config.source}' has an architecture that vLLM can't split into stages: raise "
                     "tensor_parallel_size instead of pipeline_parallel_size"
                 ) from exc
-            why = told.read_text(encoding="utf-8") if told.exists() else first_line(exc)
-            sentence = " ".join(why.split())[:600]
-            raise ConfigError(f"source '{config.source}' can't be started on vLLM: {sentence}") from exc
+            reason = failure_file.read_text(encoding="utf-8") if failure_file.exists() else first_line(exc)
+            reason = " ".join(reason.split())[:600]
+            raise ConfigError(f"source '{config.source}' can't be started on vLLM: {reason}") from exc
         finally:
             del os.environ[FAILURE_FILE]
 
@@ -194,7 +196,7 @@ def _async_llm(arguments: Any, pressure: Pressure, *, has_ranks: bool) -> AsyncL
     loggers: list[Any] = [lambda *_: pressure]
     if not has_ranks:
         return AsyncLLM.from_engine_args(arguments, stat_loggers=loggers)
-    # Not as `distributed_executor_backend`: vLLM asks in places whether that is "ray".
+    # The class isn't given as `distributed_executor_backend`, because vLLM compares that with "ray" in places.
     vllm_config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)  # as `from_engine_args` does
     log_stats = not arguments.disable_log_stats
     return AsyncLLM(vllm_config, RankExecutor, log_stats, log_requests=False, stat_loggers=loggers)
@@ -216,15 +218,15 @@ def _renderer(llm: AsyncLLM, options: PromptOptions, is_plain: bool, reasoning_p
 
 
 def _is_plain(folder: Path, model_type: str) -> bool:
-    """As in the transformers engine: no template of its own, and none of vLLM's that takes captioning prompts."""
+    """Whether there is no chat template: neither the checkpoint's own, nor one of vLLM's that suits captions."""
     if has_chat_template(folder):
         return False
-    asks_questions_only = architecture_of(model_type).images != "inline"  # BLIP-2's in vLLM: «Question: … Answer:»
-    return asks_questions_only or get_chat_template_fallback_path(model_type, str(folder)) is None
+    is_for_questions = architecture_of(model_type).images != "inline"  # vLLM's for BLIP-2: «Question: … Answer:»
+    return is_for_questions or get_chat_template_fallback_path(model_type, str(folder)) is None
 
 
 def _sampling_defaults(llm: AsyncLLM) -> dict[str, Any]:
-    """The checkpoint's own generation config; greedy where that doesn't say that it samples."""
+    """The checkpoint's own generation config; greedy unless it says `do_sample`."""
     defaults = dict(llm.model_config.get_diff_sampling_param())
     own = llm.model_config.try_get_generation_config()
     if "temperature" not in defaults and not own.get("do_sample"):

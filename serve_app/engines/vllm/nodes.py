@@ -1,5 +1,5 @@
-"""What a model whose ranks stand on several nodes needs of Ray: its files on each of them, and vLLM's engine core in
-the replica's own cluster. Imports no vLLM.
+"""Prepares Ray for a model whose ranks are on several nodes: its files on each node, and vLLM's engine core in the
+replica's own cluster. Imports no vLLM.
 """
 
 import os
@@ -17,22 +17,26 @@ from serve_app.config import environment
 from serve_app.config.applications import ModelConfig
 from serve_app.errors import ConfigError
 
-_COPIED = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"  # vLLM's list of variables that its ranks on other nodes get as well
+_EXTRA_VARIABLES = "VLLM_RAY_EXTRA_ENV_VARS_TO_COPY"  # names of variables that vLLM copies to ranks on other nodes
 
 
 def point_to_ray(config: ModelConfig) -> None:
-    """Name this replica's cluster to the processes it starts: an engine core that finds none named joins the newest
-    one on its host, or starts one. Its ranks get what the replica has of `env_from`, from process to process."""
+    """Set the variables that vLLM's processes read.
+
+    Without an address, the engine core would join the newest cluster on its host or start its own. The ranks get the
+    replica's variables of `env_from`.
+    """
     if ray.is_initialized():
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
     if config.env_from:
-        os.environ[_COPIED] = ",".join(filter(None, [os.environ.get(_COPIED, ""), *config.env_from]))
+        os.environ[_EXTRA_VARIABLES] = ",".join(filter(None, [os.environ.get(_EXTRA_VARIABLES), *config.env_from]))
 
 
 def fetch_on_other_nodes(config: ModelConfig, here: list[Path], report: Report) -> None:
-    """Have the model's files, whose folders on this node are `here`, on every node of the replica's placement group.
+    """Fetch the model's files on every other node of the replica's placement group.
 
-    A rank loads its weights from its own node's disk, by this node's path. Blocks; raises `ConfigError`.
+    `here`: their folders on this node. A rank loads its weights from its own node's disk, by the same path. Blocks;
+    raises `ConfigError`.
     """
     group = get_current_placement_group() if ray.is_initialized() else None
     others = _bundles_elsewhere(group) if group else {}
@@ -49,7 +53,7 @@ def fetch_on_other_nodes(config: ModelConfig, here: list[Path], report: Report) 
 
 
 def _bundles_elsewhere(group: PlacementGroup) -> dict[str, int]:
-    """One bundle of each node but this one."""
+    """One bundle index for each node except this one."""
     nodes: dict[int, str] = placement_group_table(group)["bundles_to_node_id"]
     own = ray.get_runtime_context().get_node_id()
     return {node: int(bundle) for bundle, node in nodes.items() if node != own}
@@ -61,8 +65,8 @@ def _fetch_beside(group: PlacementGroup, bundle: int, config: ModelConfig) -> An
 
 
 def _fetch(config: ModelConfig) -> list[str]:
-    with environment.taken(config.env_from):  # other work may follow in this process
-        adapters = [source.resolve_adapter(given, to_nobody) for given in config.adapters.values()]
+    with environment.taken(config.env_from):  # Ray reuses this process for other work
+        adapters = [source.resolve_adapter(adapter, to_nobody) for adapter in config.adapters.values()]
         return [str(folder) for folder in (source.resolve(config, to_nobody), *adapters)]
 
 

@@ -1,4 +1,4 @@
-"""A request's prompt as vLLM renders it: by the model's chat template, or raw, as its texts and images stand."""
+"""Renders a request's prompt by vLLM: with the model's chat template, or raw, its texts and images as they are."""
 
 from dataclasses import replace
 from typing import Any
@@ -21,7 +21,7 @@ from serve_app.messages import GenerationRequest, RawPrompt, Text, TokenizedProm
 
 Rendered = tuple[ChatCompletionRequest, Any]  # vLLM's request, and the prompt that its engine takes
 
-# Rendered by vLLM as any chat template is, so that images go in as they always do.
+# A raw prompt is rendered as a chat template, so that vLLM processes its images as usual.
 _RAW_TEMPLATE = (
     "{%- set seen = namespace(images=0) -%}"
     "{%- for part in messages[0]['content'] -%}"
@@ -32,7 +32,7 @@ _RAW_TEMPLATE = (
 
 
 async def render(request: GenerationRequest, model: LoadedModel, **more: Any) -> Rendered:
-    """vLLM's request and prompt; `more` are fields of its request. Raises what is wrong with the request itself."""
+    """vLLM's request, with the fields `more`, and its prompt. Raises client errors."""
     _refuse_unsupported(request, model)
     request = model.texts.request(request)
     try:
@@ -41,9 +41,9 @@ async def render(request: GenerationRequest, model: LoadedModel, **more: Any) ->
         chat = chat_request(request, is_plain=model.is_plain, **more)
         rendered = await _render_chat(chat, model)
     except TemplateError as exc:
-        words = without_breaks(str(exc))
+        reason = without_breaks(str(exc))
         raise InvalidRequest(
-            f"model '{request.model}' can't take this conversation (its chat template says: {words}): change the "
+            f"model '{request.model}' can't take this conversation (its chat template says: {reason}): change the "
             "order of its roles or the number and place of its images",
             "messages",
         ) from exc
@@ -59,7 +59,7 @@ async def _render_chat(chat: ChatCompletionRequest, model: LoadedModel) -> Any:
     renderer = model.renderer
     if not model.reads_breaks:
         return await renderer.render_chat(chat)
-    # The same, but that the template sees the tools' texts guarded, and a grammar sees them as they are.
+    # As `render_chat` does, except that the template sees the guarded texts of the tools.
     tools = [model.texts.value(tool.model_dump()) for tool in chat.tools] if chat.tools else None
     return await renderer.preprocess_chat(
         chat,
@@ -73,7 +73,7 @@ async def _render_chat(chat: ChatCompletionRequest, model: LoadedModel) -> Any:
 
 
 async def tokenize(request: GenerationRequest, model: LoadedModel) -> TokenizedPrompt:
-    """The prompt's text and tokens. Raises what is wrong with the request itself."""
+    """The prompt's text and tokens. Raises as `render`."""
     refuse_images(request)
     _, prompt = await render(request, model, return_token_offsets=True)
     offsets = prompt.get("prompt_token_offsets")

@@ -1,8 +1,8 @@
-"""What a model on several ranks needs of its config and its checkpoint: arguments that leave the ranks' number and
-place to the config, and attention heads that the ranks can share.
+"""Checks that a model can run on several ranks: its `engine_args` leave their number and place to the config, and
+its attention heads divide evenly among them.
 
 Each rank is a worker of vLLM's Ray executor in a GPU bundle of the replica's placement group, which vLLM finds by
-itself. Reads JSON; imports no vLLM and no Ray.
+itself. Imports no vLLM and no Ray.
 """
 
 import json
@@ -25,7 +25,7 @@ _NUM_HEADS = ("num_attention_heads", "n_head", "num_heads")
 
 
 def check_ranks(config: ModelConfig) -> None:
-    """What can be told before any GPU is asked for. Raises `ConfigError` with the fix."""
+    """Check what needs no GPU and no download. Raises `ConfigError` with the fix."""
     if config.num_ranks == 1:
         return
     for key, fix in _PLACED_ELSEWHERE.items():
@@ -48,11 +48,11 @@ def check_heads(config: ModelConfig, folder: Path) -> None:
 
 
 def _num_heads(file: Path) -> int | None:
-    """Of the language model; None where that can't be told from here: the engine's own checks come later."""
+    """The language model's; None where the file doesn't say, which leaves it to the engine's own checks."""
     try:
         values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except ValueError:
         return None
     part = next((values[name] for name in _LANGUAGE_PARTS if isinstance(values.get(name), dict)), values)
-    found = next((part[name] for name in _NUM_HEADS if name in part), None)
-    return found if isinstance(found, int) and found > 0 else None
+    num_heads = next((part[name] for name in _NUM_HEADS if name in part), None)
+    return num_heads if isinstance(num_heads, int) and num_heads > 0 else None

@@ -1,11 +1,11 @@
-"""Between this service's words and vLLM's: a request as vLLM's chat request, vLLM's outputs as chunks.
+"""Translates a request into vLLM's chat request, and vLLM's outputs into chunks.
 
 vLLM's own request class carries sampling, formats and tools, so that its checks and defaults apply. Images
 go in as decoded pixels; vLLM never fetches anything.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +27,6 @@ from serve_app.messages import (
     GenerationRequest,
     Message,
     OutputFormat,
-    Put,
     RgbImage,
     Sampling,
     Text,
@@ -41,19 +40,19 @@ from serve_app.messages import (
 PLAIN_TEMPLATE = (
     "{%- for message in messages -%}{{ message['content'] }}{% if not loop.last %}{{ '\n' }}{% endif %}{%- endfor -%}"
 )
-ReadBytes = Callable[[int], bytes | None]  # a token's own bytes, where its text can't say them
+ReadBytes = Callable[[int], bytes | None]  # a token's bytes, if they aren't a whole text
 _ANY_OBJECT = json.dumps({"type": "object"})
-_NOTHING_ASKED = ChatCompletionRequest.model_validate({"messages": []})  # a copy costs a third of a new one
+_EMPTY_REQUEST = ChatCompletionRequest.model_validate({"messages": []})  # a copy costs a third of a new one
 
 
 def chat_request(request: GenerationRequest, *, is_plain: bool = False, **more: Any) -> ChatCompletionRequest:
-    """The same request in vLLM's words.
+    """The request as vLLM's.
 
-    `is_plain`: prompts without a chat template, to which the tokenizer adds its special tokens. `more`: fields of
-    vLLM's that this service has no word for.
+    `is_plain`: the prompt has no chat template, and the tokenizer adds its special tokens. `more`: further fields of
+    vLLM's request.
 
-    It is made without vLLM's checks, which are those of its HTTP server: they know fewer stop strings, no images in
-    most roles, and make a one-shot iterator of a list of images. A dialect has checked every field.
+    vLLM's own validation is skipped: it allows fewer stop strings, no images in most roles, and turns a list of
+    images into a one-shot iterator. The dialects have checked every field.
     """
     fields: dict[str, Any] = {
         "messages": [_message(message) for message in request.messages],
@@ -68,7 +67,7 @@ def chat_request(request: GenerationRequest, *, is_plain: bool = False, **more: 
         **_tools(request.tool_use),
         **({"chat_template_kwargs": json.loads(request.template_args)} if request.template_args else {}),
     }
-    return _NOTHING_ASKED.model_copy(update=fields)
+    return _EMPTY_REQUEST.model_copy(update=fields)
 
 
 def _message(message: Message) -> dict[str, Any]:
@@ -113,16 +112,17 @@ def _sampling(sampling: Sampling) -> dict[str, Any]:
     }
 
 
-def _output_format(wanted: OutputFormat | None) -> dict[str, Any]:
-    if wanted is None:
+def _output_format(output_format: OutputFormat | None) -> dict[str, Any]:
+    if output_format is None:
         return {}
-    if wanted.kind in ("json_schema", "json_object"):
-        return {"structured_outputs": StructuredOutputsParams(json=wanted.spec or _ANY_OBJECT)}
-    if wanted.kind == "regex":
-        return {"structured_outputs": StructuredOutputsParams(regex=wanted.spec)}
-    if wanted.kind == "grammar":
-        return {"structured_outputs": StructuredOutputsParams(grammar=wanted.spec)}
-    return {"structured_outputs": StructuredOutputsParams(choice=json.loads(wanted.spec))}
+    kind, spec = output_format.kind, output_format.spec
+    if kind == "choice":
+        params = StructuredOutputsParams(choice=json.loads(spec))
+    elif kind in ("json_schema", "json_object"):
+        params = StructuredOutputsParams(json=spec or _ANY_OBJECT)
+    else:  # a regex or a grammar
+        params = StructuredOutputsParams(**{kind: spec})
+    return {"structured_outputs": params}
 
 
 def _tools(tool_use: ToolUse | None) -> dict[str, Any]:
@@ -148,7 +148,7 @@ def _tools(tool_use: ToolUse | None) -> dict[str, Any]:
 
 
 class Answers:
-    """One request's outputs on their way to chunks; `parsers` holds one for each answer where the model has any."""
+    """Turns one request's outputs into chunks. `parsers` has an entry for each answer; None where it needs none."""
 
     def __init__(
         self,
@@ -166,44 +166,44 @@ class Answers:
         self._called = [False] * len(parsers)
         self._is_first = True
 
-    def put(self, output: RequestOutput, put: Put) -> None:
-        """Hands on the chunks of one step. Raises `EngineFailed` where vLLM gave the request up."""
-        for one in output.outputs:
-            if one.token_ids or one.finish_reason is not None:
-                put(self._chunk(one, output))
+    def chunks(self, output: RequestOutput) -> Iterator[Chunk]:
+        """The chunks of one step. Raises `EngineFailed` where vLLM gave the request up."""
+        for answer in output.outputs:
+            if answer.token_ids or answer.finish_reason is not None:
+                yield self._chunk(answer, output)
 
-    def kept_back(self, output: RequestOutput) -> Chunk:
-        """The tokens, without their text, that vLLM gives out when a request is aborted: they were generated."""
-        return Chunk("", sum(len(one.token_ids) for one in output.outputs), self._num_prompt_tokens)
+    def aborted(self, output: RequestOutput) -> Chunk:
+        """A chunk without text that counts the tokens which vLLM had collected when the request was aborted."""
+        return Chunk("", sum(len(answer.token_ids) for answer in output.outputs), self._num_prompt_tokens)
 
-    def _chunk(self, one: CompletionOutput, output: RequestOutput) -> Chunk:
-        text, reasoning, calls = self._parsed(one, output)
+    def _chunk(self, answer: CompletionOutput, output: RequestOutput) -> Chunk:
+        text, reasoning, calls = self._parsed(answer, output)
         is_first, self._is_first = self._is_first, False
         return Chunk(
             text=text,
-            num_tokens=len(one.token_ids),
+            num_tokens=len(answer.token_ids),
             num_prompt_tokens=self._num_prompt_tokens,
-            finish_reason=self._finish_reason(one),
+            finish_reason=self._finish_reason(answer),
             queue_s=_queue_s(output) if is_first else None,
-            index=one.index,
+            index=answer.index,
             reasoning=reasoning,
             tool_calls=calls,
-            logprobs=self._logprobs(one, self._request.top_logprobs or 0),
+            logprobs=self._logprobs(answer, self._request.top_logprobs or 0),
             num_cached_tokens=output.num_cached_tokens if is_first else None,
-            stopped_by=one.stop_reason if isinstance(one.stop_reason, str) else None,
+            stopped_by=answer.stop_reason if isinstance(answer.stop_reason, str) else None,
         )
 
-    def _parsed(self, one: CompletionOutput, output: RequestOutput) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
-        """Text, reasoning and calls, told apart by the model's parser."""
-        parser = self._parsers[one.index]
+    def _parsed(self, answer: CompletionOutput, output: RequestOutput) -> tuple[str, str, tuple[ToolCallDelta, ...]]:
+        """Text, reasoning and tool calls."""
+        parser = self._parsers[answer.index]
         if parser is None:
-            return one.text, "", ()
+            return answer.text, "", ()
         delta = parser.parse_delta(
-            delta_text=one.text,
-            delta_token_ids=list(one.token_ids),
+            delta_text=answer.text,
+            delta_token_ids=list(answer.token_ids),
             request=self._request,
             prompt_token_ids=output.prompt_token_ids,
-            finished=one.finish_reason is not None,
+            finished=answer.finish_reason is not None,
         )
         if delta is None:
             return "", "", ()
@@ -217,39 +217,39 @@ class Answers:
             for call in delta.tool_calls
             if self._request.parallel_tool_calls is not False or call.index == 0
         )
-        self._called[one.index] |= bool(calls)
+        self._called[answer.index] |= bool(calls)
         return delta.content or "", delta.reasoning or "", calls
 
-    def _logprobs(self, one: CompletionOutput, num_top: int) -> tuple[TokenLogprob, ...]:
-        if not one.logprobs:
+    def _logprobs(self, answer: CompletionOutput, num_top: int) -> tuple[TokenLogprob, ...]:
+        if not answer.logprobs:
             return ()
-        places = zip(one.token_ids, one.logprobs, strict=True)
-        return tuple(self._token_logprob(token, found, num_top) for token, found in places)
+        steps = zip(answer.token_ids, answer.logprobs, strict=True)
+        return tuple(self._token_logprob(token, candidates, num_top) for token, candidates in steps)
 
-    def _token_logprob(self, token: int, found: dict[int, Logprob], num_top: int) -> TokenLogprob:
-        ranked = sorted(found, key=lambda one: found[one].rank or 0)
-        told = {
-            one: TokenLogprob(
+    def _token_logprob(self, token: int, candidates: dict[int, Logprob], num_top: int) -> TokenLogprob:
+        ranked = sorted(candidates, key=lambda candidate: candidates[candidate].rank or 0)
+        logprobs = {
+            candidate: TokenLogprob(
                 value.decoded_token or "",
                 finite_logprob(value.logprob),
-                id=one,
-                is_special=one in self._special_ids,
-                own_bytes=self._token_bytes(one),
+                id=candidate,
+                is_special=candidate in self._special_ids,
+                own_bytes=self._token_bytes(candidate),
             )
-            for one, value in found.items()
+            for candidate, value in candidates.items()
         }
-        return replace(told[token], top=tuple(told[one] for one in ranked[:num_top]))
+        return replace(logprobs[token], top=tuple(logprobs[candidate] for candidate in ranked[:num_top]))
 
-    def _finish_reason(self, one: CompletionOutput) -> FinishReason | None:
-        """OpenAI's: `tool_calls` where the model chose to call, `stop` where it was told to (named)."""
-        if one.finish_reason is None:
+    def _finish_reason(self, answer: CompletionOutput) -> FinishReason | None:
+        """As in OpenAI's API: `tool_calls` where the model chose to call, `stop` where the request named the tool."""
+        if answer.finish_reason is None:
             return None
-        if one.finish_reason in ("abort", "error"):
+        if answer.finish_reason in ("abort", "error"):
             raise EngineFailed("vLLM gave this request up: send it again; the replica's log says why")
         is_free = self._request.tool_choice in ("auto", "required")
-        if one.finish_reason == "stop" and self._called[one.index] and is_free:
+        if answer.finish_reason == "stop" and self._called[answer.index] and is_free:
             return "tool_calls"
-        return "length" if one.finish_reason == "length" else "stop"
+        return "length" if answer.finish_reason == "length" else "stop"
 
 
 def _queue_s(output: RequestOutput) -> float:

@@ -1,7 +1,6 @@
-"""The tags by which vLLM holds a forced call to its tool: without blanks that run on.
+"""Limits the whitespace in the arguments of a forced tool call.
 
-xgrammar lets any whitespace stand between the tokens of a call's arguments, and small models write nothing else until
-their limit. One blank is what `json.dumps` writes.
+xgrammar allows any amount between the JSON tokens, and small models then write nothing else until their limit.
 """
 
 import json
@@ -10,25 +9,25 @@ from typing import Any
 
 from vllm.sampling_params import SamplingParams
 
-_MAX_BLANKS = 1
+_MAX_BLANKS = 1  # as `json.dumps` writes
 
 
 def bound_blanks(params: SamplingParams) -> None:
-    """Between the JSON's tokens in every tag of these parameters, where they have any."""
-    form = params.structured_outputs
-    if form is None or not form.structural_tag:
+    """Set the limit in every structural tag of the parameters."""
+    outputs = params.structured_outputs
+    if outputs is None or not outputs.structural_tag:
         return
-    tag = json.loads(form.structural_tag)
+    tag = json.loads(outputs.structural_tag)
     _bound(tag)
-    params.structured_outputs = replace(form, structural_tag=json.dumps(tag))
+    params.structured_outputs = replace(outputs, structural_tag=json.dumps(tag))
 
 
 def _bound(value: Any) -> None:
     if isinstance(value, list):
-        for one in value:
-            _bound(one)
+        for item in value:
+            _bound(item)
     elif isinstance(value, dict) and value.get("type") == "json_schema" and "json_schema" in value:
         value["max_whitespace_cnt"] = _MAX_BLANKS
     elif isinstance(value, dict):
-        for one in value.values():
-            _bound(one)
+        for item in value.values():
+            _bound(item)

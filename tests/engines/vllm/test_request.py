@@ -25,19 +25,19 @@ def said(text: str, tools: ToolUse | None = None, *, finish_reason: str = "stop"
     from serve_app.engines.vllm.request import Answers, chat_request
 
     tokens = tokenizer(named=NAMED)
-    asked = chat_request(GenerationRequest("a", "m", (Message("user", (Text("Hi"),)),), Sampling(), 60, tools))
+    chat = chat_request(GenerationRequest("a", "m", (Message("user", (Text("Hi"),)),), Sampling(), 60, tools))
     make: Any = ParserManager.get_parser(
         tool_parser_name="hermes", reasoning_parser_name="deepseek_r1", enable_auto_tools=True, tokenizer=tokens
     )
-    parser = make(tokens, asked.tools, chat_template_kwargs={}, model_config=None)
-    answers = Answers(asked, [parser], 5, frozenset())
+    parser = make(tokens, chat.tools, chat_template_kwargs={}, model_config=None)
+    answers = Answers(chat, [parser], 5, frozenset())
     ids = tokens.encode(text, add_special_tokens=False)
     chunks: list[Chunk] = []
     for number, token in enumerate(ids, 1):
         finish = finish_reason if number == len(ids) else None
-        one = CompletionOutput(0, tokens.decode([token]), [token], None, None, finish_reason=finish)
-        step = RequestOutput("a", None, [1] * 5, None, [one], finished=finish is not None)
-        answers.put(step, chunks.append)
+        output = CompletionOutput(0, tokens.decode([token]), [token], None, None, finish_reason=finish)
+        step = RequestOutput("a", None, [1] * 5, None, [output], finished=finish is not None)
+        chunks += answers.chunks(step)
     return chunks
 
 
@@ -87,6 +87,6 @@ def test_variables_of_the_chat_template_go_to_vllm_under_its_name() -> None:
     from serve_app.engines.vllm.request import chat_request
 
     message = Message("user", (Text("Hi"),))
-    asked = GenerationRequest("a", "m", (message,), Sampling(), 60, template_args='{"enable_thinking": false}')
-    assert chat_request(asked).chat_template_kwargs == {"enable_thinking": False}
+    chat = GenerationRequest("a", "m", (message,), Sampling(), 60, template_args='{"enable_thinking": false}')
+    assert chat_request(chat).chat_template_kwargs == {"enable_thinking": False}
     assert chat_request(GenerationRequest("a", "m", (message,), Sampling(), 60)).chat_template_kwargs is None
