@@ -1,4 +1,4 @@
-"""What the engine must know of an architecture beyond what its processor says: one row for each `model_type`.
+"""What an engine must know of an architecture beyond what its processor says: one row for each `model_type`.
 
 An architecture without a row takes images anywhere in the text, as many as fit, and batches unequal prompts.
 Knows nothing of transformers' classes; the rows were tried on transformers 5.19.

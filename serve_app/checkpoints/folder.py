@@ -1,6 +1,6 @@
-"""What can be told of a checkpoint's or an adapter's folder before a library loads it: whole, safe, the right kind.
+"""Checks a checkpoint's or an adapter's folder before a library loads it: complete, safe, of the right kind.
 
-Reads JSON and the headers of safetensors files, so that a bad folder costs milliseconds and not a model's load.
+Reads only JSON and the headers of safetensors files, so that a bad folder is refused within milliseconds.
 Knows nothing of where a folder came from.
 """
 
@@ -51,7 +51,7 @@ def check_adapter(folder: Path, source: str) -> None:
 def check_adapter_fits(adapter: Path, name: str, base: Path, source: str) -> None:
     """Raise `ConfigError` where the adapter changes a layer that its base has in another width.
 
-    Only layers that both name alike can be compared; an engine that maps names tells the rest when it loads.
+    Only layers of the same name can be compared. An engine that maps names checks the others when it loads.
     """
     widths = {tensor: shape[-1] for file in base.glob("*.safetensors") for tensor, shape in _shapes(file).items()}
     for tensor, shape in _shapes(adapter / "adapter_model.safetensors").items():
@@ -105,10 +105,10 @@ def tensor_names(file: Path, start: str) -> frozenset[str]:
         ) from exc
 
 
-def names(listed: list[str]) -> str:
-    """The first few, and how many more."""
-    shown = ", ".join(listed[:_NUM_NAMES_SHOWN])
-    rest = len(listed) - _NUM_NAMES_SHOWN
+def abridged(names: list[str]) -> str:
+    """The first few names, and how many more."""
+    shown = ", ".join(names[:_NUM_NAMES_SHOWN])
+    rest = len(names) - _NUM_NAMES_SHOWN
     return f"{shown} and {rest} more" if rest > 0 else shown
 
 
@@ -120,14 +120,14 @@ def _check_shards(folder: Path, index: dict[str, Any], start: str) -> None:
     absent = [name for name in files if not (folder / name).is_file()]
     if absent:
         raise ConfigError(
-            f"{start} lacks {len(absent)} of its {len(files)} weight files ({names(absent)}): "
+            f"{start} lacks {len(absent)} of its {len(files)} weight files ({abridged(absent)}): "
             "download the checkpoint again, completely"
         )
     tensors = {name: tensor_names(folder / name, start) for name in files}
     missing = sorted(tensor for tensor, name in weight_map.items() if tensor not in tensors[name])
     if missing:
         raise ConfigError(
-            f"{start}: its weight files don't hold what their index says ({names(missing)}): "
+            f"{start}: its weight files don't hold what their index says ({abridged(missing)}): "
             "download the checkpoint again"
         )
 

@@ -1,4 +1,4 @@
-"""How much of an image a model's own processor keeps, read from its checkpoint, so that no more has to travel.
+"""How much of an image a model's processor keeps, read from its checkpoint, so that no more has to be sent.
 
 Only where the processor does nothing before it resizes to one fixed size. Those that cut images into tiles, or take
 as many patches as an image has (LLaVA-NeXT, InternVL, Qwen-VL, MiniCPM-V, Idefics with splitting), keep all of it.
@@ -38,15 +38,13 @@ def _edge(settings: Any) -> ImageEdge | None:
         return None
     if not kind.startswith((*_FIXED_SIZE, *_SPLITTING)):
         return None
-    size = settings.get("size")
-    if isinstance(size, int):
-        return ImageEdge("shortest", size)
-    if not isinstance(size, dict):
-        return None
-    if set(size) == {"longest_edge"}:
-        return ImageEdge("longest", int(size["longest_edge"]))
-    if set(size) == {"shortest_edge"}:
-        return ImageEdge("shortest", int(size["shortest_edge"]))
-    if set(size) == {"height", "width"}:
-        return ImageEdge("shortest", max(int(size["height"]), int(size["width"])))
+    match settings.get("size"):
+        case int(edge):
+            return ImageEdge("shortest", edge)
+        case {"longest_edge": edge, **others} if not others:
+            return ImageEdge("longest", int(edge))
+        case {"shortest_edge": edge, **others} if not others:
+            return ImageEdge("shortest", int(edge))
+        case {"height": height, "width": width, **others} if not others:
+            return ImageEdge("shortest", max(int(height), int(width)))
     return None

@@ -1,7 +1,7 @@
-"""Why a model can't be fetched or loaded, as one sentence with the fix, from a hub's, store's or library's exception.
+"""Explains in a sentence with the fix why a model can't be fetched or loaded, from a hub's or library's exception.
 
-Tells torch's and transformers' exceptions by their names, so that it imports neither. The hub's client is imported
-where it was at work already: it reads its environment at its import, which a replica sets (`env_from`).
+Recognizes exceptions of torch and transformers by their names, so that it imports neither. Imports the hub's client
+late: it reads its environment at its import, which a replica sets (`env_from`).
 """
 
 import errno
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from safetensors import SafetensorError
 
-from serve_app.checkpoints.folder import names
+from serve_app.checkpoints.folder import abridged
 from serve_app.config.applications import ModelConfig
 from serve_app.errors import ConfigError
 
@@ -64,10 +64,8 @@ def _explain_hub(exc: BaseException, source: str, revision: str | None) -> str:
         RevisionNotFoundError,
     )
 
-    if (
-        isinstance(exc, LocalEntryNotFoundError) and exc.__cause__
-    ):  # the hub failed, and its cache lacks the model too
-        exc = exc.__cause__
+    if isinstance(exc, LocalEntryNotFoundError) and exc.__cause__:
+        exc = exc.__cause__  # the hub failed, and its cache lacks the model too
     hub, status = constants.ENDPOINT, exc.response.status_code if isinstance(exc, HfHubHTTPError) else None
     if isinstance(exc, GatedRepoError):
         return f"it is gated: accept its terms at {hub}/{source} and set HF_TOKEN to a token of that account"
@@ -95,8 +93,8 @@ def require_all_weights(missing: Sequence[str], config: ModelConfig) -> None:
     """Raise `ConfigError` where a library would make up weights that the checkpoint lacks."""
     if missing:
         raise ConfigError(
-            f"source '{config.source}' lacks {len(missing)} of the model's weights ({names(sorted(missing))}), which "
-            "would be random: download the checkpoint again, or save it again with all of them"
+            f"source '{config.source}' lacks {len(missing)} of the model's weights ({abridged(sorted(missing))}), "
+            "which would be random: download the checkpoint again, or save it again with all of them"
         )
 
 

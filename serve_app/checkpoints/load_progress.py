@@ -1,6 +1,6 @@
-"""What a replica that starts is doing, in words: for its log, and for the sidecar to tell.
+"""The current step of a replica's start, in words, for its log and for the sidecar.
 
-Knows nothing of what is fetched or loaded. Steps may be told from any thread.
+Knows nothing of what is fetched or loaded. Any thread may report a step.
 """
 
 import logging
@@ -16,7 +16,7 @@ Report = Callable[[str], None]
 
 
 def to_nobody(step: str) -> None:
-    """A `Report` that isn't told on."""
+    """A `Report` that does nothing."""
 
 
 class LoadProgress:

@@ -1,8 +1,8 @@
 """Copies a folder of an object store into a cache on this machine, once: any protocol that fsspec knows.
 
-Each version of a URL's files has a folder of its own, which appears only when it is whole. Replicas of one node
-share it: the first downloads, the others wait for its lock. A download that was cut off goes on with the files
-that it lacks. A store that doesn't answer leaves the copy that was used last; one that refuses is an error.
+Each version of a URL's files has its own folder, which appears only when it is complete. The replicas of a node share
+it: the first downloads, the others wait for its lock. An interrupted download resumes with the missing files. While a
+store doesn't answer, the copy that was used last serves; a store that refuses is an error.
 """
 
 import logging
@@ -26,7 +26,7 @@ logger = logging.getLogger("serve_app")
 
 _BLOCK_BYTES = 8 << 20
 _NUM_STREAMS = 4  # files at a time: one connection seldom fills a data centre's network
-# What stores call a version of a file's content; times stand in where there is no such thing.
+# How stores name the version of a file's content, or else the time of its change.
 _VERSION_KEYS = ("etag", "ETag", "md5Hash", "content_md5", "generation", "mtime", "LastModified", "last_modified")
 
 
@@ -40,21 +40,23 @@ class _RemoteFile:
     version: str
 
 
-def fetch(url: str, is_wanted: Callable[[str], bool], report: Report) -> Path:
-    """The local folder with the files below `url` whose names are wanted. Blocks; raises `ConfigError`, or what the
-    store raises."""
+def fetch(url: str, is_part: Callable[[str], bool], report: Report) -> Path:
+    """The local folder with the files below `url` whose names `is_part` accepts.
+
+    Blocks. Raises `ConfigError`, or the store's own error.
+    """
     _require_protocol(url)
     try:
         store, root = fsspec.url_to_fs(url)
         store.invalidate_cache()
-        files = [file for file in _listing(store, str(root).rstrip("/")) if is_wanted(file.name)]
+        files = [file for file in _listing(store, str(root).rstrip("/")) if is_part(file.name)]
     except Exception as exc:  # a boundary: stores raise anything at all
         if is_away(exc) and (copy := _last_copy(url, exc, report)):
             return copy
         raise
     if not files:
         raise ConfigError(f"source '{url}' has no files of a checkpoint: correct the URL")
-    target = copy_of(url, _described(files))
+    target = copy_of(url, _listing_text(files))
     if not hold(url, Copy(target)):
         target.parent.mkdir(parents=True, exist_ok=True)
         with sole(target, report):
@@ -78,10 +80,10 @@ def _require_protocol(url: str) -> None:
 
 
 def _listing(store: Any, root: str) -> list[_RemoteFile]:
-    details = store.find(root, detail=True)
+    entries = store.find(root, detail=True)
     return [
         _RemoteFile(path, path[len(root) :].lstrip("/"), int(info["size"]), _version(info))
-        for path, info in sorted(details.items())
+        for path, info in sorted(entries.items())
         if path.startswith(f"{root}/")
     ]
 
@@ -90,13 +92,13 @@ def _version(info: dict[str, Any]) -> str:
     return next((str(info[key]) for key in _VERSION_KEYS if info.get(key)), str(info.get("created", "")))
 
 
-def _described(files: list[_RemoteFile]) -> str:
-    """Exactly these versions of exactly these files."""
+def _listing_text(files: list[_RemoteFile]) -> str:
+    """A text that differs for other files and other versions."""
     return "\n".join(f"{file.name} {file.size} {file.version}" for file in files)
 
 
 def _last_copy(url: str, exc: Exception, report: Report) -> Path | None:
-    """The copy to go on with while the store is away; None where there is none."""
+    """The copy to use while the store is away; None where there is none."""
     for folder in whole_copies(url):
         used = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(folder.stat().st_mtime))
         note = f"the store didn't answer at the start: this is the copy that its machine used last, at {used}"
@@ -110,8 +112,8 @@ def _last_copy(url: str, exc: Exception, report: Report) -> Path | None:
 def _download(store: Any, files: list[_RemoteFile], folder: Path, url: str, report: Report) -> None:
     folder.mkdir(exist_ok=True)
     total = sum(file.size for file in files)
-    lacking = [file for file in files if not (folder / file.name).is_file()]
-    needed, free = sum(file.size for file in lacking), shutil.disk_usage(folder).free
+    missing = [file for file in files if not (folder / file.name).is_file()]
+    needed, free = sum(file.size for file in missing), shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(
             f"source '{url}' needs {amount(needed)} in {cache_folder()} and {amount(free)} are free: free some, or "
@@ -120,13 +122,13 @@ def _download(store: Any, files: list[_RemoteFile], folder: Path, url: str, repo
     progress = DownloadProgress(report, total)
     progress.add(total - needed)
     with ThreadPoolExecutor(_NUM_STREAMS, thread_name_prefix="download") as pool:
-        copies = [pool.submit(_copy, store, file, folder, progress) for file in lacking]
+        copies = [pool.submit(_copy, store, file, folder, progress) for file in missing]
         for copy in copies:
             copy.result()
 
 
 def _copy(store: Any, file: _RemoteFile, folder: Path, progress: DownloadProgress) -> None:
-    """One file, which has its name only when it is whole."""
+    """Copy one file, which gets its name only when it is complete."""
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")

@@ -1,8 +1,8 @@
 """From a config's `source` to a checked folder on this machine: the demo, a folder, a hub id, an object store's URL.
 
-Both engines load from what `resolve` gives. Imports no torch and no transformers, so that a source that can't work
-is refused before the seconds that their imports take. The hub's client is imported when it is needed and not before:
-it reads its environment then, which a replica sets (`env_from`).
+Engines load from the folder that `resolve` returns. Imports no torch and no transformers, so that a source that can't
+work is refused before the seconds that their imports take. The hub's client is imported only when it is needed: it
+reads its environment then, which a replica sets (`env_from`).
 """
 
 import logging
@@ -24,9 +24,9 @@ logger = logging.getLogger("serve_app")
 Kind = Literal["folder", "url", "hub"]
 
 # What engines read. Weights in other formats (pickles, ONNX, GGUF, TensorFlow) would double or triple a download.
-_WANTED = ["*.safetensors", "*.json", "*.jinja", "*.py", "*.txt", "*.model", "*.tiktoken"]
+_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.py", "*.txt", "*.model", "*.tiktoken"]
 _PICKLES = ["*.bin", "*.pt", "*.pth"]
-_UNWANTED = ["onnx/*", "original/*", "openvino/*", "coreml/*", "consolidated*", "*/.*", ".*"]
+_IGNORED = ["onnx/*", "original/*", "openvino/*", "coreml/*", "consolidated*", "*/.*", ".*"]
 _REFUSALS = (400, 401, 403, 404, 410, 451)  # of a hub: a key that was revoked, a model or revision that is gone
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -39,7 +39,7 @@ def resolve(config: ModelConfig, report: Report) -> Path:
     """
     check(config)
     needs_safetensors = config.weights_format == "safetensors"
-    patterns = _WANTED if needs_safetensors else _WANTED + _PICKLES
+    patterns = _PATTERNS if needs_safetensors else _PATTERNS + _PICKLES
     folder = _folder(config.source, config.revision, patterns, report)
     check_checkpoint(folder, config.source, needs_safetensors)
     if config.trust_remote_code and _kind(config.source) == "hub":
@@ -49,20 +49,20 @@ def resolve(config: ModelConfig, report: Report) -> Path:
 
 def resolve_adapter(source: str, report: Report) -> Path:
     """The folder of a LoRA adapter, from a folder, a hub id or a URL. Blocks; raises `ConfigError`."""
-    folder = _folder(source, None, _WANTED, report)
+    folder = _folder(source, None, _PATTERNS, report)
     check_adapter(folder, source)
     return folder
 
 
 def check(config: ModelConfig) -> None:
-    """What can be told in milliseconds, without a network. Raises `ConfigError`."""
+    """Check what takes milliseconds and no network. Raises `ConfigError`."""
     check_settings(config)
     if _kind(config.source) == "folder":
         check_checkpoint(_local(config.source), config.source, config.weights_format == "safetensors")
 
 
 def check_settings(config: ModelConfig) -> None:
-    """Settings that contradict the kind of source, or that no kind may have. Raises `ConfigError`."""
+    """Refuse settings that contradict the kind of source, or that no kind may have. Raises `ConfigError`."""
     kind = _kind(config.source)
     if kind == "hub" and config.trust_remote_code and not _COMMIT.fullmatch(config.revision or ""):
         raise ConfigError(
@@ -85,12 +85,12 @@ def local_folder(source: str) -> Path | None:
 
 
 def version_of(config: ModelConfig) -> tuple[str | None, str | None]:
-    """Which version of the source this process was given, and why it may be an old one; None where neither is known.
+    """The version of the source that this process loaded, and why it may be outdated; None where it isn't known.
 
-    A hub's is the commit, an object store's a digest of its listing; a folder has none. Call it after `resolve`.
+    For a hub it is the commit, for an object store a digest of its listing; a folder has none. Call after `resolve`.
     """
     kind = _kind(config.source)
-    if kind == "url" and (copy := store_copies.last_used(config.source)):
+    if kind == "url" and (copy := store_copies.current(config.source)):
         return copy.folder.name, copy.note
     if kind == "hub":
         from huggingface_hub import try_to_load_from_cache
@@ -132,7 +132,7 @@ def _folder(source: str, revision: str | None, patterns: list[str], report: Repo
         return _local(source)
     try:
         if kind == "url":
-            return object_store.fetch(source, lambda name: _is_wanted(name, patterns), report)
+            return object_store.fetch(source, lambda name: _is_part(name, patterns), report)
         return _snapshot(source, revision, patterns, report)
     except ConfigError:
         raise
@@ -140,12 +140,12 @@ def _folder(source: str, revision: str | None, patterns: list[str], report: Repo
         raise ConfigError(explain_download(exc, source, revision)) from exc
 
 
-def _is_wanted(name: str, patterns: list[str]) -> bool:
-    return any(fnmatch(name, p) for p in patterns) and not any(fnmatch(name, p) for p in _UNWANTED)
+def _is_part(name: str, patterns: list[str]) -> bool:
+    return any(fnmatch(name, p) for p in patterns) and not any(fnmatch(name, p) for p in _IGNORED)
 
 
 def _snapshot(source: str, revision: str | None, patterns: list[str], report: Report) -> Path:
-    """The hub's files in its own cache (`HF_HOME`), which resumes, and shares them between replicas."""
+    """The hub's files in its own cache (`HF_HOME`), which resumes downloads and shares them between replicas."""
     from huggingface_hub import constants, snapshot_download
 
     report("asking the hub")
@@ -159,32 +159,29 @@ def _snapshot(source: str, revision: str | None, patterns: list[str], report: Re
     bar = _bar(progress.add)
     return Path(
         snapshot_download(
-            source, revision=revision, allow_patterns=patterns, ignore_patterns=_UNWANTED, tqdm_class=bar
+            source, revision=revision, allow_patterns=patterns, ignore_patterns=_IGNORED, tqdm_class=bar
         )
     )  # fmt: skip
 
 
 def _hub_files(source: str, revision: str | None, patterns: list[str]) -> dict[str, int] | None:
-    """The wanted files' sizes in bytes; None where the hub doesn't answer, and its cache may have them all.
-
-    Raises what its client does where the hub refuses.
-    """
+    """The files' sizes in bytes; None where the hub doesn't answer. Raises its client's error where it refuses."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         siblings = HfApi().model_info(source, revision=revision, files_metadata=True).siblings or []
     except HfHubHTTPError as exc:
-        if exc.response.status_code in _REFUSALS:  # else its client would serve an old copy, and not say so
+        if exc.response.status_code in _REFUSALS:  # else its client would silently use an old copy
             raise
         return None
-    except Exception:  # noqa: BLE001 -- the download that follows finds it in the cache, or fails alike and is explained
+    except Exception:  # noqa: BLE001 -- its HTTP library's, which changes; the download then uses the cache or explains
         return None
-    return {file.rfilename: file.size or 0 for file in siblings if _is_wanted(file.rfilename, patterns)}
+    return {file.rfilename: file.size or 0 for file in siblings if _is_part(file.rfilename, patterns)}
 
 
 def _require_weights(source: str, files: list[str], patterns: list[str]) -> None:
-    """Refuse before gigabytes have come, not after."""
+    """Refuse before gigabytes are downloaded."""
     kinds = ["*.safetensors", *(p for p in _PICKLES if p in patterns)]
     if not any(fnmatch(name, kind) for name in files for kind in kinds):
         raise ConfigError(
@@ -194,12 +191,12 @@ def _require_weights(source: str, files: list[str], patterns: list[str]) -> None
 
 
 def _bar(add: Callable[[int], None]) -> type[Any]:
-    """huggingface_hub tells bytes only to a progress bar of the caller's class: this one draws nothing."""
+    """huggingface_hub reports bytes only to a progress bar of the caller's class. This one draws nothing."""
     from huggingface_hub.utils import tqdm as hub_tqdm
 
     class Bar(hub_tqdm):
         def __init__(self, *args: Any, **options: Any) -> None:
-            # Of its three bars one counts files, one what the network gave, one the bytes that lie on the disk.
+            # It makes three bars: for files, for bytes from the network, and for bytes on the disk, which count.
             self._counts_bytes = options.get("unit") == "B" and options.get("desc") != "Downloading bytes"
             super().__init__(*args, **{**options, "disable": True})
 

@@ -1,25 +1,25 @@
-"""Whether an object store is away or refuses, by what any of fsspec's libraries raises. Imports none of them."""
+"""Tells a store that doesn't answer from one that refuses, by the errors of fsspec's libraries."""
 
 import errno
 import socket
 import ssl
 
-# What an operating system says of a network or a machine that isn't there.
+# System errors for a network or a machine that isn't there.
 _NUMBERS = frozenset({
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.EHOSTUNREACH,
     errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN, errno.ENETRESET, errno.ESTALE,
 })  # fmt: skip
-# The same in the words of botocore, aiohttp, requests, httpx, google-auth, azure-core and paramiko.
+# The same as classes of botocore, aiohttp, requests, httpx, google-auth, azure-core and paramiko.
 _NAMES = frozenset({
     "HTTPClientError", "ClientConnectionError", "TransportError", "ConnectionError", "Timeout", "ServiceRequestError",
     "ServiceResponseError", "NewConnectionError", "SSHException",
 })  # fmt: skip
 _REFUSALS = (ssl.SSLError, PermissionError, FileNotFoundError)
-_STATUSES = frozenset({502, 503, 504})  # of what stands in front of a store that doesn't answer
+_STATUSES = frozenset({502, 503, 504})  # of a proxy whose store doesn't answer
 
 
 def is_away(exc: BaseException | None) -> bool:
-    """Whether nobody answered. An answer that refuses, or that can't be trusted, is none of these."""
+    """Whether nobody answered. A refusal, or an answer that can't be trusted, doesn't count."""
     while exc is not None:
         names = {kind.__name__ for kind in type(exc).__mro__}
         if isinstance(exc, _REFUSALS) or any("SSL" in name for name in names):
@@ -33,7 +33,7 @@ def is_away(exc: BaseException | None) -> bool:
 
 
 def _status(exc: BaseException) -> object:
-    """The HTTP status that it is about, where its library keeps it."""
+    """The HTTP status of the error, if its library keeps it."""
     response = getattr(exc, "response", None)
     if isinstance(response, dict):  # botocore's
         return response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -1,8 +1,8 @@
 """The copies of object stores' files on this machine: a folder for each version of a URL's files.
 
-A replica holds a lock on the copy that it was loaded from for as long as it lives. The copies that were used last
-stay; others that nobody holds are deleted. The empty files beside the folders are locks, and stay: who deletes a
-lock's file lets two in.
+A replica locks the copy that it was loaded from for as long as it lives. The copies that were used last stay; others
+without a lock are deleted. The empty files beside the folders are the locks. They stay, because two processes could
+hold a lock whose file was deleted.
 """
 
 import fcntl
@@ -27,18 +27,19 @@ _NUM_KEPT = 2  # of a URL's versions: the one that serves, and the one before it
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A whole copy. `note` says why it may be an old one."""
+    """A complete copy. `note` says why it may be outdated."""
 
     folder: Path
     note: str | None = None
 
 
-_used: dict[str, tuple[Copy, int | None]] = {}  # by URL, with the descriptor of the file that has the lock
+_current: dict[str, tuple[Copy, int | None]] = {}  # by URL, with the descriptor of the file that has the lock
 
 
-def last_used(url: str) -> Copy | None:
-    """What this process used last of that URL."""
-    return _used[url.rstrip("/")][0] if url.rstrip("/") in _used else None
+def current(url: str) -> Copy | None:
+    """The copy of that URL which this process used last."""
+    copy, _ = _current.get(url.rstrip("/"), (None, None))
+    return copy
 
 
 def hold(url: str, copy: Copy) -> bool:
@@ -46,21 +47,21 @@ def hold(url: str, copy: Copy) -> bool:
     if not copy.folder.is_dir():
         return False
     lock: int | None = None
-    with suppress(OSError):  # a cache that can't be written is nobody's to delete from
+    with suppress(OSError):  # nobody deletes from a cache that can't be written
         lock = os.open(f"{copy.folder}.used", os.O_WRONLY | os.O_CREAT, 0o644)  # open while this process lives
         fcntl.flock(lock, fcntl.LOCK_SH)
         os.utime(copy.folder)
     if not copy.folder.is_dir():  # it was being deleted
         return False
-    _, before = _used.get(url.rstrip("/"), (None, None))
-    _used[url.rstrip("/")] = copy, lock
+    _, before = _current.get(url.rstrip("/"), (None, None))
+    _current[url.rstrip("/")] = copy, lock
     if before is not None:
         os.close(before)
     return True
 
 
 def delete_old(url: str) -> None:
-    """All but the copies used last, and what is left of downloads that nobody goes on with."""
+    """Delete all but the copies used last, and the remains of downloads that were abandoned."""
     for folder in whole_copies(url)[_NUM_KEPT:]:
         with suppress(OSError), Path(f"{folder}.used").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails where a replica was loaded from it
@@ -72,19 +73,19 @@ def delete_old(url: str) -> None:
 
 
 def copy_of(url: str, listing: str) -> Path:
-    """The folder for exactly this listing of the URL's files, which exists where the copy is whole."""
+    """The folder for this listing of the URL's files. It exists only if the copy is complete."""
     return _folder_of(url) / _digest(listing)
 
 
 def whole_copies(url: str) -> list[Path]:
-    """Those that were used last come first. Only whole ones have a name without a suffix."""
+    """The complete copies, the one used last first. Only their names have no suffix."""
     whole = [folder for folder in _folder_of(url).glob("*") if folder.is_dir() and not folder.suffix]
     return sorted(whole, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
 
 
 @contextmanager
 def sole(target: Path, report: Report) -> Iterator[None]:
-    """No other process of this machine downloads `target`; the system frees a dead process's lock."""
+    """Keep other processes of this machine from downloading `target`. The system frees a dead process's lock."""
     lock = FileLock(f"{target}.lock")
     try:
         lock.acquire(timeout=0)
@@ -103,7 +104,7 @@ def cache_folder() -> Path:
 
 
 def _folder_of(url: str) -> Path:
-    """Where the versions of this URL's files lie."""
+    """The parent of all versions of this URL's files."""
     url = url.rstrip("/")
     name = re.sub(r"[^A-Za-z0-9_-]+", "-", url.rpartition("/")[2])[-64:]
     return cache_folder() / "checkpoints" / f"{name}-{_digest(url)}"

@@ -1,4 +1,4 @@
-"""The engine protocol: five verbs and a description. Each engine lives in one file that alone names its library."""
+"""The engine protocol: five verbs and a description. Each engine is a folder that alone names its library."""
 
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Engine(Generator, Protocol):
 
     @property
     def image_edge(self) -> ImageEdge | None:
-        """To which edge the model itself resizes images; None where it may use more. Known after `start`."""
+        """The edge that the model itself resizes images to; None where it may use more. Known after `start`."""
         ...
 
     @property
@@ -37,7 +37,7 @@ class Engine(Generator, Protocol):
 
     @property
     def num_at_once(self) -> int:
-        """How many requests it works on at once, with those that it must have at hand. Known after `start`."""
+        """How many requests it works on at once. Known after `start`."""
         ...
 
     @property
@@ -56,8 +56,7 @@ class Engine(Generator, Protocol):
         ...
 
     async def start(self, report: Report = to_nobody) -> None:
-        """Load the model, telling each step. Raises `ConfigError` with a sentence naming the fix where the config
-        can't work."""
+        """Load the model and report each step. Raises `ConfigError` with the fix where the config can't work."""
         ...
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:

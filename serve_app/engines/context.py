@@ -1,4 +1,4 @@
-"""How long an answer may become: what is left of the context after the prompt. The same rule for every engine."""
+"""How long an answer may become: what the prompt leaves of the context. The same rule for every engine."""
 
 from serve_app.errors import ContextTooLong, DeadlineExceeded
 from serve_app.messages import GenerationRequest
@@ -30,12 +30,12 @@ def prompt_too_long(request: GenerationRequest, size: str, context_length: int) 
 
 
 def answer_too_long(
-    request: GenerationRequest, num_prompt_tokens: int, num_wanted: int, context_length: int
+    request: GenerationRequest, num_prompt_tokens: int, max_tokens: int, context_length: int
 ) -> ContextTooLong:
     return ContextTooLong.of(
         context_length,
-        f"you requested {num_prompt_tokens + num_wanted} tokens ({num_prompt_tokens} in the {request.prompt_field}, "
-        f"{num_wanted} in the completion): ask for max_tokens of at most {context_length - num_prompt_tokens}",
+        f"you requested {num_prompt_tokens + max_tokens} tokens ({num_prompt_tokens} in the {request.prompt_field}, "
+        f"{max_tokens} in the completion): ask for max_tokens of at most {context_length - num_prompt_tokens}",
         "max_tokens",
     )
 

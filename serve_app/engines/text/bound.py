@@ -1,7 +1,7 @@
-"""How much text a prompt may hold, told before it is tokenized: a long text costs its sender alone.
+"""Refuses prompts with too much text before they are tokenized, so that a long text costs only its sender.
 
-A text has at least as many tokens as its characters divided by those of the tokenizer's longest token. Below that
-bound a long text is counted in pieces, each in a thread and without Python's lock, until it is known to be too long.
+A text has at least as many tokens as its characters divided by those of the tokenizer's longest token. A long text
+within that bound is counted piece by piece, in a thread and without Python's lock, until it is certainly too long.
 Knows no engine.
 """
 
@@ -17,13 +17,13 @@ from serve_app.messages import GenerationRequest, Text
 
 _SHORT_CHARACTERS = 32_768  # tokenized in some 10 ms: not counted before
 _PIECE_CHARACTERS = 65_536
-_COUNTED_FOR_ONE = 2  # cut text may have more tokens than the whole, which is tokenized where it isn't clear
-# Where text is normalized: what NFKC composes of four characters is one.
-_NORMALIZED_FOR_ONE = 4
-_CONTEXT_WITHOUT_ONE = 131_072  # tokens, for models that state no context length
-# How a chat template prints the ids of calls, if it does: some clients keep long signatures in them.
+_MARGIN = 2  # the pieces of a text may have more tokens than the whole
+# Where text is normalized: NFKC composes at most four characters into one.
+_NORMALIZED_CHARACTERS = 4
+_DEFAULT_CONTEXT = 131_072  # tokens, for models that state no context length
+# How chat templates print the ids of calls, in which some clients keep long signatures.
 _PRINTED_IDS = re.compile(r"\bid\b|tool_call_id|\b(tool_calls?|messages?)\s*\|\s*(tojson|string)\b")
-_LEAST_COUNTABLE = 65_536  # tokens of a text that is only tokenized: whoever asks may want to cut it
+_LEAST_COUNTABLE = 65_536  # tokens that a text may have that is only tokenized
 
 
 class TextBound:
@@ -37,7 +37,7 @@ class TextBound:
         template = chat_template or getattr(tokenizer, "chat_template", None)
         self._prints_ids = not isinstance(template, str) or _PRINTED_IDS.search(template) is not None
         self._tokenizer = tokenizer
-        self._context_length = context_length or _CONTEXT_WITHOUT_ONE
+        self._context_length = context_length or _DEFAULT_CONTEXT
         self._token_characters = _longest_token(tokenizer)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lengths")
 
@@ -53,7 +53,7 @@ class TextBound:
 
     async def check_countable(self, request: GenerationRequest) -> None:
         """For a text that is only tokenized. Raises `ContextTooLong`."""
-        await self._check(request, max(self._context_length, _LEAST_COUNTABLE // _COUNTED_FOR_ONE))
+        await self._check(request, max(self._context_length, _LEAST_COUNTABLE // _MARGIN))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
@@ -67,7 +67,7 @@ class TextBound:
             return
         whole = "".join(texts)
         starts = range(0, len(whole), _PIECE_CHARACTERS)
-        if await self._enough(whole, starts, _COUNTED_FOR_ONE * max_tokens) is not None:
+        if await self._start_of_excess(whole, starts, _MARGIN * max_tokens) is not None:
             raise prompt_too_long(request, f"more than {max_tokens:,} tokens", self._context_length)
 
     async def _cut(self, request: GenerationRequest, last_tokens: int) -> GenerationRequest:
@@ -75,20 +75,20 @@ class TextBound:
         if len(whole) <= _SHORT_CHARACTERS:
             return request
         starts = range(len(whole) - _PIECE_CHARACTERS, -_PIECE_CHARACTERS, -_PIECE_CHARACTERS)
-        start = await self._enough(whole, starts, _COUNTED_FOR_ONE * last_tokens)
+        start = await self._start_of_excess(whole, starts, _MARGIN * last_tokens)
         if start is None:
             return request
         return replace(request, messages=(replace(request.messages[0], parts=(Text(whole[start:]),)),))
 
-    async def _enough(self, text: str, starts: Iterable[int], num_tokens: int) -> int | None:
-        """Where the piece begins with which those before it have more than so many tokens; None where none does."""
-        loop, counted = asyncio.get_running_loop(), 0
+    async def _start_of_excess(self, text: str, starts: Iterable[int], num_tokens: int) -> int | None:
+        """The start of the piece with which the count exceeds `num_tokens`; None if none does."""
+        loop, num_counted = asyncio.get_running_loop(), 0
         for start in starts:
             piece = text[max(0, start) : start + _PIECE_CHARACTERS]
-            num_here = await loop.run_in_executor(self._thread, _num_tokens, self._tokenizer, piece)
-            # a long token that is cut through falls apart into its characters, at both ends
-            counted += max(0, num_here - 2 * self._token_characters)
-            if counted > num_tokens:
+            num_in_piece = await loop.run_in_executor(self._thread, _num_tokens, self._tokenizer, piece)
+            # at both ends, a long token may be cut into its characters
+            num_counted += max(0, num_in_piece - 2 * self._token_characters)
+            if num_counted > num_tokens:
                 return max(0, start)
         return None
 
@@ -96,13 +96,13 @@ class TextBound:
 def _longest_token(tokenizer: Any) -> int:
     """The most characters of a text that one token stands for.
 
-    A byte-level token has a character for each byte, which is no fewer. What a tokenizer drops or reads as unknown
-    has no bound, and nothing that anyone would send: it is counted as the rest.
+    A byte-level token has a character for each byte, so at least as many. Characters that a tokenizer drops or
+    doesn't know are counted like the others.
     """
     longest = max(map(len, tokenizer.get_vocab()), default=1)
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    is_as_it_stands = backend is not None and backend.normalizer is None
-    return longest if is_as_it_stands else longest * _NORMALIZED_FOR_ONE
+    is_unchanged = backend is not None and backend.normalizer is None
+    return longest if is_unchanged else longest * _NORMALIZED_CHARACTERS
 
 
 def _num_tokens(tokenizer: Any, piece: str) -> int:

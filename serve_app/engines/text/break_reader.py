@@ -1,7 +1,7 @@
-"""Makes a tokenizer of transformers' read the breaks that `client_text.py` puts into clients' texts.
+"""Makes a tokenizer of transformers read the breaks that `client_text.py` puts into clients' texts.
 
-Its answers are those for the text without its breaks, but that no token spans one. Places of tokens are those in the
-text that it got, breaks included; `unbroken` takes them out.
+It encodes a text as if it had no breaks, except that no token spans one. The places of tokens count the breaks;
+`unbroken` takes them out.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,17 +17,17 @@ from serve_app.engines.text.client_text import BREAK, without_breaks
 Place = tuple[int, int]  # of a token in a text: the first character, and the one after the last
 _Encoded = tuple[list[int], Callable[[], list[Place]]]  # tokens, and a way to their places
 
-# Goes before what follows a break, and is taken off again: sentencepiece puts a space in front of a text's beginning.
+# Encoded before the text after a break, and removed again: sentencepiece would put a space before a text's start.
 _GUARD = "\n"
 _COLUMNS = frozenset({"input_ids", "attention_mask", "token_type_ids", "offset_mapping"})
 _ONE_ROW = {"return_tensors": None, "truncation": None, "max_length": None, "padding": False}
 
 
 def read_breaks(tokenizer: Any) -> None:
-    """In place, by a class of its own: there is no hook for it."""
+    """Change the tokenizer in place. There is no hook for it, so it gets a class of its own."""
     if not isinstance(tokenizer, _ReadsBreaks):
-        original = type(tokenizer)
-        tokenizer.__class__ = type(original.__name__, (_ReadsBreaks, original), {"__module__": original.__module__})
+        base = type(tokenizer)
+        tokenizer.__class__ = type(base.__name__, (_ReadsBreaks, base), {"__module__": base.__module__})
 
 
 def unbroken(text: str, places: Iterable[Place]) -> tuple[str, list[Place]]:
@@ -48,7 +48,7 @@ def unbroken(text: str, places: Iterable[Place]) -> tuple[str, list[Place]]:
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """What stands between two breaks: its tokens, and a way to their places, where its text begins in the whole."""
+    """The text between two breaks: its tokens, its start in the whole text, and a way to its tokens' places."""
 
     ids: list[int]
     begin: int
@@ -59,18 +59,18 @@ class _Piece:
 
 
 class _Row:
-    """One text's row of a tokenizer's answer."""
+    """One text's row of a tokenizer's result."""
 
-    def __init__(self, pieces: list[_Piece], ends: tuple[list[int], list[int]], most: int | None) -> None:
+    def __init__(self, pieces: list[_Piece], ends: tuple[list[int], list[int]], max_length: int | None) -> None:
         self._pieces = pieces
         self._ends = ends
-        self._most = most
+        self._max_length = max_length
         before, after = ends
-        self.ids = [*before, *chain.from_iterable(piece.ids for piece in pieces), *after][:most]
+        self.ids = [*before, *chain.from_iterable(piece.ids for piece in pieces), *after][:max_length]
 
     def places(self) -> list[Place]:
         before, after = ([(0, 0)] * len(ids) for ids in self._ends)
-        return [*before, *chain.from_iterable(piece.places() for piece in self._pieces), *after][: self._most]
+        return [*before, *chain.from_iterable(piece.places() for piece in self._pieces), *after][: self._max_length]
 
     def column(self, name: str) -> list[Any]:
         if name == "offset_mapping":
@@ -80,7 +80,7 @@ class _Row:
 
 
 class _Encoding(BatchEncoding):
-    """The answer to texts with breaks. Idefics3's processor asks it for the tokens of its images."""
+    """The result for texts with breaks. Idefics3's processor looks up the tokens of its images in it."""
 
     rows: list[_Row]
 
@@ -90,15 +90,15 @@ class _Encoding(BatchEncoding):
 
 
 class _ReadsBreaks:
-    """What `read_breaks` puts before a tokenizer's class."""
+    """The base class that `read_breaks` gives to a tokenizer."""
 
     def __call__(self, text: Any = None, *args: Any, **options: Any) -> Any:
-        encode: Any = super().__call__  # type: ignore[misc]  # of the class that this one stands before
+        encode: Any = super().__call__  # type: ignore[misc]
         texts = [text] if isinstance(text, str) else text if isinstance(text, list | tuple) else []
-        if not any(isinstance(part, str) and BREAK in part for part in texts):
+        if not any(isinstance(item, str) and BREAK in item for item in texts):
             return encode(text, *args, **options)
         tensors, names = options.get("return_tensors"), encode("", **options | _ONE_ROW)
-        rows = [_row(part, self, encode, **options) for part in texts]
+        rows = [_row(item, self, encode, **options) for item in texts]
         columns: dict[str, list[Any]] = {
             name: [row.column(name) for row in rows] for name in names if name in _COLUMNS
         }
@@ -136,17 +136,17 @@ def _row(
 
 
 def _within(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> list[_Encoded]:
-    """Each text's tokens as they are where it doesn't begin the whole. Many may be equal: those are encoded once."""
+    """The tokens of texts that don't begin the whole. Equal ones, which may be many, are encoded once."""
     ((guard, _),) = _encoded([_GUARD], tokenizer, encode)
-    by_text: dict[str, _Encoded] = {}
+    encoded: dict[str, _Encoded] = {}
     unequal = list(dict.fromkeys(texts))
     guarded = _encoded([_GUARD + text for text in unequal], tokenizer, encode)
     for text, (ids, offsets) in zip(unequal, guarded, strict=True):
         if ids[: len(guard)] == guard:
-            by_text[text] = ids[len(guard) :], partial(_without_guard, offsets, len(guard))
+            encoded[text] = ids[len(guard) :], partial(_without_guard, offsets, len(guard))
         else:  # the guard is no token of its own there
-            (by_text[text],) = _encoded([text], tokenizer, encode)
-    return [by_text[text] for text in texts]
+            (encoded[text],) = _encoded([text], tokenizer, encode)
+    return [encoded[text] for text in texts]
 
 
 def _without_guard(offsets: Callable[[], list[Place]], num_tokens: int) -> list[Place]:
@@ -154,7 +154,7 @@ def _without_guard(offsets: Callable[[], list[Place]], num_tokens: int) -> list[
 
 
 def _encoded(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> list[_Encoded]:
-    """By the tokenizer's backend where it has one: a hostile text has a piece for every seven characters."""
+    """Uses the fast backend where there is one: a hostile text may have a piece for every seven characters."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return [(ids, list) for ids in encode(texts, add_special_tokens=False)["input_ids"]]
@@ -167,7 +167,7 @@ def _encoded(texts: list[str], tokenizer: Any, encode: Callable[..., Any]) -> li
 
 
 def _ends(text: str, inside: list[int], encode: Callable[..., Any]) -> tuple[list[int], list[int]]:
-    """What the tokenizer adds before and after a text."""
+    """The tokens that the tokenizer adds before and after a text."""
     whole = list(encode(text, add_special_tokens=True)["input_ids"])
     for at in range(len(whole) - len(inside) + 1):
         if whole[at : at + len(inside)] == inside:

@@ -1,12 +1,13 @@
-"""Keeps what clients write a text: no image and no control token comes of it, wherever a chat template puts it.
+"""Keeps clients' text from becoming image or control tokens, wherever a chat template puts it.
 
-A tokenizer knows its special tokens by their spelling, so that `<image>` in a client's words would place an image and
-`<|im_start|>` begin a turn. Each such spelling gets a break after its first character, a word that no client knows.
-Templates and processors carry it along, and the tokenizer, as `break_reader.py` has it, encodes what stands on
-the two sides apart, so that no token spans it. Texts without such a spelling stay as they are.
+A tokenizer recognizes its special tokens by their spelling, so `<image>` in a client's text would place an image and
+`<|im_start|>` would begin a turn. Each such spelling gets a break after its first character, a word that no client
+knows. Templates and processors pass it on, and the tokenizer, changed by `break_reader.py`, encodes the text on both
+sides separately, so that no token spans it. Texts without such a spelling don't change.
 """
 
 import json
+import os
 import re
 import secrets
 from bisect import bisect_left, bisect_right
@@ -38,7 +39,7 @@ class TextGuard:
         self._of_chats = _Spellings({*control, *self.placeholders, *self._split_up})
 
     def request(self, request: GenerationRequest) -> GenerationRequest:
-        """The request with its texts broken where need be; the very same one where there is none."""
+        """The request with breaks in its texts; the same object if none is needed."""
         spellings = self._of_chats if request.raw is None else self._of_raw
         messages = tuple(self._message(message, spellings) for message in request.messages)
         if any(new is not old for new, old in zip(messages, request.messages, strict=True)):
@@ -67,9 +68,9 @@ class TextGuard:
         return ToolCall(self._value(call.id, spellings), self._value(call.name, spellings), arguments)
 
     def _json(self, document: str, spellings: "_Spellings") -> str:
-        """Broken as it is read: an escape may hide a spelling. What is no JSON stays, for others to refuse.
+        """Broken in its decoded form, because an escape may hide a spelling. Others refuse invalid JSON.
 
-        Raises `InvalidRequest` where it is nested too deeply to be read, lest a template gets it as it stands.
+        Raises `InvalidRequest` if it is nested too deeply to be decoded: a template must not get it unbroken.
         """
         try:
             value = json.loads(document)
@@ -88,7 +89,7 @@ class TextGuard:
         return [self._value(entry, spellings) for entry in value] if isinstance(value, list) else value
 
     def _broken(self, whole: str, texts: list[str], spellings: "_Spellings") -> list[str]:
-        """`texts` with breaks. They are looked through as one: a template may put them side by side."""
+        """`texts` with breaks. They are searched as one text, because a template may join them."""
         if not spellings.occur_in(whole):
             return texts
         places = sorted({*spellings.seconds(whole), *self._insides(whole)})
@@ -117,8 +118,8 @@ def text_guard(tokenizer: Any, placeholders: Iterable[str], *, has_turns: bool) 
     """
     special = special_tokens(tokenizer)
     words = {word for word in placeholders if len(word) > 1}
-    placeholders_kept = words & (special | set(tokenizer.get_added_vocab()))
-    return TextGuard(special if has_turns else (), placeholders_kept, words - placeholders_kept)
+    tokens = words & (special | set(tokenizer.get_added_vocab()))
+    return TextGuard(special if has_turns else (), tokens, words - tokens)
 
 
 def special_tokens(tokenizer: Any) -> set[str]:
@@ -158,15 +159,7 @@ def _alternatives(words: Collection[str]) -> str:
         by_head.setdefault(word[0], set()).add(word)
     alternatives = []
     for group in by_head.values():
-        start = _common_start(min(group), max(group))
+        start = os.path.commonprefix(list(group))  # noqa: RUF071 -- characters, not path components
         tails = {word[len(start) :] for word in group}
         alternatives.append(re.escape(start) + ("" if "" in tails else f"(?:{_alternatives(tails)})"))
     return "|".join(alternatives)
-
-
-def _common_start(word: str, other_word: str) -> str:
-    length = next(
-        (at for at, (a, b) in enumerate(zip(word, other_word, strict=False)) if a != b),
-        min(len(word), len(other_word)),
-    )
-    return word[:length]

@@ -10,7 +10,7 @@ from serve_app.messages import GenerationRequest, PromptToken, TokenizedPrompt
 
 
 def with_one_bos(text: str, tokenizer: Any) -> str:
-    """Without the bos that a client wrote in front of a text to which the tokenizer adds its own."""
+    """The text without a leading bos where the tokenizer adds one itself."""
     bos = tokenizer.bos_token
     if not bos or not text.startswith(bos):
         return text
@@ -19,7 +19,7 @@ def with_one_bos(text: str, tokenizer: Any) -> str:
 
 
 def cut_start(tokens: list[int], last_tokens: int | None, tokenizer: Any) -> list[int]:
-    """The places of the tokens that are kept: the last so many, and the first one where it is the bos."""
+    """The places of the tokens to keep: `last_tokens` of them, with the first if it is the bos."""
     places = list(range(len(tokens)))
     if last_tokens is None or len(tokens) <= last_tokens:
         return places
@@ -29,11 +29,11 @@ def cut_start(tokens: list[int], last_tokens: int | None, tokenizer: Any) -> lis
 
 
 def check_ids(request: GenerationRequest, num_tokens: int, texts: TextGuard, tokenizer: Any) -> None:
-    """Raise `InvalidRequest` for a prompt of ids with one that a model of so many tokens lacks, or an image's."""
+    """Raise `InvalidRequest` for a prompt of ids that has an image's token or one the model lacks."""
     if not (request.raw and request.raw.tokens):
         return
     ids = set(request.raw.tokens)
-    if any(not 0 <= token_id < num_tokens for token_id in ids):
+    if any(not 0 <= token < num_tokens for token in ids):
         raise InvalidRequest(
             f"model '{request.model}' has {num_tokens} tokens: send ids from 0 to {num_tokens - 1}", "prompt"
         )

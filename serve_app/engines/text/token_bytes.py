@@ -1,4 +1,4 @@
-"""The bytes that a token stands for, where a tokenizer's tokens may hold a part of a character."""
+"""The bytes that a token stands for, for tokenizers whose tokens may be parts of a character."""
 
 import json
 import re
@@ -8,7 +8,7 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class TokenBytes:
-    """The tokens of one tokenizer; those that were asked for are kept."""
+    """The bytes of one tokenizer's tokens, cached."""
 
     def __init__(self, tokenizer: Any) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -19,24 +19,24 @@ class TokenBytes:
         self._tokenizer = tokenizer
         # Read once: it is a property, which builds the table anew.
         self._added = frozenset(tokenizer.added_tokens_decoder if kinds else ())
-        self._known: dict[int, bytes | None] = {}
+        self._cache: dict[int, bytes | None] = {}
 
     def of(self, token: int) -> bytes | None:
-        """None where its text says them."""
-        if token not in self._known:
-            self._known[token] = self._read(token)
-        return self._known[token]
+        """None if the token's text says them."""
+        if token not in self._cache:
+            self._cache[token] = self._read(token)
+        return self._cache[token]
 
     def _read(self, token: int) -> bytes | None:
         if not (self._byte_of or self._has_byte_tokens) or token in self._added:
             return None
-        spelled = self._tokenizer.convert_ids_to_tokens(token)
-        if not isinstance(spelled, str):
+        spelling = self._tokenizer.convert_ids_to_tokens(token)
+        if not isinstance(spelling, str):
             return None
         if self._byte_of:
-            values = [self._byte_of.get(character) for character in spelled]
+            values = [self._byte_of.get(character) for character in spelling]
             return None if None in values else bytes(byte for byte in values if byte is not None)
-        single = _BYTE_TOKEN.fullmatch(spelled)
+        single = _BYTE_TOKEN.fullmatch(spelling)
         return bytes([int(single[1], 16)]) if single else None
 
 
