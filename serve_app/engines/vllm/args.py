@@ -58,7 +58,7 @@ def suits(config: ModelConfig, report: Report) -> bool:
 
     Downloads the checkpoint in the second case.
     """
-    return config.needs_vllm or (is_installed() and _serves(config, source.resolve(config, report)))
+    return config.needs_vllm or (is_installed() and serves(config, source.resolve(config, report)))
 
 
 def check(config: ModelConfig) -> None:
@@ -68,7 +68,7 @@ def check(config: ModelConfig) -> None:
     check_engine_args(config)
 
 
-def _serves(config: ModelConfig, folder: Path) -> bool:
+def serves(config: ModelConfig, folder: Path) -> bool:
     """Whether this installation of vLLM can run the checkpoint. Reads its config, no weights. Takes seconds."""
     try:
         model = engine_args(config, folder, []).create_model_config()
