@@ -40,8 +40,8 @@ DROP_UNUSABLE = $(BIN)/python -c 'import torchvision' 2>/dev/null || \
 INSTALL_GRADIO = $(PIP_INSTALL) brotli fastapi gradio_client groovy hf-gradio jinja2 orjson pandas pydub pytz safehttpx \
 	semantic-version tomlkit "audioop-lts; python_version >= '3.13'" && $(PIP_INSTALL) --no-deps gradio
 
-# tests/conftest.py says which tests run in one process and which start first.
-PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+# tests/schedule.py says which tests run in one process and which start first.
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES)
 
 .PHONY: help up check test test-models simulate soak bench bench-quick bench-peers clients lint audit demo-model clean
 .DEFAULT_GOAL := help

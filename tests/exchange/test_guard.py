@@ -35,7 +35,6 @@ PROXIES: dict[str, dict[str, str]] = {
     "ray": {},
     "haproxy": {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"},
 }
-ALONE = pytest.param("haproxy", marks=pytest.mark.xdist_group("haproxy"))  # two clusters with it on a host collide
 
 
 def secret(name: str) -> str:
@@ -92,7 +91,7 @@ def config(keys_file: Path) -> dict[str, Any]:
     }
 
 
-@pytest.fixture(scope="module", params=["ray", ALONE])
+@pytest.fixture(scope="module", params=list(PROXIES))
 def proxy(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
