@@ -1,13 +1,13 @@
 """Fields that a body's types don't have: dropped, ignored and reported, or refused with the nearest name.
 
-A good request has none, so this runs only once a body was refused.
+Most requests have none, so this runs only where a body has one at its top, or was refused.
 """
 
 import difflib
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 from urllib.parse import quote
 
 from serve_app.errors import InvalidRequest
@@ -21,6 +21,7 @@ _NEAR_WITH_WORDS = 0.9  # where words stand beside a known name, as in `reasonin
 _OTHERS = frozenset({"context"})  # what other services' answers have, and is near to a field of another meaning
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _LONGEST_HEADER = 1000
+_Nested = tuple[int, type[Body]]  # how many lists an object is in, and its type
 
 
 class IgnoredFields:
@@ -44,27 +45,40 @@ class IgnoredFields:
         header = ", ".join(quote(name, safe="") for name in self._names)
         if len(header) <= _LONGEST_HEADER:
             return header
-        return header[: header.rindex(", ", 0, _LONGEST_HEADER)] + ", ..."
+        names, _, _ = header[:_LONGEST_HEADER].rpartition(", ")  # none where the first name is longer by itself
+        return f"{names}, ..." if names else "..."
 
 
-def without_unknown(values: Any, types: Sequence[type[Body]], ignored: IgnoredFields, path: str = "") -> Any:
-    """A copy of `values`, which are of one of the `types`, without neutral and ignored fields.
+def has_only_fields_of(body: type[Body], values: dict[str, Any]) -> bool:
+    return values.keys() <= _types_of_fields(body).keys()
+
+
+def without_unknown(values: Any, body: type[Body], ignored: IgnoredFields) -> Any:
+    """A copy of `values`, which are to become a `body`, without neutral and ignored fields.
 
     Adds the names of ignored fields to `ignored`. Raises `InvalidRequest` about the first field that is refused.
     """
-    if isinstance(values, list) and types:
-        return [without_unknown(value, types, ignored, f"{path}[{index}]") for index, value in enumerate(values)]
-    body = next((body for body in types if _has_type_of(values, body)), None) if isinstance(values, dict) else None
-    if body is None:  # no object; or one whose `type` is wrong, which its validation says better
+    return _without_unknown(values, [(0, body)], ignored, "")
+
+
+def _without_unknown(values: Any, types: Sequence[_Nested], ignored: IgnoredFields, path: str) -> Any:
+    """A value of another shape than its type, such as a list for an object, stays: validation names it better."""
+    if isinstance(values, list):
+        types = [(depth - 1, body) for depth, body in types if depth]
+        if not types:
+            return values
+        return [_without_unknown(value, types, ignored, f"{path}[{index}]") for index, value in enumerate(values)]
+    body = _body_of(values, types) if isinstance(values, dict) else None
+    if body is None:
         return values
-    if len(values) > MAX_FIELDS:
+    if len(values) > MAX_FIELDS and not issubclass(body, Tolerant):  # for that, `MAX_NAMES` is enough
         _refuse(path, f"an object has at most {MAX_FIELDS} fields, and this one has {len(values)}")
     types_of_fields = _types_of_fields(body)
     for name, value in values.items():
         if name not in types_of_fields:
             _drop(name, value, body, ignored, _below(path, name))
     return {
-        name: without_unknown(value, types_of_fields[name], ignored, _below(path, name))
+        name: _without_unknown(value, types_of_fields[name], ignored, _below(path, name))
         for name, value in values.items()
         if name in types_of_fields and (value is not None or name in body.model_fields)
     }
@@ -78,7 +92,7 @@ def _drop(name: str, value: Any, body: type[Body], ignored: IgnoredFields, field
     """Refuse the field, or return where it may be left out."""
     if len(name) > LONGEST_FIELD:  # before it is compared with any field
         _refuse(field, "there is no field with such a long name")
-    if value is None:
+    if value is None and name not in body.model_fields:  # `schema_`, say, is Python's name and not the client's
         return
     if name in body.neutral:
         if value not in body.neutral[name]:
@@ -104,22 +118,30 @@ def _refuse(field: str, sentence: str) -> None:
     raise InvalidRequest(f"{field}: {sentence}" if field else sentence, field or None)
 
 
+def _body_of(values: dict[str, Any], types: Sequence[_Nested]) -> type[Body] | None:
+    """The only one that may stand here, or the one of a union that has the `type` in these values."""
+    bodies = [body for depth, body in types if not depth]
+    if len(bodies) <= 1:
+        return bodies[0] if bodies else None
+    return next((body for body in bodies if _has_type_of(values, body)), None)
+
+
 def _has_type_of(values: dict[str, Any], body: type[Body]) -> bool:
-    """Whether the `type` in these values, by which the types of a union differ, is the body's."""
     field = body.model_fields.get("type")
     return field is None or values.get("type", field.default) in get_args(field.annotation)
 
 
 @cache
-def _types_of_fields(body: type[Body]) -> dict[str, list[type[Body]]]:
+def _types_of_fields(body: type[Body]) -> dict[str, list[_Nested]]:
     """Each field as clients spell it, and the types of objects that may stand in it."""
     return {field.alias or name: _bodies_in(field.annotation) for name, field in body.model_fields.items()}
 
 
-def _bodies_in(annotation: Any) -> list[type[Body]]:
+def _bodies_in(annotation: Any, depth: int = 0) -> list[_Nested]:
     if isinstance(annotation, type) and issubclass(annotation, Body):
-        return [annotation]
-    return [body for argument in get_args(annotation) for body in _bodies_in(argument)]
+        return [(depth, annotation)]
+    depth += get_origin(annotation) is list
+    return [nested for argument in get_args(annotation) for nested in _bodies_in(argument, depth)]
 
 
 @cache

@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 from serve_app.errors import InvalidRequest
 from serve_app.exchange import json_text
 from serve_app.exchange.body import Body, shortened
-from serve_app.exchange.unknown_fields import IgnoredFields, without_unknown
+from serve_app.exchange.unknown_fields import IgnoredFields, has_only_fields_of, without_unknown
 
 _LONGEST_SENTENCE = 1000
 # Values of `type` that pydantic puts into an error's path: of unions that are told apart by it.
@@ -36,10 +36,12 @@ def validate(values: dict[str, Any], body: type[B], *, strict: bool, ignored: Ig
 
     The names of fields that are ignored are added to `ignored`.
     """
-    try:
-        return body.model_validate(values, strict=strict)
-    except ValidationError:  # perhaps only because of fields that may be left out
-        values = without_unknown(values, [body], IgnoredFields() if ignored is None else ignored)
+    if has_only_fields_of(body, values):  # many clients send `logit_bias: null` and the like: one look less
+        try:
+            return body.model_validate(values, strict=strict)
+        except ValidationError:  # perhaps only because of fields further down that may be left out
+            pass
+    values = without_unknown(values, body, IgnoredFields() if ignored is None else ignored)
     try:
         return body.model_validate(values, strict=strict)
     except ValidationError as exc:
