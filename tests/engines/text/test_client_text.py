@@ -224,9 +224,9 @@ def test_a_raw_prompt_may_have_control_tokens_and_no_images() -> None:
 
 def test_a_placeholder_of_several_tokens_is_taken_apart() -> None:
     tokens = as_gpt_2()
-    guard = text_guard(tokens, ["<image>"], has_turns=True)
-    (part,) = guard.request(a_request("a <image>")).messages[0].parts
-    assert part == Text("a " + BREAK.join("<image>"))
+    guard = text_guard(tokens, ["<photo>"], has_turns=True)
+    (part,) = guard.request(a_request("a <photo>")).messages[0].parts
+    assert part == Text("a " + BREAK.join("<photo>"))
 
 
 def test_an_added_token_that_is_not_special_stays_one() -> None:
