@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.engine
+
 _ROOT = Path(__file__).parent.parent.parent
 _BLOCKED = ("ray", "vllm", "pytest", "starlette", "aiohttp")
 _RUN = (

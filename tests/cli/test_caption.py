@@ -16,6 +16,8 @@ from starlette.responses import Response
 
 from tests.cli_fake import FakeApi, failure, free_port, run
 
+pytestmark = pytest.mark.engine
+
 
 def rows(path: Path) -> dict[str, Any]:
     found = [json.loads(line) for line in path.read_text().splitlines()]

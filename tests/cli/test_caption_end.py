@@ -5,6 +5,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
 from starlette.responses import Response
 
 from tests.cli_fake import (
@@ -20,6 +21,8 @@ from tests.cli_fake import (
     start,
     wait_for,
 )
+
+pytestmark = pytest.mark.engine
 
 
 def test_ctrl_c_writes_what_came_and_says_how_to_continue(api: FakeApi, url: str, folder: Path) -> None:

@@ -11,6 +11,8 @@ from serve_app.cli.captioning.outputs import Ledger
 from serve_app.cli.captioning.rows import CaptionSettings, Row
 from tests.cli_fake import EXPECTED, NUM_IMAGES, FakeApi, captions, failure, run, start, wait_for
 
+pytestmark = pytest.mark.engine
+
 
 def has_seen(api: FakeApi, num_answers: int) -> bool:
     return api.seen.total() >= num_answers

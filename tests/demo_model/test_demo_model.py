@@ -16,6 +16,8 @@ from demo_model.model_card import card_of
 from demo_model.phrases import STYLE_PROMPTS
 from serve_app.demo import CHECKPOINT
 
+pytestmark = pytest.mark.engine
+
 Draw = Callable[[ImageDraw.ImageDraw], None]
 _MAX_BYTES = 10_000_000
 

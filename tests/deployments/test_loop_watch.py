@@ -13,6 +13,8 @@ import pytest
 
 from serve_app.deployments.loop_watch import Stall
 
+pytestmark = pytest.mark.engine
+
 STUCK_AFTER_S = 1.0
 DEADLINE_S = 60.0
 LOOPS = {"asyncio": "asyncio.new_event_loop()", "uvloop": "__import__('uvloop').new_event_loop()"}

@@ -30,6 +30,8 @@ from tests.matrix.rows import ROWS, Row
 from tests.streaming import stream
 from tests.tiny_engine import answer, image, num_bytes, request, started, together
 
+pytestmark = pytest.mark.engine
+
 WITH_CODE = [row for row in ROWS if row.needs_code]
 WITH_VIDEOS = [row for row in ROWS if row.has_videos]
 

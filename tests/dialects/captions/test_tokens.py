@@ -27,6 +27,8 @@ from tests.matrix.parts import decoder, save, square, tower
 from tests.tiny_engine import chunks_of, started
 from tests.tiny_models import spell_as_hub, tokenizer
 
+pytestmark = pytest.mark.engine
+
 BOS, EOS = "<s>", "</s>"
 IMAGE = "<|reserved_special_token_69|>"
 NUM_PATCHES = 16  # of a tower of 32 pixels with patches of 8

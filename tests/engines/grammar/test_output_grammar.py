@@ -26,6 +26,8 @@ from tests import tiny_models
 from tests.streaming import stream
 from tests.tiny_engine import answer, request, started, together
 
+pytestmark = pytest.mark.engine
+
 COLORS = {"enum": ["red", "blü", 'a "quote"\n', 3, None]}
 SCENE = {
     "type": "object",

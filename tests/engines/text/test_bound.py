@@ -61,7 +61,7 @@ def a_tool(text: str) -> GenerationRequest:
     "asked",
     [
         request("a " * 2_000_000),
-        request(*["word "] * 800_000),
+        replace(request("x"), messages=(Message("user", (Text("word "),) * 800_000),)),
         replace(request("x"), messages=(Message("system", (Text("\u00e9" * 4_000_000),)), *request("x").messages)),
         raw("a" * 30_000_000),
         raw("", tokens=(5,) * 1_000_000),

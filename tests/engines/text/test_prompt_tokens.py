@@ -15,6 +15,8 @@ from serve_app.messages import GenerationRequest, Message, RawPrompt, Sampling, 
 from tests import tiny_models
 from tests.tiny_engine import chunks_of, image, request, started
 
+pytestmark = pytest.mark.engine
+
 
 def tokenizer_with_bos() -> Any:
     tokens = tiny_models.tokenizer()

@@ -22,6 +22,8 @@ from serve_app.replica.replica import Replica
 from tests.streaming import stream
 from tests.tiny_engine import answer, chunks_of, image, model_of, request, started, together
 
+pytestmark = pytest.mark.engine
+
 
 def mixed_requests() -> list[GenerationRequest]:
     return [

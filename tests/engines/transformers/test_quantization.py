@@ -12,6 +12,8 @@ from serve_app.messages import RgbImage
 from tests import drawings as images
 from tests.tiny_engine import answer, model_of, num_bytes, request, started, together
 
+pytestmark = pytest.mark.engine
+
 
 def shown(image: Image.Image) -> RgbImage:
     return RgbImage(image.width, image.height, image.tobytes())

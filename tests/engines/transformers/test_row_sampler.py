@@ -25,6 +25,8 @@ from serve_app.engines.transformers.row_sampler import RowSampler
 from serve_app.messages import Chunk
 from tests.tiny_engine import answer, chunks_of, image, request, started, together
 
+pytestmark = pytest.mark.engine
+
 SIZE = 50
 EOS = 7
 

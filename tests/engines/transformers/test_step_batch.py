@@ -17,6 +17,8 @@ from serve_app.messages import GenerationRequest
 from tests.streaming import stream
 from tests.tiny_engine import StepGate, answer, image, model_of, request, started, together
 
+pytestmark = pytest.mark.engine
+
 
 def stagger(takes_images: bool) -> list[GenerationRequest]:
     """A long answer, then a longer prompt, then a short one, greedy and sampled."""
