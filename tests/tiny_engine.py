@@ -59,6 +59,12 @@ def model_of(engine: TransformersEngine) -> Any:
     return loaded.model
 
 
+def num_running(engine: TransformersEngine) -> int:
+    """Rows that the model still works on."""
+    worker: Any = engine._worker
+    return sum(not row.is_ended for row in worker._running)
+
+
 class StepGate:
     """Holds the model before the given forwards (the first one is 1) until `go`. `num_steps` counts them all."""
 

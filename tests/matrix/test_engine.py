@@ -20,7 +20,7 @@ from serve_app.engines.transformers.engine import TransformersEngine
 from serve_app.engines.transformers.processors import NoVideoProcessor, without_videos
 from serve_app.engines.transformers.prompt import prepare
 from serve_app.engines.transformers.prompt_batch import collate
-from serve_app.engines.transformers.remote_model import RemoteModel
+from serve_app.engines.transformers.remote.model import RemoteModel
 from serve_app.errors import ConfigError, InvalidRequest, UnsupportedTask
 from serve_app.families import caption_prompt
 from serve_app.messages import GenerationRequest, Message, RawPrompt, RgbImage, Text
@@ -28,7 +28,7 @@ from tests.matrix.conftest import Checkpoints
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
 from tests.streaming import stream
-from tests.tiny_engine import answer, image, num_bytes, request, started, together
+from tests.tiny_engine import answer, image, num_bytes, num_running, request, started, together
 
 pytestmark = pytest.mark.engine
 
@@ -198,7 +198,7 @@ async def test_a_client_that_leaves_frees_it(row: Row, checkpoints: Checkpoints)
         async with aclosing(stream(engine, request(*images, "long", max_tokens=100))) as leaving:
             await anext(leaving)
         async with asyncio.timeout(30):
-            while engine.num_running:  # noqa: ASYNC110 - the worker is a thread, with no event to wait for
+            while num_running(engine):  # noqa: ASYNC110 - the worker is a thread, with no event to wait for
                 await asyncio.sleep(0.01)
         assert (await answer(engine, request(*images, "after")))[1] > 0
 

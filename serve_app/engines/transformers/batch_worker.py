@@ -1,7 +1,7 @@
-"""The thread that runs the model: takes rows that wait, lets them join those that run, and hands out chunks.
+"""The thread that runs the model: takes waiting rows, lets them join the running ones, and hands out chunks.
 
-Owns the waiting list and when who runs; how a batch runs is `step_batch.py`'s, or `whole_batch.py`'s for the
-architectures whose rows can't join. Knows nothing of asyncio but `deliver`.
+Owns the waiting list and decides which row runs when. `step_batch.py` runs a batch, or `whole_batch.py` for the
+architectures whose rows can't join. Knows nothing of asyncio.
 """
 
 import logging
@@ -21,8 +21,8 @@ from serve_app.errors import EngineFailed
 
 logger = logging.getLogger(__name__)
 
-# Newcomers' prompt tokens prefilled at once while others wait for their next token. A single longer prompt still
-# goes through in one piece.
+# The most prompt tokens of newcomers in one prefill while other rows wait for their next token. A single longer
+# prompt still goes through in one piece.
 _MAX_PREFILL_TOKENS = 8192
 
 
@@ -55,11 +55,6 @@ class BatchWorker:
     def num_waiting_tokens(self) -> int:
         """Prompt tokens of the rows that wait."""
         return sum(row.prompt.num_tokens for row in self._waiting)
-
-    @property
-    def num_running(self) -> int:
-        """Rows that the model still works on."""
-        return sum(not row.is_ended for row in self._running)
 
     @property
     def is_alive(self) -> bool:
@@ -99,11 +94,12 @@ class BatchWorker:
             self._last_step_s = time.monotonic()
             if self._steps:
                 self._advance(self._steps)
-            else:
-                self._run_whole(self._take(self._config.max_batch_size))
+            elif rows := self._take(self._config.max_batch_size):
+                with self._failing(rows):
+                    run_whole_batch(rows, self._checkpoint, self._on_step)
 
     def _has_work(self) -> bool:
-        """Wait while there is nothing to do, then shortly for companions. False when stopping."""
+        """Wait for a row, then up to `batch_wait_s` for others. False when stopping."""
         self._running = [row for row in self._running if not (row.is_ended or row.is_cancelled)]
         if self._running:
             return not self._is_stopping
@@ -120,7 +116,7 @@ class BatchWorker:
         return self._is_stopping or len(self._waiting) >= self._config.max_batch_size
 
     def _take(self, num_free: int) -> list[Row]:
-        """The row that waits longest and those that batch with it, at most `num_free`. They run from now on."""
+        """The row that has waited longest and those that batch with it, at most `num_free`. They run from now on."""
         with self._changed:
             rows = _companions(self._waiting, num_free, _MAX_PREFILL_TOKENS if self._running else None)
             taken = set(rows)
@@ -144,11 +140,6 @@ class BatchWorker:
             with self._failing(batch.rows):
                 batch.step()
 
-    def _run_whole(self, rows: list[Row]) -> None:
-        if rows:
-            with self._failing(rows):
-                run_whole_batch(rows, self._checkpoint, self._on_step)
-
     def _on_step(self, outcomes: list[tuple[Row, Outcome]]) -> None:
         self._last_step_s = time.monotonic()
         if outcomes:
@@ -156,26 +147,28 @@ class BatchWorker:
 
     @contextmanager
     def _failing(self, rows: Sequence[Row]) -> Iterator[None]:
-        """What goes wrong inside ends these rows with an error, and nothing else."""
+        """An exception inside ends these rows with an error, and nothing else."""
         try:
             yield
         except Exception as exc:  # an engine boundary: these rows fail, the engine goes on
             logger.error("model %s: a batch of %d failed", self._config.source, len(rows), exc_info=exc)
-            left = [row for row in rows if not row.is_ended]
-            for row in left:
-                row.is_ended = True
             is_out_of_memory = isinstance(exc, torch.OutOfMemoryError)
-            advice = _OUT_OF_MEMORY if is_out_of_memory else f"{type(exc).__name__}; the replica's log says where"
-            self._deliver([(row, _batch_error(row, advice)) for row in left])
+            reason = f"{type(exc).__name__}; the replica's log says where"
+            if is_out_of_memory:
+                reason = "it ran out of memory; lower max_batch_size or max_context_tokens"
+            errors: list[tuple[Row, Outcome]] = []
+            for row in rows:
+                if not row.is_ended:
+                    row.is_ended = True
+                    message = f"model '{row.request.model}' failed on this batch: {reason}"
+                    errors.append((row, EngineFailed(message)))
+            self._deliver(errors)
             if is_out_of_memory and torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
-_OUT_OF_MEMORY = "it ran out of memory; lower max_batch_size or max_context_tokens"
-
-
 def _companions(waiting: Sequence[Row], num_free: int, max_tokens: int | None) -> list[Row]:
-    """The first row and those of its batch key, up to `max_tokens` when padded to the longest, but at least one."""
+    """The first row and those with its batch key, in all at most `max_tokens` when padded, but at least one row."""
     rows: list[Row] = []
     longest = 0
     for row in waiting:
@@ -188,7 +181,3 @@ def _companions(waiting: Sequence[Row], num_free: int, max_tokens: int | None) -
             break
         rows.append(row)
     return rows
-
-
-def _batch_error(row: Row, advice: str) -> EngineFailed:
-    return EngineFailed(f"model '{row.request.model}' failed on this batch: {advice}")

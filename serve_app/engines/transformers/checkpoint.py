@@ -6,6 +6,7 @@ Owns what is specific to Hugging Face folders; knows nothing of requests or batc
 import copy
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,11 @@ from serve_app.config.applications import Family, ModelConfig
 from serve_app.engines.text.break_reader import read_breaks
 from serve_app.engines.text.client_text import TextGuard, text_guard
 from serve_app.engines.text.token_bytes import TokenBytes
+from serve_app.engines.transformers.answer_text import Decode
 from serve_app.engines.transformers.processors import image_mark, image_tokens, load_processor
 from serve_app.engines.transformers.quantization import check_quantization, quantize
-from serve_app.engines.transformers.remote_model import RemoteModel
-from serve_app.engines.transformers.remote_models import way_of
+from serve_app.engines.transformers.remote import remote_class
+from serve_app.engines.transformers.remote.model import RemoteModel
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
 from serve_app.messages import ImageEdge
@@ -38,9 +40,6 @@ _KEPT_GENERATION_FIELDS = (
     "eos_token_id", "bos_token_id", "pad_token_id", "decoder_start_token_id",
     "forced_bos_token_id", "suppress_tokens", "begin_suppress_tokens",
 )  # fmt: skip
-
-
-_RENAMED_CLASSES = {"AutoModelForVision2Seq": "AutoModelForImageTextToText"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +62,18 @@ class Checkpoint:
     is_encoder_decoder: bool
     context_length: int | None
     eos_ids: frozenset[int]
+    decode_answer: Decode
     token_bytes: TokenBytes
     special_ids: frozenset[int]  # that texts leave out, the ends of answers among them
     pad_id: int
-    sampling_temperature: float  # of its own generation config; 0 where that doesn't sample
-    sampling_top_p: float
-    sampling_top_k: int
-    sampling_min_p: float
-    sampling_repetition_penalty: float  # of its own generation config, even where that doesn't sample
+    sampling: dict[str, float]  # of its own generation config, by the names of `Sampling`
+
+    @property
+    def has_template(self) -> bool:
+        return bool(getattr(self.processor, "chat_template", None))
+
+    def decode_token(self, token: int) -> str:
+        return str(self.decoding_tokenizer.decode([token], clean_up_tokenization_spaces=False))
 
 
 def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoint:
@@ -90,14 +93,14 @@ def load_checkpoint(config: ModelConfig, report: Report = to_nobody) -> Checkpoi
 
 
 def _load(source: str, config: ModelConfig) -> Checkpoint:
-    common = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
+    hub_options = {"revision": config.revision or "main", "trust_remote_code": config.trust_remote_code}
     _hold_to_fraction(config)
-    architecture = _with_new_names(AutoConfig.from_pretrained(source, **common))
+    architecture = AutoConfig.from_pretrained(source, **hub_options)
     takes_images, auto_model = _auto_model(architecture)
     model, loading_info = auto_model.from_pretrained(
         source,
         config=architecture,
-        **common,
+        **hub_options,
         output_loading_info=True,
         dtype="auto" if config.dtype == "auto" else getattr(torch, config.dtype),
         **({"use_safetensors": True} if config.weights_format == "safetensors" else {}),
@@ -109,13 +112,13 @@ def _load(source: str, config: ModelConfig) -> Checkpoint:
         quantize(model, config)
     if "device_map" not in config.engine_args:
         model.to("cuda" if config.num_gpus > 0 and torch.cuda.is_available() else "cpu")
-    if way := way_of(architecture):
-        model = way(model, source, common)
+    if remote := remote_class(architecture):
+        model = remote(model, source, hub_options)
         processor = model.tokenizer
     elif takes_images:
-        processor = load_processor(source, architecture, common)
+        processor = load_processor(source, architecture, hub_options)
     else:
-        processor = AutoTokenizer.from_pretrained(source, **common)
+        processor = AutoTokenizer.from_pretrained(source, **hub_options)
     return _checkpoint(model, processor, takes_images, config, Path(source))
 
 
@@ -128,20 +131,13 @@ def _hold_to_fraction(config: ModelConfig) -> None:
 def _auto_model(architecture: Any) -> tuple[bool, Any]:
     """Whether it takes images, and transformers' class that knows which class the model is of."""
     remote = getattr(architecture, "auto_map", None) or {}
+    if "AutoModelForVision2Seq" in remote:  # its name in transformers 4
+        remote.setdefault("AutoModelForImageTextToText", remote["AutoModelForVision2Seq"])
     if type(architecture) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING or "AutoModelForImageTextToText" in remote:
         return True, AutoModelForImageTextToText
-    if way_of(architecture):
+    if remote_class(architecture):
         return True, AutoModelForCausalLM if "AutoModelForCausalLM" in remote else AutoModel
     return False, AutoModelForCausalLM
-
-
-def _with_new_names(architecture: Any) -> Any:
-    """Remote code written for transformers 4 names the classes of that time."""
-    remote = getattr(architecture, "auto_map", None) or {}
-    for old, new in _RENAMED_CLASSES.items():
-        if old in remote:
-            remote.setdefault(new, remote[old])
-    return architecture
 
 
 def _checkpoint(model: Any, processor: Any, takes_images: bool, config: ModelConfig, folder: Path) -> Checkpoint:
@@ -150,16 +146,17 @@ def _checkpoint(model: Any, processor: Any, takes_images: bool, config: ModelCon
     text_config = model.config.get_text_config(decoder=True)
     eos_ids = _eos_ids(model, tokenizer, text_config)
     pad_id = next((i for i in (tokenizer.pad_token_id, *sorted(eos_ids)) if i is not None), 0)
-    own = model.generation_config
+    sampling = _sampling(model.generation_config)
     for part in model.modules():  # BLIP, BLIP-2 and Kosmos-2 generate with their language model's own
         if isinstance(getattr(part, "generation_config", None), transformers.GenerationConfig):
             part.generation_config = _generation_config(part.generation_config, eos_ids, pad_id)
+    decoding_tokenizer = copy.deepcopy(tokenizer)  # two threads can't share one: "Already borrowed"
     limits = [getattr(text_config, "max_position_embeddings", None), config.max_context_tokens]
     return Checkpoint(
         model=model,
         processor=processor,
         tokenizer=tokenizer,
-        decoding_tokenizer=copy.deepcopy(tokenizer),  # two threads can't share one: "Already borrowed"
+        decoding_tokenizer=decoding_tokenizer,
         architecture=architecture,
         family=family_of_config(model.config),
         takes_images=takes_images,
@@ -169,31 +166,41 @@ def _checkpoint(model: Any, processor: Any, takes_images: bool, config: ModelCon
         is_encoder_decoder=bool(model.config.is_encoder_decoder or text_config.is_encoder_decoder),
         context_length=min((n for n in limits if n), default=None),
         eos_ids=eos_ids,
+        decode_answer=answer_decoder(decoding_tokenizer, architecture),
         token_bytes=TokenBytes(tokenizer),
         special_ids=eos_ids | frozenset(tokenizer.all_special_ids),
         pad_id=pad_id,
-        sampling_temperature=_or_one(own.temperature) if own.do_sample else 0.0,
-        sampling_top_p=_or_one(own.top_p) if own.do_sample else 1.0,
-        sampling_top_k=(own.top_k or 0) if own.do_sample else 0,
-        sampling_min_p=(own.min_p or 0.0) if own.do_sample else 0.0,
-        sampling_repetition_penalty=_or_one(own.repetition_penalty),
+        sampling=sampling,
     )
 
 
+def answer_decoder(tokenizer: Any, architecture: Architecture) -> Decode:
+    """From token ids to an answer's text: without special tokens, except those that say places."""
+    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
+    if not architecture.says_places:
+        return partial(decode, skip_special_tokens=True)
+    silent = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "mask", "image")}
+    return lambda tokens: str(decode([token for token in tokens if token not in silent]))
+
+
 def _guarded(model: Any, processor: Any, takes_images: bool) -> TextGuard:
-    """What keeps clients' texts texts, and every tokenizer of the processor made to heed it."""
+    """What keeps clients' texts texts. Changes every tokenizer of the processor to respect it."""
     tokenizer = getattr(processor, "tokenizer", processor)
-    for each in (tokenizer, getattr(processor, "qformer_tokenizer", None)):
-        if each is not None:
-            read_breaks(each)
+    read_breaks(tokenizer)
+    if qformer_tokenizer := getattr(processor, "qformer_tokenizer", None):
+        read_breaks(qformer_tokenizer)
     if isinstance(model, RemoteModel):
         return text_guard(tokenizer, [model.placeholder or ""], has_turns=True)
     placeholders = image_tokens(processor) if takes_images else ()
     return text_guard(tokenizer, placeholders, has_turns=bool(getattr(processor, "chat_template", None)))
 
 
-def _or_one(value: float | None) -> float:
-    return 1.0 if value is None else float(value)
+def _sampling(config: Any) -> dict[str, float]:
+    """The repetition penalty holds even where the checkpoint is greedy."""
+    temperature = 1.0 if config.do_sample else 0.0
+    sampling = {"temperature": temperature, "top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    names = sampling if config.do_sample else ["repetition_penalty"]
+    return sampling | {name: value for name in names if (value := getattr(config, name)) is not None}
 
 
 def _eos_ids(model: Any, tokenizer: Any, text_config: Any) -> frozenset[int]:

@@ -1,11 +1,10 @@
 """The transformers engine: a checkpoint's own model and processor, with requests batched together.
 
-The event loop only hands over: loading, prompts and grammars run in threads, the model in the batch worker's.
-Cancelling a request frees its rows within one step. It calls no functions: tools need engine vllm.
+Nothing here blocks the event loop: loading, prompts and grammars run in threads, the model in the batch worker's.
+Cancelling a request frees its rows within one step. The engine calls no functions: tools need engine vllm.
 """
 
 import asyncio
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,13 +15,13 @@ from serve_app.config.applications import Family, ModelConfig
 from serve_app.engines.context import answer_limit, deadline_error
 from serve_app.engines.delivery import Delivery
 from serve_app.engines.text.bound import TextBound
-from serve_app.engines.transformers.answer_text import AnswerText, Decode
+from serve_app.engines.transformers.answer_text import AnswerText
 from serve_app.engines.transformers.batch_worker import BatchWorker
 from serve_app.engines.transformers.checkpoint import Checkpoint, load_checkpoint
 from serve_app.engines.transformers.output_grammar import Grammar, GrammarCompiler
 from serve_app.engines.transformers.prompt import prepare, tokenized
 from serve_app.engines.transformers.prompt_batch import Prompt
-from serve_app.engines.transformers.row import Outcome, Row, RowSampling
+from serve_app.engines.transformers.row import Outcome, Row, row_sampling
 from serve_app.errors import EngineFailed, InvalidRequest, ModelNotReady, UnsupportedTask
 from serve_app.messages import Chunk, GenerationRequest, ImageEdge, OutputFormat, Put, TokenizedPrompt
 
@@ -69,7 +68,7 @@ class TransformersEngine:
 
     @property
     def num_at_once(self) -> int:
-        """A batch; where none can join it while it runs, the next one too, which must be there when it ends."""
+        """A batch. Where no request can join it while it runs, also the next batch, which is ready when it ends."""
         joins = self._worker is None or self._worker.joins
         return self._config.max_batch_size * (1 if joins else 2)
 
@@ -85,11 +84,6 @@ class TransformersEngine:
     def kv_cache_use(self) -> float | None:
         return None  # it grows with the batch, which `max_batch_size` bounds
 
-    @property
-    def num_running(self) -> int:
-        """Requests that the model works on now."""
-        return self._worker.num_running if self._worker else 0
-
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model in a thread. Raises `ConfigError`."""
         checkpoint = await asyncio.to_thread(load_checkpoint, self._config, report)
@@ -98,7 +92,7 @@ class TransformersEngine:
         def deliver(outcomes: list[tuple[Row, Outcome]]) -> None:
             loop.call_soon_threadsafe(self._hand_out, outcomes)
 
-        # the tokenizer that only decodes: the other one is changed where it is used
+        # the tokenizer that only decodes: use changes the other one
         self._text_bound = await asyncio.to_thread(
             TextBound, checkpoint.decoding_tokenizer, checkpoint.context_length
         )
@@ -129,10 +123,10 @@ class TransformersEngine:
         self._checkpoint = None
 
     async def generate(self, request: GenerationRequest, put: Put) -> None:
-        """The answers' chunks, one for each step of each that made text. Cancelling stops the work within one step.
+        """Put a chunk for each step of an answer that made text. Cancelling stops the work within one step.
 
         With `num_logprobs` a chunk has as many logprobs as tokens: a token whose text is still held back (a part
-        of a character or of a stop string) comes with the next chunk, in both.
+        of a character or of a stop string) counts in the next chunk, as does its logprob.
         """
         received_s = time.monotonic()
         rows = await self._prepared(request, received_s)
@@ -150,18 +144,19 @@ class TransformersEngine:
             worker.cancel(rows)
 
     async def tokenize(self, request: GenerationRequest) -> TokenizedPrompt:
-        """In the thread of the prompts. Raises what is wrong with the request itself."""
-        checkpoint, text_bound = self._checkpoint, self._text_bound
-        if self._is_stopped or checkpoint is None or text_bound is None:
-            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        """Runs in the prompts' thread. Raises what is wrong with the request itself."""
+        checkpoint, text_bound = self._loaded(request)
         await text_bound.check_countable(request)
         return await asyncio.get_running_loop().run_in_executor(self._preparing, tokenized, checkpoint, request)
 
+    def _loaded(self, request: GenerationRequest) -> tuple[Checkpoint, TextBound]:
+        if self._is_stopped or self._checkpoint is None or self._text_bound is None:
+            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        return self._checkpoint, self._text_bound
+
     async def _prepared(self, request: GenerationRequest, received_s: float) -> list[Row]:
         """The request's answers, ready to run. Raises what is wrong with the request itself."""
-        checkpoint, text_bound = self._checkpoint, self._text_bound
-        if self._is_stopped or checkpoint is None or text_bound is None:
-            raise ModelNotReady(f"model '{request.model}' isn't loaded: try again in a moment")
+        checkpoint, text_bound = self._loaded(request)
         if request.tool_use and request.tool_use.tools and request.tool_use.choice != "none":
             raise UnsupportedTask(
                 f"model '{request.model}' runs on engine transformers, which calls no functions: leave out tools, or "
@@ -181,10 +176,7 @@ class TransformersEngine:
             raise deadline_error(request) from exc
         finally:
             self._num_preparing -= 1
-        return [
-            _row(request, index, prompt, max_tokens, checkpoint, received_s, grammar.fresh() if grammar else None)
-            for index in range(request.sampling.num_answers)
-        ]
+        return _rows(request, checkpoint, prompt, max_tokens, grammar, received_s)
 
     async def _grammar(self, output_format: OutputFormat, checkpoint: Checkpoint) -> Grammar:
         loop = asyncio.get_running_loop()
@@ -208,7 +200,7 @@ class TransformersEngine:
 
 
 def _queue_time_once(put: Put) -> Put:
-    """For several answers to one request, each of which waited: only the first chunk tells."""
+    """For several answers to one request: of their first chunks, each with its `queue_s`, only the first keeps it."""
     is_first = True
 
     def put_on(chunk: Chunk) -> None:
@@ -219,63 +211,29 @@ def _queue_time_once(put: Put) -> Put:
     return put_on
 
 
-def _row(
+def _rows(
     request: GenerationRequest,
-    index: int,
+    checkpoint: Checkpoint,
     prompt: Prompt,
     max_tokens: int,
-    checkpoint: Checkpoint,
-    received_s: float,
     grammar: Grammar | None,
-) -> Row:
-    decode = partial(checkpoint.decoding_tokenizer.decode, clean_up_tokenization_spaces=False)
-    return Row(
-        request=request,
-        index=index,
-        prompt=prompt,
-        max_tokens=max_tokens,
-        sampling=_row_sampling(request, index, checkpoint),
-        answer=AnswerText(_decode_answer(checkpoint), request.sampling.stop, request.sampling.keeps_stop),
-        token_text=lambda token: str(decode([token])),
-        received_s=received_s,
-        special_ids=checkpoint.special_ids,
-        token_bytes=checkpoint.token_bytes.of,
-        grammar=grammar,
-    )
-
-
-def _decode_answer(checkpoint: Checkpoint) -> Decode:
-    """Token ids to an answer's text: without special tokens, but for those that say something."""
-    tokenizer = checkpoint.decoding_tokenizer
-    decode = partial(tokenizer.decode, clean_up_tokenization_spaces=False)
-    if not checkpoint.architecture.says_places:
-        return partial(decode, skip_special_tokens=True)
-    silent = {getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "unk", "mask", "image")}
-    return lambda tokens: str(decode([token for token in tokens if token not in silent]))
-
-
-def _row_sampling(request: GenerationRequest, index: int, checkpoint: Checkpoint) -> RowSampling:
-    """The request's sampling, and the checkpoint's own where it leaves something open.
-
-    The first of several answers is the one that the same seed gives alone.
-    """
+    received_s: float,
+) -> list[Row]:
+    """One for each of the request's answers."""
     sampling = request.sampling
-    is_seeded_apart = sampling.seed is not None and index > 0
-    return RowSampling(
-        randomness=random.Random(f"{sampling.seed}/{index}" if is_seeded_apart else sampling.seed),
-        temperature=_or_own(sampling.temperature, checkpoint.sampling_temperature),
-        top_p=_or_own(sampling.top_p, checkpoint.sampling_top_p),
-        top_k=max(0, int(_or_own(sampling.top_k, checkpoint.sampling_top_k))),
-        min_p=_or_own(sampling.min_p, checkpoint.sampling_min_p),
-        repetition_penalty=_or_own(sampling.repetition_penalty, checkpoint.sampling_repetition_penalty),
-        frequency_penalty=sampling.frequency_penalty,
-        presence_penalty=sampling.presence_penalty,
-        penalizes_prompt=not checkpoint.is_encoder_decoder,
-        min_tokens=sampling.min_tokens,
-        ignores_eos=sampling.ignores_eos,
-        num_logprobs=sampling.num_logprobs,
-    )
-
-
-def _or_own(value: float | None, own: float) -> float:
-    return own if value is None else value
+    return [
+        Row(
+            request=request,
+            index=index,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            sampling=row_sampling(sampling, index, checkpoint.sampling, not checkpoint.is_encoder_decoder),
+            answer=AnswerText(checkpoint.decode_answer, sampling.stop, sampling.keeps_stop),
+            token_text=checkpoint.decode_token,
+            received_s=received_s,
+            special_ids=checkpoint.special_ids,
+            token_bytes=checkpoint.token_bytes.of,
+            grammar=grammar.fresh() if grammar else None,
+        )
+        for index in range(sampling.num_answers)
+    ]

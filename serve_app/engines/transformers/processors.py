@@ -23,13 +23,13 @@ class NoVideoProcessor:
         return
 
 
-def load_processor(source: str, architecture: Any, common: dict[str, Any]) -> Any:
-    """The processor of a model that takes images. `common`: the arguments of every `from_pretrained`."""
+def load_processor(source: str, architecture: Any, hub_options: dict[str, Any]) -> Any:
+    """The processor of a model that takes images. `hub_options`: the arguments of every `from_pretrained`."""
     processor_class = PROCESSOR_MAPPING.get(type(architecture), None)
     wants_videos = processor_class is not None and "video_processor" in processor_class.get_attributes()
     if wants_videos and not is_torchvision_available():
-        return without_videos(processor_class, source, common)
-    return AutoProcessor.from_pretrained(source, **common)
+        return without_videos(processor_class, source, hub_options)
+    return AutoProcessor.from_pretrained(source, **hub_options)
 
 
 def image_tokens(processor: Any) -> set[str]:
@@ -61,7 +61,7 @@ def image_mark(processor: Any) -> str:
     return between if any(token in between for token in image_tokens(processor)) else own
 
 
-def without_videos(processor_class: Any, source: str, common: dict[str, Any]) -> Any:
+def without_videos(processor_class: Any, source: str, hub_options: dict[str, Any]) -> Any:
     """As the class's `from_pretrained` does it, part by part, but for the video processor."""
 
     class WithoutVideos(processor_class):
@@ -74,10 +74,10 @@ def without_videos(processor_class: Any, source: str, common: dict[str, Any]) ->
             return f"{processor_class.__name__} without videos"
 
     WithoutVideos.__name__ = processor_class.__name__
-    settings, _ = processor_class.get_processor_dict(source, revision=common["revision"])
+    settings, _ = processor_class.get_processor_dict(source, revision=hub_options["revision"])
     parts = {
-        "image_processor": AutoImageProcessor.from_pretrained(source, **common),
-        "tokenizer": AutoTokenizer.from_pretrained(source, **common),
+        "image_processor": AutoImageProcessor.from_pretrained(source, **hub_options),
+        "tokenizer": AutoTokenizer.from_pretrained(source, **hub_options),
         "video_processor": NoVideoProcessor(),
     }
     return WithoutVideos.from_args_and_dict([parts[name] for name in processor_class.get_attributes()], settings)

@@ -6,6 +6,7 @@ the plain texts, a line each.
 
 import json
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -17,7 +18,7 @@ from serve_app.engines.text.client_text import without_breaks
 from serve_app.engines.text.prompt_tokens import check_ids, cut_start, refuse_images, text_tokens, with_one_bos
 from serve_app.engines.transformers.checkpoint import Checkpoint
 from serve_app.engines.transformers.prompt_batch import Prompt, batch_key, is_along_prompt
-from serve_app.engines.transformers.remote_model import RemoteModel, Turn
+from serve_app.engines.transformers.remote.model import RemoteModel, Turn
 from serve_app.errors import InvalidRequest, UnsupportedTask
 from serve_app.messages import GenerationRequest, Message, RgbImage, Text, TokenizedPrompt
 
@@ -32,7 +33,7 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     try:
         inputs = _model_inputs(checkpoint, request)
     except (TemplateError, ValueError, TypeError, KeyError, IndexError, RuntimeError) as exc:
-        # only a template's own words are told: other messages can quote the conversation
+        # only a template's own words are sent on: other messages can quote the conversation
         words = without_breaks(str(exc))
         reason = f"its chat template says: {words}" if isinstance(exc, TemplateError) else "its processor refuses it"
         raise InvalidRequest(
@@ -52,8 +53,25 @@ def prepare(checkpoint: Checkpoint, request: GenerationRequest) -> Prompt:
     return Prompt(tensors, length, batch_key(tensors, length, checkpoint))
 
 
+def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPrompt:
+    """The tokens of the request's prompt, which has no images. Slow where it is long: call it in a thread."""
+    refuse_images(request)
+    request = checkpoint.texts.request(request)
+    if isinstance(checkpoint.model, RemoteModel) and not request.raw:
+        raise UnsupportedTask(f"model '{request.model}' makes its prompts itself: no template can be told")
+    if request.raw or not checkpoint.has_template:
+        text = _joined_lines(request)
+        return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=True)
+    try:
+        text = _templated(checkpoint, request, _parts if checkpoint.takes_images else _joined_text, tokenize=False)
+    except TemplateError as exc:
+        raise InvalidRequest(
+            f"model '{request.model}' can't take this conversation: {without_breaks(str(exc))}"[:300], "messages"
+        ) from exc
+    return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=False)
+
+
 def _check_images(checkpoint: Checkpoint, request: GenerationRequest) -> None:
-    """Refuse what no prompt of this architecture can hold, in words that name the limit."""
     num_images, limit = len(request.images), checkpoint.architecture.image_limit
     if num_images and not checkpoint.takes_images:
         raise UnsupportedTask(
@@ -82,16 +100,16 @@ def _own_prompt(model: RemoteModel, request: GenerationRequest) -> Prompt:
     if request.raw:
         raise UnsupportedTask(f"model '{request.model}' makes its prompts itself: use /v1/chat/completions")
     try:
-        made = model.own_prompt(_turns(request))
+        prompt = model.own_prompt(_turns(request))
     except ValueError as exc:
         raise InvalidRequest(
             f"model '{request.model}' can't take this conversation: {exc}", request.prompt_field
         ) from exc
-    return Prompt({}, made.num_tokens, ("own", *made.batch_key), made.inputs)
+    return Prompt({}, prompt.num_tokens, ("own", *prompt.batch_key), prompt.inputs)
 
 
 def _turns(request: GenerationRequest) -> list[Turn]:
-    """The user's and the model's turns; these models have no system role: such a message opens the user's turn."""
+    """These models have no system role: a system message opens the user's turn."""
     turns: list[Turn] = []
     for message in request.messages:
         content = [part.text if isinstance(part, Text) else _image(part) for part in message.parts]
@@ -110,90 +128,70 @@ def _turns(request: GenerationRequest) -> list[Turn]:
 
 
 def _model_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
-    processor = checkpoint.processor
     if request.raw and request.raw.tokens:
         tokens = torch.tensor([request.raw.tokens])
         return {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
-    if request.raw or not getattr(processor, "chat_template", None):
+    if request.raw or not checkpoint.has_template:
         return _plain_inputs(checkpoint, request)
     content = _parts if checkpoint.takes_images else _joined_text
-    conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
     try:
-        inputs = processor.apply_chat_template(
-            conversation, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt",
-            **_template_args(processor, request),
-        )  # fmt: skip
+        inputs = _templated(checkpoint, request, content, tokenize=True, return_dict=True, return_tensors="pt")
     except (UndefinedError, TypeError):
         if not checkpoint.takes_images:
             raise
-        return _string_inputs(processor, request)
+        return _string_inputs(checkpoint, request)
     return dict(inputs)
 
 
-def _string_inputs(processor: Any, request: GenerationRequest) -> dict[str, Any]:
+def _string_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
     """For chat templates that want each message as one string and place the image themselves: JoyCaption's."""
-    conversation = [{"role": m.role, "content": _joined_text(m)} for m in request.messages]
-    prompt = processor.apply_chat_template(
-        conversation, tokenize=False, add_generation_prompt=True, **_template_args(processor, request)
-    )
-    has_start = bool(processor.tokenizer.bos_token) and prompt.startswith(processor.tokenizer.bos_token)
-    images = [_image(p) for p in request.images]
+    prompt = _templated(checkpoint, request, _joined_text, tokenize=False)
+    bos = checkpoint.processor.tokenizer.bos_token
+    adds_special_tokens = not (bos and prompt.startswith(bos))
+    images = [_image(image) for image in request.images] or None
     return dict(
-        processor(text=[prompt], images=images or None, add_special_tokens=not has_start, return_tensors="pt")
+        checkpoint.processor(
+            text=[prompt], images=images, add_special_tokens=adds_special_tokens, return_tensors="pt"
+        )
     )
 
 
 def _plain_inputs(checkpoint: Checkpoint, request: GenerationRequest) -> dict[str, Any]:
-    placed = checkpoint.architecture.images
-    mark = checkpoint.image_mark
-    lines = [_joined_text(m, mark if placed == "inline" else "") for m in request.messages]
-    prompt = "\n".join(line for line in lines if line)
+    image_place = checkpoint.architecture.images
+    prompt = _joined_lines(request, checkpoint.image_mark if image_place == "inline" else "")
     if request.raw:
         prompt = with_one_bos(prompt, checkpoint.tokenizer)
-    if placed == "in_front":
-        prompt = mark * len(request.images) + prompt
+    if image_place == "in_front":
+        prompt = checkpoint.image_mark * len(request.images) + prompt
     if not checkpoint.takes_images:
         return dict(checkpoint.processor(prompt, return_tensors="pt"))
-    images = [_image(p) for p in request.images]
-    return dict(checkpoint.processor(text=[prompt], images=[images] if images else None, return_tensors="pt"))
+    images = [[_image(image) for image in request.images]] if request.images else None
+    return dict(checkpoint.processor(text=[prompt], images=images, return_tensors="pt"))
 
 
-def tokenized(checkpoint: Checkpoint, request: GenerationRequest) -> TokenizedPrompt:
-    """The request's prompt, which has no images. Slow where it is long: call it in a thread."""
-    refuse_images(request)
-    request = checkpoint.texts.request(request)
-    template = getattr(checkpoint.processor, "chat_template", None)
-    if isinstance(checkpoint.model, RemoteModel) and not request.raw:
-        raise UnsupportedTask(f"model '{request.model}' makes its prompts itself: no template can be told")
-    if request.raw or not template:
-        text = "\n".join(line for line in map(_joined_text, request.messages) if line)
-        return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=True)
-    content = _parts if checkpoint.takes_images else _joined_text
-    conversation = [{"role": m.role, "content": content(m)} for m in request.messages]
-    try:
-        text = checkpoint.processor.apply_chat_template(
-            conversation, tokenize=False, add_generation_prompt=True, **_template_args(checkpoint.processor, request)
-        )
-    except TemplateError as exc:
-        raise InvalidRequest(
-            f"model '{request.model}' can't take this conversation: {without_breaks(str(exc))}"[:300], "messages"
-        ) from exc
-    return text_tokens(checkpoint.tokenizer, text, adds_special_tokens=False)
-
-
-def _template_args(processor: Any, request: GenerationRequest) -> dict[str, Any]:
-    """Those that the template reads: transformers would hand others to the processor itself."""
-    if not request.template_args:
-        return {}
-    template = processor.chat_template
-    read = _variables(template) if isinstance(template, str) else frozenset[str]()
-    return {name: value for name, value in json.loads(request.template_args).items() if name in read}
+def _templated(
+    checkpoint: Checkpoint, request: GenerationRequest, content: Callable[[Message], Any], **options: Any
+) -> Any:
+    """What the chat template makes of the messages, each with its `content`."""
+    processor = checkpoint.processor
+    conversation = [{"role": message.role, "content": content(message)} for message in request.messages]
+    args = {}
+    if request.template_args and isinstance(processor.chat_template, str):
+        # those that the template reads: transformers would hand others to the processor itself
+        names = _variables(processor.chat_template)
+        args = {name: value for name, value in json.loads(request.template_args).items() if name in names}
+    return processor.apply_chat_template(conversation, add_generation_prompt=True, **options, **args)
 
 
 @lru_cache(maxsize=64)
 def _variables(template: str) -> frozenset[str]:
     plain = re.sub(r"{%-?\s*(end)?generation\s*-?%}", "", template)  # marks for training, transformers' own
     return frozenset(meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain)))
+
+
+def _joined_lines(request: GenerationRequest, image_mark: str = "") -> str:
+    lines = [_joined_text(message, image_mark) for message in request.messages]
+    return "\n".join(line for line in lines if line)
 
 
 def _joined_text(message: Message, image_mark: str = "") -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from serve_app.engines.transformers.checkpoint import Checkpoint
-from serve_app.engines.transformers.remote_model import RemoteModel
+from serve_app.engines.transformers.remote.model import RemoteModel
 
 # InstructBLIP's Q-Former reads the text as well, with its own tokenizer, and is padded right like any BERT.
 _SECOND_PROMPT = "qformer_"

@@ -1,18 +1,18 @@
 """A row: one answer on its way through the model, from its prompt to its last token.
 
-Owns what is the answer's own (sampling, text, logprobs, grammar) and turns each token into a chunk. Knows
-nothing of batches, threads or tensors but its prompt's.
+Owns what belongs to one answer (sampling, text, logprobs, grammar) and turns each token into a chunk. Knows nothing
+of batches, threads or tensors but its prompt's.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from serve_app.engines.transformers.answer_text import AnswerText
 from serve_app.engines.transformers.output_grammar import Grammar
 from serve_app.engines.transformers.prompt_batch import Prompt
 from serve_app.errors import InvalidRequest, ServeAppError
-from serve_app.messages import Chunk, FinishReason, GenerationRequest, TokenLogprob, finite_logprob
+from serve_app.messages import Chunk, FinishReason, GenerationRequest, Sampling, TokenLogprob, finite_logprob
 
 Outcome = Chunk | ServeAppError
 
@@ -47,9 +47,31 @@ class RowSampling:
         return self.top_k > 0 or self.top_p < 1 or self.min_p > 0
 
 
+def row_sampling(
+    sampling: Sampling, index: int, defaults: Mapping[str, float], penalizes_prompt: bool
+) -> RowSampling:
+    """The request's sampling for its answer number `index`, with the checkpoint's `defaults` for what it leaves open.
+
+    The first of several answers is the one that the same seed gives alone.
+    """
+    settings = {name: getattr(sampling, name) for name in defaults}
+    settings |= {name: default for name, default in defaults.items() if settings[name] is None}
+    is_seeded_apart = sampling.seed is not None and index > 0
+    return RowSampling(
+        randomness=random.Random(f"{sampling.seed}/{index}" if is_seeded_apart else sampling.seed),
+        **settings | {"top_k": max(0, int(settings["top_k"]))},
+        frequency_penalty=sampling.frequency_penalty,
+        presence_penalty=sampling.presence_penalty,
+        penalizes_prompt=penalizes_prompt,
+        min_tokens=sampling.min_tokens,
+        ignores_eos=sampling.ignores_eos,
+        num_logprobs=sampling.num_logprobs,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class TokenChoice:
-    """A step's token for one row; `logprob` and `top` (token and logprob, likeliest first) where it asked."""
+    """A step's token for one row. `logprob` and `top` (token and logprob, likeliest first) are set on request."""
 
     token: int
     logprob: float = 0.0
@@ -87,18 +109,19 @@ class Row:
         token = choice.token
         self.tokens.append(token)
         if self.sampling.num_logprobs is not None:
-            self._pending_logprobs.append(self._logprob(choice))
+            top = tuple(self._token_logprob(token, logprob) for token, logprob in choice.top)
+            self._pending_logprobs.append(self._token_logprob(token, choice.logprob, top))
         is_end = token in eos_ids
         if self.grammar:
             if not is_end:
                 self.grammar.take(token)
-            if self.grammar.error:
-                return self._refusal(self.grammar.error)
-            is_end = is_end or self.grammar.is_complete
-        text = "" if token in eos_ids else self.answer.add(token, len(self.tokens) > self.sampling.min_tokens)
-        return self._advance(text, is_end or self.answer.is_stopped)
-
-    def _advance(self, text: str, is_end: bool) -> Outcome | None:
+            if error := self.grammar.error:
+                self.is_ended = True
+                return InvalidRequest(
+                    f"the answer can't be held to this response_format ({error}): make it simpler", "response_format"
+                )
+        text = "" if is_end else self.answer.add(token, len(self.tokens) > self.sampling.min_tokens)
+        is_end = is_end or self.answer.is_stopped or (self.grammar is not None and self.grammar.is_complete)
         finish: FinishReason | None = None
         if is_end or len(self.tokens) >= self.max_tokens:
             self.is_ended = True
@@ -106,20 +129,9 @@ class Row:
             finish = "stop" if is_end or self.answer.is_stopped else "length"
         return self._chunk(text, finish) if text or finish else None
 
-    def _refusal(self, reason: str) -> InvalidRequest:
-        self.is_ended = True
-        return InvalidRequest(
-            f"the answer can't be held to this response_format ({reason}): make it simpler", "response_format"
-        )
-
-    def _logprob(self, choice: TokenChoice) -> TokenLogprob:
-        top = tuple(self._token_logprob(token, logprob) for token, logprob in choice.top)
-        return self._token_logprob(choice.token, choice.logprob, top)
-
     def _token_logprob(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
-        is_special = token in self.special_ids
-        own = self.token_bytes(token)
-        return TokenLogprob(self.token_text(token), finite_logprob(logprob), top, token, is_special, own)
+        text, own_bytes = self.token_text(token), self.token_bytes(token)
+        return TokenLogprob(text, finite_logprob(logprob), top, token, token in self.special_ids, own_bytes)
 
     def _chunk(self, text: str, finish: FinishReason | None) -> Chunk:
         queue_s = (self.started_s or self.received_s) - self.received_s if self._is_first else None

@@ -1,15 +1,13 @@
 """Chooses each row's next token from the model's logits, by that row's own settings and seed.
 
-One sampler holds for one set of rows; it is made anew when a row joins or leaves. What no row asks for costs
-nothing, and of equal logits a row's choice never depends on the rows beside it: its randomness is its own, one number
-a step.
+A sampler is made for one set of rows, and anew when a row joins or leaves. A setting that no row uses costs nothing.
+A row's choice never depends on the rows beside it: it draws from its own random numbers, one at each step.
 """
 
 from collections.abc import Callable, Sequence
 
 import torch
 
-from serve_app.engines.transformers.penalties import Penalties
 from serve_app.engines.transformers.row import Row, RowSampling, TokenChoice
 
 
@@ -22,16 +20,16 @@ class RowSampler:
     def __init__(self, rows: Sequence[Row], eos_ids: frozenset[int], device: torch.device) -> None:
         self._device = device
         self._eos = torch.tensor(sorted(eos_ids), device=device, dtype=torch.long)
-        self._penalties = Penalties(rows, device)
+        self._penalties = _Penalties(*_where(rows, lambda sampling: sampling.has_penalty, device))
         self._constrained = [(number, row) for number, row in enumerate(rows) if row.grammar]
         self._prolonged = [(number, row) for number, row in enumerate(rows) if row.sampling.bans_eos(0)]
-        self._logged, self._logged_index = self._where(rows, lambda sampling: sampling.num_logprobs is not None)
-        self._sampled, self._sampled_index = self._where(rows, lambda sampling: sampling.temperature > 0)
-        self._temperature = self._column([row.sampling.temperature for row in self._sampled])
-        cut, self._cut_index = self._where(self._sampled, lambda sampling: sampling.truncates)
-        self._top_k = self._column([row.sampling.top_k for row in cut])
-        self._top_p = self._column([row.sampling.top_p for row in cut])
-        self._min_p = self._column([row.sampling.min_p for row in cut])
+        self._logged, self._logged_index = _where(rows, lambda sampling: sampling.num_logprobs is not None, device)
+        self._sampled, self._sampled_index = _where(rows, lambda sampling: sampling.temperature > 0, device)
+        self._temperature = _column([row.sampling.temperature for row in self._sampled], device)
+        cut, self._cut_index = _where(self._sampled, lambda sampling: sampling.truncates, device)
+        self._top_k = _column([row.sampling.top_k for row in cut], device)
+        self._top_p = _column([row.sampling.top_p for row in cut], device)
+        self._min_p = _column([row.sampling.min_p for row in cut], device)
 
     def choose(self, logits: torch.Tensor) -> list[TokenChoice]:
         """Each row's token, from float32 logits of shape (rows, vocabulary), which are overwritten."""
@@ -47,13 +45,6 @@ class RowSampler:
         if raw is not None:
             self._add_logprobs(choices, tokens, raw)
         return choices
-
-    def _where(self, rows: Sequence[Row], holds: Callable[[RowSampling], bool]) -> tuple[list[Row], torch.Tensor]:
-        numbers = [number for number, row in enumerate(rows) if holds(row.sampling)]
-        return [rows[number] for number in numbers], torch.tensor(numbers, device=self._device, dtype=torch.long)
-
-    def _column(self, values: Sequence[float]) -> torch.Tensor:
-        return torch.tensor(values, device=self._device, dtype=torch.float32)[:, None]
 
     def _constrain(self, logits: torch.Tensor) -> None:
         for number, row in self._constrained:
@@ -77,7 +68,10 @@ class RowSampler:
         if len(self._cut_index):
             cut = _truncated(probabilities[self._cut_index], self._top_k, self._top_p, self._min_p)
             probabilities[self._cut_index] = cut
-        return _at(probabilities, [row.sampling.randomness.random() for row in self._sampled])
+        mass = probabilities.double().cumsum(-1)  # float32 loses small tokens in a vocabulary of 200,000
+        uniform = _column([row.sampling.randomness.random() for row in self._sampled], self._device, mass.dtype)
+        drawn = torch.searchsorted(mass, uniform * mass[:, -1:], right=True)
+        return drawn.clamp(max=mass.shape[-1] - 1)[:, 0]
 
     def _add_logprobs(self, choices: list[TokenChoice], tokens: torch.Tensor, raw: torch.Tensor) -> None:
         chosen = raw.gather(1, tokens[self._logged_index][:, None])[:, 0].tolist()
@@ -87,6 +81,63 @@ class RowSampler:
             num_own = self._logged[at].sampling.num_logprobs
             top = tuple(zip(ids[at][:num_own], values[at][:num_own], strict=True))
             choices[number] = TokenChoice(choices[number].token, chosen[at], top)
+
+
+class _Penalties:
+    """Repetition, frequency and presence penalties, with the counts of the tokens so far, of the rows at `index`.
+
+    Repetition (CTRL, https://arxiv.org/abs/1909.05858) divides positive and multiplies negative logits of tokens in
+    the prompt or the answer; frequency and presence (OpenAI's API) subtract for the answer's tokens alone.
+    """
+
+    def __init__(self, rows: Sequence[Row], index: torch.Tensor) -> None:
+        self._rows = rows
+        self._index = index
+        self._repetition = _column([row.sampling.repetition_penalty for row in rows], index.device)
+        self._frequency = _column([row.sampling.frequency_penalty for row in rows], index.device)
+        self._presence = _column([row.sampling.presence_penalty for row in rows], index.device)
+        self._counts: torch.Tensor | None = None
+        self._is_in_prompt = torch.empty(0)
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Change `logits`, shape (rows, vocabulary), in place."""
+        if not self._rows:
+            return
+        if self._counts is None:
+            answers = [torch.tensor(row.tokens, dtype=torch.long) for row in self._rows]
+            prompts = [
+                row.prompt.tensors["input_ids"][0] if row.sampling.penalizes_prompt else answer[:0]
+                for row, answer in zip(self._rows, answers, strict=True)
+            ]
+            self._counts = self._counted(answers, logits.shape[-1]).float()
+            self._is_in_prompt = self._counted(prompts, logits.shape[-1]) > 0
+        own = logits[self._index]
+        is_seen = self._is_in_prompt | (self._counts > 0)
+        repeated = torch.where(own > 0, own / self._repetition, own * self._repetition)
+        own = torch.where(is_seen, repeated, own)
+        logits[self._index] = own - self._frequency * self._counts - self._presence * (self._counts > 0)
+
+    def count(self, tokens: torch.Tensor) -> None:
+        """Note the step's tokens, shape (rows,)."""
+        if self._counts is not None:
+            self._counts.scatter_add_(1, tokens[self._index][:, None], torch.ones_like(self._counts[:, :1]))
+
+    def _counted(self, texts: Sequence[torch.Tensor], num_tokens: int) -> torch.Tensor:
+        # an image's token may stand outside the output layer
+        in_range = [text[(text >= 0) & (text < num_tokens)] for text in texts]
+        return torch.stack([torch.bincount(text, minlength=num_tokens) for text in in_range]).to(self._index.device)
+
+
+def _where(
+    rows: Sequence[Row], holds: Callable[[RowSampling], bool], device: torch.device
+) -> tuple[list[Row], torch.Tensor]:
+    """The rows whose settings are so, and their numbers."""
+    numbers = [number for number, row in enumerate(rows) if holds(row.sampling)]
+    return [rows[number] for number in numbers], torch.tensor(numbers, device=device, dtype=torch.long)
+
+
+def _column(values: Sequence[float], device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.tensor(values, device=device, dtype=dtype)[:, None]
 
 
 def _truncated(
@@ -102,10 +153,3 @@ def _truncated(
     is_outside |= ordered < min_p * ordered[:, :1]
     is_outside[:, 0] = False
     return torch.zeros_like(probabilities).scatter(1, order, ordered.masked_fill(is_outside, 0.0))
-
-
-def _at(probabilities: torch.Tensor, uniform: list[float]) -> torch.Tensor:
-    """Each row's token at its uniform number of the cumulated mass, shape (rows,)."""
-    mass = probabilities.double().cumsum(-1)  # float32 loses small tokens in a vocabulary of 200,000
-    at = torch.tensor(uniform, device=mass.device, dtype=mass.dtype)[:, None] * mass[:, -1:]
-    return torch.searchsorted(mass, at, right=True).clamp(max=mass.shape[-1] - 1)[:, 0]

@@ -6,7 +6,6 @@ are tiny as well, a token a byte, and the special tokens are the real ones by na
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,7 @@ from transformers import AutoProcessor
 
 from serve_app.config.applications import ModelConfig
 from serve_app.demo import CHECKPOINT
-from serve_app.engines.transformers.checkpoint import Checkpoint, load_checkpoint
-from serve_app.engines.transformers.engine import _decode_answer
+from serve_app.engines.transformers.checkpoint import Checkpoint, answer_decoder, load_checkpoint
 from serve_app.engines.transformers.prompt import prepare
 from serve_app.families import FAMILIES
 from serve_app.families.wish import Wish, worded
@@ -171,9 +169,9 @@ def test_florence2s_answers_keep_their_places(tmp_path: Path) -> None:
     folder = captioners.build_florence2(tmp_path)
     processor = AutoProcessor.from_pretrained(folder)
     processor.tokenizer.add_special_tokens({"additional_special_tokens": [f"<loc_{n}>" for n in range(1000)]})
-    checkpoint = replace(loaded(folder), decoding_tokenizer=processor.tokenizer)
     answer = processor.tokenizer("</s><s>car<loc_5><loc_6><loc_7><loc_8></s><pad>")["input_ids"]
-    assert _decode_answer(checkpoint)(answer) == "car<loc_5><loc_6><loc_7><loc_8>"
+    decode = answer_decoder(processor.tokenizer, loaded(folder).architecture)
+    assert decode(answer) == "car<loc_5><loc_6><loc_7><loc_8>"
 
 
 @pytest.mark.parametrize("style", ["short", "detailed", "grounded"])

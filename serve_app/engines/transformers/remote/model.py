@@ -1,8 +1,4 @@
-"""Remote code that is asked in a way of its own, in the dress of `generate`: what the engine needs of such a model.
-
-Code from the hub that transformers doesn't have often brings no processor: the model itself turns a conversation
-into its inputs. One class for each such way stands beside this file; `remote_models.py` finds a checkpoint's.
-"""
+"""What the engine needs of a model whose own code turns conversations into inputs, instead of a processor."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -13,7 +9,7 @@ from transformers import AutoTokenizer
 from serve_app.checkpoints.architectures import Architecture
 
 Turn = dict[str, Any]
-"""`role` (user or assistant, in turns, the user first) and `content`, a list of texts and `PIL.Image`s."""
+"""`role` (user and assistant in turn, the user first) and `content`, a list of texts and `PIL.Image`s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +22,7 @@ class OwnPrompt:
 
 
 class RemoteModel(ABC):
-    """Delegates everything to the remote model but `generate`.
+    """Wraps the checkpoint's model and delegates all but `generate` to it.
 
     `architecture` says what prompts may hold. `placeholder` is the text that stands for an image in its prompts.
     """
@@ -34,10 +30,10 @@ class RemoteModel(ABC):
     architecture: ClassVar[Architecture] = Architecture()
     placeholder: ClassVar[str | None] = None
 
-    def __init__(self, model: Any, source: str, common: dict[str, Any]) -> None:
-        """`common`: the arguments of every `from_pretrained`."""
+    def __init__(self, model: Any, source: str, hub_options: dict[str, Any]) -> None:
+        """`hub_options`: the arguments of every `from_pretrained`."""
         self._model = model
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **common)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(source, **hub_options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
@@ -56,5 +52,13 @@ class RemoteModel(ABC):
     def generate(self, own_prompts: list[Any], max_new_tokens: int, **controls: Any) -> None:
         """Answer a batch of `OwnPrompt.inputs`, token by token.
 
-        The answers go to the logits processor and stopping criteria in `controls`; what comes back is unused.
+        The answers go to the logits processor and stopping criteria in `controls`. The returned value is unused.
         """
+
+
+def text_of(turn: Turn) -> str:
+    return "\n".join(part for part in turn["content"] if isinstance(part, str))
+
+
+def images_of(turns: list[Turn]) -> list[Any]:
+    return [part for turn in turns for part in turn["content"] if not isinstance(part, str)]

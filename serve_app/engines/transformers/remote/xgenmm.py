@@ -1,7 +1,7 @@
-"""xGen-MM's (BLIP-3's) own way: an image processor and a tokenizer apart, and a prompt that the card writes out.
+"""xGen-MM (BLIP-3): an image processor and a tokenizer without a processor, and a prompt that the card writes out.
 
-`model.update_special_tokens(tokenizer)` gives the tokenizer its image token; `generate` takes a list of images'
-tensors and one of their sizes for each conversation, and answers with new tokens only
+`model.update_special_tokens(tokenizer)` gives the tokenizer its image token. For each conversation `generate` takes a
+list of images' tensors and a list of their sizes, and answers with new tokens only
 (huggingface.co/Salesforce/xgen-mm-phi3-mini-instruct-interleave-r-v1.5).
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoImageProcessor
 
-from serve_app.engines.transformers.remote_model import OwnPrompt, RemoteModel, Turn
+from serve_app.engines.transformers.remote.model import OwnPrompt, RemoteModel, Turn, images_of
 
 _SYSTEM = (
     "<|system|>\nA chat between a curious user and an artificial intelligence assistant. The assistant gives "
@@ -22,9 +22,9 @@ _END_OF_TURN = "<|end|>"
 class XGenMmModel(RemoteModel):
     placeholder = "<image>"
 
-    def __init__(self, model: Any, source: str, common: dict[str, Any]) -> None:
-        super().__init__(model, source, common)
-        self._image_processor = AutoImageProcessor.from_pretrained(source, **common)
+    def __init__(self, model: Any, source: str, hub_options: dict[str, Any]) -> None:
+        super().__init__(model, source, hub_options)
+        self._image_processor = AutoImageProcessor.from_pretrained(source, **hub_options)
         self.tokenizer = model.update_special_tokens(self.tokenizer)
         self.generation_config = model.vlm.lang_model.generation_config
 
@@ -34,7 +34,7 @@ class XGenMmModel(RemoteModel):
         return super().eos_ids | ({vocabulary[_END_OF_TURN]} if _END_OF_TURN in vocabulary else set())
 
     def own_prompt(self, turns: list[Turn]) -> OwnPrompt:
-        images = [part for turn in turns for part in turn["content"] if not isinstance(part, str)]
+        images = images_of(turns)
         prompt = _SYSTEM + "".join(_spelled(turn) for turn in turns) + "<|assistant|>\n"
         inputs = dict(self.tokenizer([prompt], return_tensors="pt"))
         pixels = [
@@ -47,7 +47,7 @@ class XGenMmModel(RemoteModel):
         return OwnPrompt(inputs, num_tokens, (object(),))  # alone: no card shows a batch of them
 
     def generate(self, own_prompts: list[dict[str, Any]], max_new_tokens: int, **controls: Any) -> None:
-        """The prompts are one and the same, as often as it has answers."""
+        """All prompts are the same one, repeated for each of its answers."""
         pixels = [[tensor.to(self.device, self.dtype) for tensor in inputs["pixel_values"]] for inputs in own_prompts]
         self._model.generate(
             input_ids=torch.cat([inputs["input_ids"] for inputs in own_prompts]).to(self.device),
