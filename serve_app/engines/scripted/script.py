@@ -1,6 +1,7 @@
 """What the scripted engine says to a request: its script, the commands in the last user's text, its tokens."""
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast, get_args
 
@@ -12,7 +13,7 @@ from serve_app.strict import Strict
 
 _COMMANDS = ("echo", "cache", "tokens", "slow", "fail-after", "oom", "hang", "block", "crash", "unhealthy",
              "nonsense")  # fmt: skip
-# No word at all; words without an end; what isn't Unicode; what isn't text; an error that isn't ours.
+# No word at all; words without an end; a text that isn't Unicode; a text that isn't one; an error that isn't ours.
 Nonsense = Literal["nothing", "unfinished", "garbled", "untyped", "foreign"]
 _VOCABULARY = 32_000  # ids of tokens are below it
 
@@ -33,15 +34,15 @@ class Script(Strict):
 
 
 class Plan:
-    """One request's answer: its tokens, its delay, and after which token it breaks."""
+    """One request's answer: its tokens, its delay, and after how many tokens it fails."""
 
     def __init__(self, script: Script, request: GenerationRequest) -> None:
         self.command, argument = _command(request)
         self.delay_s = float(_number(argument, float)) if self.command == "slow" else script.first_token_s
-        self.fails_after: int | None = None
-        if self.command in ("fail-after", "oom"):
-            self.fails_after = 0 if self.command == "oom" else int(_number(argument, int))
-        self.tokens: list[str] | int = script.tokens if isinstance(script.tokens, int) else list(script.tokens)
+        self.fails_after = 0 if self.command == "oom" else None
+        self.tokens: Sequence[str] | int = script.tokens
+        if self.command == "fail-after":
+            self.fails_after = int(_number(argument, int))
         if self.command == "tokens":
             self.tokens = int(_number(argument, int))
         elif self.command == "echo":
@@ -49,8 +50,8 @@ class Plan:
         elif self.command == "nonsense":
             self.nonsense = _nonsense(argument)
         elif request.images:
-            self.tokens = _words(", ".join(identify(p) for p in request.images))
-        self.breaks = f"scripted failure of model '{request.model}' ({self.command}): send another text"
+            self.tokens = _words(", ".join(_described(image) for image in request.images))
+        self.failure = f"scripted failure of model '{request.model}' ({self.command}): send another text"
 
     @property
     def num_tokens(self) -> int:
@@ -60,15 +61,15 @@ class Plan:
         return f"token{index} " if isinstance(self.tokens, int) else self.tokens[index]
 
 
-def identify(image: RgbImage) -> str:
-    """An image in words that tell it from others: `32x16 #ff0000`, its size and mean colour."""
+def _described(image: RgbImage) -> str:
+    """An image's size and mean colour, which tell it from others: `32x16 #ff0000`."""
     num_pixels = image.width * image.height
     mean = "".join(f"{sum(image.rgb[channel::3]) // num_pixels:02x}" for channel in range(3))
     return f"{image.width}x{image.height} #{mean}"
 
 
 def _command(request: GenerationRequest) -> tuple[str | None, str]:
-    """The command in the last user message and what follows it."""
+    """The command in the last user message, and its argument."""
     last = next((m for m in reversed(request.messages) if m.role == "user"), None)
     text = "".join(part.text for part in last.parts if isinstance(part, Text)) if last else ""
     name, _, argument = text.strip().partition(" ")
@@ -122,6 +123,6 @@ def token_id(text: str) -> int:
 
 
 def logprob(token: str, sampling: Sampling) -> TokenLogprob:
-    """A script is certain: of the likeliest tokens it knows one."""
+    """A script is certain of each token, and so its likeliest tokens are that one alone."""
     alone = TokenLogprob(token, 0.0, id=token_id(token))
     return replace(alone, top=(alone,)) if sampling.num_logprobs else alone
