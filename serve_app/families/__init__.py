@@ -1,19 +1,16 @@
-"""How models are prompted for a caption, as data: one family, one table of styles, lengths, options and tasks.
+"""How models are prompted for a caption, as data: each family has a table of styles, lengths, options and tasks.
 
-Which family a checkpoint is of is told by its configuration, or by the config file where that can't tell: nothing in
-JoyCaption's two versions tells them apart, so Alpha Two says `family: joycaption-alpha-two`.
+A checkpoint's configuration says its family. Nothing in it tells JoyCaption's two versions apart, so for Alpha Two
+the config file says `family: joycaption-alpha-two`.
 """
 
 from typing import Any, Literal, get_args
 
 from serve_app.config.applications import Family
-from serve_app.families.blips import BLIP, BLIP2, GIT, INSTRUCTBLIP
+from serve_app.families.captioners import BLIP, BLIP2, FLORENCE2, GIT, INSTRUCTBLIP, KOSMOS2, PALIGEMMA
 from serve_app.families.chatters import GENERIC, INTERNVL, LLAVA, MINICPM, QWEN_VL
 from serve_app.families.family import CaptionFamily, Style
-from serve_app.families.florence2 import FLORENCE2
 from serve_app.families.joycaption import ALPHA_TWO, BETA_ONE
-from serve_app.families.kosmos2 import KOSMOS2
-from serve_app.families.paligemma import PALIGEMMA
 from serve_app.families.wish import Wish, worded
 
 CommonStyle = Literal["short", "detailed", "tags"]
@@ -27,26 +24,18 @@ FAMILIES: dict[str, CaptionFamily] = {
     )
 }  # fmt: skip
 
-_OF_MODEL_TYPE: dict[str, Family] = {
-    "blip": "blip",
-    "git": "git",
-    "blip-2": "blip2",
-    "instructblip": "instructblip",
-    "florence2": "florence2",
-    "kosmos-2": "kosmos2",
-    "paligemma": "paligemma",
-    "minicpmv": "minicpm",
-    "minicpmo": "minicpm",
-    "minicpmv4_6": "minicpm",
-    "qwen2_vl": "qwen-vl",
-    "qwen2_5_vl": "qwen-vl",
-    "qwen3_vl": "qwen-vl",
-    "qwen3_vl_moe": "qwen-vl",
-    "internvl": "internvl",
-    "internvl_chat": "internvl",  # InternVL before transformers had it: remote code
-    "llava": "llava",
-    "llava_next": "llava",
-    "llava_onevision": "llava",
+_MODEL_TYPES: dict[Family, tuple[str, ...]] = {
+    "blip": ("blip",),
+    "git": ("git",),
+    "blip2": ("blip-2",),
+    "instructblip": ("instructblip",),
+    "florence2": ("florence2",),
+    "kosmos2": ("kosmos-2",),
+    "paligemma": ("paligemma",),
+    "minicpm": ("minicpmv", "minicpmo", "minicpmv4_6"),
+    "qwen-vl": ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"),
+    "internvl": ("internvl", "internvl_chat"),  # the second is remote code, from before transformers had the first
+    "llava": ("llava", "llava_next", "llava_onevision"),
 }
 
 __all__ = [
@@ -58,7 +47,7 @@ def family_of(model_type: str, vision_type: str | None = None, text_type: str | 
     """The family of a checkpoint, by the `model_type`s of its configuration, its tower's and its language model's."""
     if (model_type, vision_type, text_type) == ("llava", "siglip_vision_model", "llama"):
         return "joycaption"  # a LLaVA with this tower and this language model; LLaVA 1.5 has CLIP
-    return _OF_MODEL_TYPE.get(model_type, "generic")
+    return next((family for family, types in _MODEL_TYPES.items() if model_type in types), "generic")
 
 
 def family_of_config(config: Any) -> Family:

@@ -1,10 +1,9 @@
-"""Chat models that take images: asked in plain words, at any length, in any language.
+"""Chat models that take images: prompted in plain words, at any length, in any language.
 
-The three styles are ours, but for MiniCPM's, which follow the plain questions of its card, huggingface.co/openbmb/
-MiniCPM-V-2_6. The others are their authors': Qwen's card asks «Describe this image.» (huggingface.co/Qwen/
-Qwen2.5-VL-7B-Instruct), InternVL's for a description «shortly» and «in detail» (huggingface.co/OpenGVLab/
-InternVL2-8B), and LLaVA was trained on Tables 11 and 12 of its paper (arxiv.org/abs/2304.08485), of which the first
-ones stand here.
+The three common styles are ours, except MiniCPM's, which follow its card (huggingface.co/openbmb/MiniCPM-V-2_6). The
+others are their authors': Qwen's card says «Describe this image.» (huggingface.co/Qwen/Qwen2.5-VL-7B-Instruct),
+InternVL's «shortly» and «in detail» (huggingface.co/OpenGVLab/InternVL2-8B), and LLaVA has the first prompts of
+Tables 11 and 12 of its paper (arxiv.org/abs/2304.08485), on which it was trained.
 """
 
 from serve_app.families.family import CaptionFamily, Style
@@ -23,7 +22,7 @@ _TAGS = (
     "List at most {word_count} tags for this picture, separated by commas.",
     "Write a {length} list of tags for this picture, separated by commas.",
 )
-_THREE = (
+_COMMON = (
     Style("short", "Write a short caption for this picture.", *_SHORT),
     Style("detailed", "Describe this picture in detail.", *_DETAILED),
     Style("tags", "List tags for this picture, separated by commas.", *_TAGS, lists_tags=True),
@@ -31,7 +30,7 @@ _THREE = (
 
 
 def _family(name: str, *own: Style) -> CaptionFamily:
-    return CaptionFamily(name, (*_THREE, *own), in_language=_IN_LANGUAGE)
+    return CaptionFamily(name, (*_COMMON, *own), in_language=_IN_LANGUAGE)
 
 
 GENERIC = _family("generic")

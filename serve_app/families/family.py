@@ -1,7 +1,6 @@
 """What a family of captioners is, as data: its styles, lengths, extra options, tasks and languages.
 
-Knows no family by name. The words are the authors' own: models were trained on exactly these, and a letter more or
-less is another prompt.
+Knows no family by name. A family's words are its authors' own, to the letter, because models were trained on them.
 """
 
 import re
@@ -24,9 +23,8 @@ def slug(label: str) -> str:
 class Style:
     """One way to caption. `label` is its authors' word for it.
 
-    `prompt` is sent where no length is asked for; `in_words`, with `{word_count}`, where a number of words is, and
-    `at_length`, with `{length}`, where one of `LENGTHS` is. None: the model knows no such lengths. `{code}` stands
-    for a language.
+    `prompt` has no length, `in_words` has `{word_count}` for a number of words, `at_length` has `{length}` for one
+    of `LENGTHS`; these two are None where the model knows no lengths. `{code}` in a prompt stands for a language.
     """
 
     label: str
@@ -46,9 +44,9 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task token and what its processor makes of it. `needs` is what a request must send along with it.
+    """A task token and the sentence that its processor puts in its place.
 
-    `reading` says how the answer's text is to be read.
+    `needs` is what a request must send with it, `reading` how to read the answer's text.
     """
 
     token: str
@@ -65,11 +63,11 @@ class Task:
 class CaptionFamily:
     """Models that are prompted alike.
 
-    `system` is the message that opens the conversation, where there is one. `options` are sentences that a prompt
-    may have besides, by their names. `in_language` is added to the prompt for any other language than English; where
-    it is None and no prompt has `{code}`, the models write English only. `repeats_prompt`: some engines' answers of
-    these begin with the prompt, which is no part of the caption. `grounding`: the word in a prompt that makes an
-    answer say where things are, as `entities`.
+    `system` is the message that opens the conversation, if any. `options` are sentences that may follow a prompt, by
+    their names. `in_language` is added to the prompt for languages other than English; where it is None and no prompt
+    has `{code}`, the models write English only. `repeats_prompt`: some engines' answers begin with the prompt, which
+    isn't part of the caption. `grounding`: the word in a prompt that makes an answer say where things are, which is
+    read as `entities`.
     """
 
     name: str

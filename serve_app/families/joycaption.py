@@ -6,6 +6,8 @@ those of huggingface.co/spaces/fancyfeast/joy-caption-alpha-two and of the same 
 is that of both READMEs' examples. The options' names are those by which the ComfyUI nodes around the model know them.
 """
 
+from dataclasses import replace
+
 from serve_app.families.family import NAME_OPTION, CaptionFamily, Style
 
 SYSTEM = "You are a helpful image captioner."
@@ -38,48 +40,42 @@ _ART_CRITIC = (
     "Analyze this image like an art critic would with information about its composition, style, symbolism, the use "
     "of color, light, any artistic movement it might belong to, etc."
 )
-_PRODUCT = "caption for this image as though it were a product listing."
-_SOCIAL = "caption for this image as if it were being used for a social media post."
+
+
+def _written(label: str, what: str, lists_tags: bool = False) -> Style:
+    """The form of most prompts: a number of words or a length belongs to the one sentence."""
+    return Style(
+        label,
+        f"Write a {what}.",
+        f"Write a {what} within {{word_count}} words.",
+        f"Write a {{length}} {what}.",
+        lists_tags,
+    )
 
 
 def _toned(label: str, tone: str) -> Style:
-    return Style(
-        label,
-        f"Write a descriptive caption for this image in a {tone} tone.",
-        f"Write a descriptive caption for this image in a {tone} tone within {{word_count}} words.",
-        f"Write a {{length}} descriptive caption for this image in a {tone} tone.",
-    )
+    return _written(label, f"descriptive caption for this image in a {tone} tone")
 
 
 def _listed(label: str, kind: str) -> Style:
-    return Style(
-        label,
-        f"Write a list of {kind} tags for this image.",
-        f"Write a list of {kind} tags for this image within {{word_count}} words.",
-        f"Write a {{length}} list of {kind} tags for this image.",
-        lists_tags=True,
-    )
+    return _written(label, f"list of {kind} tags for this image", lists_tags=True)
 
 
-def _ours(label: str, prompt: str, of: Style) -> Style:
-    """One of the three styles that every family has, in Alpha Two's words, which Beta One was trained on as well."""
-    return Style(label, prompt, of.in_words, of.at_length, of.lists_tags)
+def _limited(label: str, what: str, limit: str, lists_tags: bool = False) -> Style:
+    """The form of longer prompts: a number of words is a sentence of its own."""
+    return Style(label, f"Write a {what}", f"Write a {what} {limit}", f"Write a {{length}} {what}", lists_tags)
 
 
 _FORMAL = _toned("Descriptive", "formal")
 _BOORU = _listed("Booru tag list", "Booru")
+# The three styles that every family has, in Alpha Two's words, which Beta One was trained on as well.
 _OURS = (
-    _ours("short", "Write a short descriptive caption for this image in a formal tone.", _FORMAL),
-    _ours("detailed", "Write a long descriptive caption for this image in a formal tone.", _FORMAL),
-    _ours("tags", _BOORU.prompt, _BOORU),
+    replace(_FORMAL, label="short", prompt="Write a short descriptive caption for this image in a formal tone."),
+    replace(_FORMAL, label="detailed", prompt="Write a long descriptive caption for this image in a formal tone."),
+    replace(_BOORU, label="tags"),
 )
 _IN_BOTH = (
-    Style(
-        "MidJourney",
-        "Write a MidJourney prompt for this image.",
-        "Write a MidJourney prompt for this image within {word_count} words.",
-        "Write a {length} MidJourney prompt for this image.",
-    ),
+    _written("MidJourney", "MidJourney prompt for this image"),
     _listed("Booru-like tag list", "Booru-like"),
     Style(
         "Art Critic",
@@ -87,17 +83,15 @@ _IN_BOTH = (
         f"{_ART_CRITIC} Keep it within {{word_count}} words.",
         f"{_ART_CRITIC} Keep it {{length}}.",
     ),
-    Style(
+    _limited(
         "Product Listing",
-        f"Write a {_PRODUCT}",
-        f"Write a {_PRODUCT} Keep it under {{word_count}} words.",
-        f"Write a {{length}} {_PRODUCT}",
+        "caption for this image as though it were a product listing.",
+        "Keep it under {word_count} words.",
     ),
-    Style(
+    _limited(
         "Social Media Post",
-        f"Write a {_SOCIAL}",
-        f"Write a {_SOCIAL} Limit the caption to {{word_count}} words.",
-        f"Write a {{length}} {_SOCIAL}",
+        "caption for this image as if it were being used for a social media post.",
+        "Limit the caption to {word_count} words.",
     ),
 )
 
@@ -128,31 +122,14 @@ BETA_ONE_TYPES = (
         f"{_DANBOORU} {{length}} length.",
         lists_tags=True,
     ),
-    Style(
-        "e621 tag list",
-        f"Write a {_E621}",
-        f"Write a {_E621} Keep it under {{word_count}} words.",
-        f"Write a {{length}} {_E621}",
-        lists_tags=True,
-    ),
-    Style(
-        "Rule34 tag list",
-        f"Write a {_RULE34}",
-        f"Write a {_RULE34} Keep it under {{word_count}} words.",
-        f"Write a {{length}} {_RULE34}",
-        lists_tags=True,
-    ),
+    _limited("e621 tag list", _E621, "Keep it under {word_count} words.", lists_tags=True),
+    _limited("Rule34 tag list", _RULE34, "Keep it under {word_count} words.", lists_tags=True),
     *_IN_BOTH,
 )
 ALPHA_TWO_TYPES = (
     _FORMAL,
     _toned("Descriptive (Informal)", "casual"),
-    Style(
-        "Training Prompt",
-        "Write a stable diffusion prompt for this image.",
-        "Write a stable diffusion prompt for this image within {word_count} words.",
-        "Write a {length} stable diffusion prompt for this image.",
-    ),
+    _written("Training Prompt", "stable diffusion prompt for this image"),
     _BOORU,
     *_IN_BOTH,
 )
@@ -181,7 +158,7 @@ ALPHA_TWO_OPTIONS = {
     ),
     "exclude_text": "Do NOT mention any text that is in the image.",
     "specify_depth_field": "Specify the depth of field and whether the background is in focus or blurred.",
-    "specify_lighting_sources": ("If applicable, mention the likely use of artificial or natural lighting sources."),
+    "specify_lighting_sources": "If applicable, mention the likely use of artificial or natural lighting sources.",
     "do_not_use_ambiguous_language": "Do NOT use any ambiguous language.",
     "include_nsfw": "Include whether the image is sfw, suggestive, or nsfw.",
     "only_describe_most_important_elements": "ONLY describe the most important elements of the image.",

@@ -1,7 +1,7 @@
-"""Languages that captions may be asked in: code, English name, script, and words by which a text shows its language.
+"""Languages of captions: code, English name, script, and words that show a text's language.
 
-The words are each language's most frequent short ones that few of the others have. Languages whose script tells them
-apart need none.
+The words are each language's most frequent short ones that few of the others have. Languages with a script of their
+own need none.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Script = Literal["Latin", "Cyrillic", "Greek", "Arabic", "Hebrew", "Devanagari",
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """`code` is ISO 639-1. `words`: lower case, without those that other languages of the script have in plenty."""
+    """`code` is ISO 639-1. `words` are lower case, and rare in other languages of the script."""
 
     code: str
     name: str
@@ -61,7 +61,7 @@ ENGLISH = LANGUAGES[0]
 
 
 def language_called(name: str) -> Language | None:
-    """The language of that code, whatever its region (`pt-BR`), or English name; None where it is none of these."""
+    """The language with that code, whatever the region (`pt-BR`), or with that English name; None for any other."""
     lowered = name.strip().lower()
     code = lowered.partition("-")[0]
     matches = (language for language in LANGUAGES if code == language.code or lowered == language.name.lower())

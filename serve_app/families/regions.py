@@ -1,7 +1,7 @@
-"""Reads where things are out of an answer's text: Florence-2's `<loc_…>` tokens, Kosmos-2's `<patch_index_…>` tokens.
+"""Reads where things are in an image from an answer's text: Florence-2's `<loc_…>`, Kosmos-2's `<patch_index_…>`.
 
-Pure and linear in the text, whatever a model wrote. Places are shares of the image's width and height from its top
-left corner, 0 to 1, so that they hold for any size of it. The formats are those of the models' cards and of
+Pure, and linear in the text, whatever a model wrote. Places are shares of the image's width and height from its top
+left corner, 0 to 1, so that they hold for an image of any size. The formats are those of the models' cards and of
 transformers' processors (`Florence2PostProcessor`, `clean_text_and_extract_entities_with_bboxes`).
 """
 
@@ -36,7 +36,7 @@ class Region:
 
 
 def read_regions(text: str, reading: Reading) -> tuple[str, tuple[Region, ...]]:
-    """The answer without its tokens, and the regions that it tells, in its order."""
+    """The answer without its tokens, and its regions in order."""
     if reading == "entities":
         return _entities(text)
     if reading == "text":

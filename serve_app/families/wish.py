@@ -1,7 +1,6 @@
-"""From what a client wishes for to the words that a model is sent, and every wish that its family can't grant.
+"""From a client's wish to the words that a model is sent, or to the reason why its family can't grant it.
 
-Knows no family by name and no HTTP. What a family doesn't have is refused by the field's name, with the nearest that
-it has.
+Knows no family by name and no HTTP. An error names the field, and the nearest value that the family has.
 """
 
 import re
@@ -18,7 +17,7 @@ _REGION = re.compile(r"(<loc_\d{1,3}>){4}")
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """How images are to be captioned, as the client says it. `length` is words, or one of `LENGTHS`.
+    """How the client wants images captioned. `length` is a number of words, or one of `LENGTHS`.
 
     `prompt` is the client's own words, or with a `task` what that needs.
     """
@@ -34,10 +33,9 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What is sent: the prompt exactly, and the system message before it.
+    """The exact prompt, and the system message before it.
 
-    `language` is what the caption should be in; None where nobody can tell, because the words are the client's own.
-    `lists_tags` is None there too.
+    `language` is the caption's. It and `lists_tags` are None for a client's own prompt, which may ask for anything.
     """
 
     prompt: str
@@ -72,9 +70,10 @@ def _worded_task(family: CaptionFamily, wish: Wish) -> Words:
         )
     _refuse_beside(wish, "task", ("style", "length", "options", "name", "language"))
     tasks = {task.name: task for task in family.tasks}
-    task = tasks.get(slug(wish.task or ""))
-    if task is None:
-        raise InvalidRequest(f"task '{wish.task}' is unknown{nearest_hint(slug(wish.task or ''), tasks)}", "task")
+    name = slug(wish.task or "")
+    if name not in tasks:
+        raise InvalidRequest(f"task '{wish.task}' is unknown{nearest_hint(name, tasks)}", "task")
+    task = tasks[name]
     if task.needs == "nothing" and wish.prompt is not None:
         raise InvalidRequest(f"prompt: the task '{task.name}' takes none: leave it out", "prompt")
     if task.needs == "text" and wish.prompt is None:
@@ -121,7 +120,7 @@ def _at_length(family: CaptionFamily, style: Style, length: int | str | None) ->
 
 
 def _options(family: CaptionFamily, wish: Wish) -> list[str]:
-    """The sentences, in the client's order; a name brings the one that it stands in."""
+    """The sentences, in the client's order. A name adds the sentence that it stands in."""
     if wish.options and not family.options:
         raise InvalidRequest(f"options: models of the family '{family.name}' have none: leave them out", "options")
     if wish.name is not None and NAME_OPTION not in family.options:
@@ -156,7 +155,7 @@ def _language(family: CaptionFamily, language_name: str | None) -> Language | No
 
 
 def _in_language(family: CaptionFamily, language: Language | None) -> str:
-    """What is added to a prompt; models write English by themselves."""
+    """The addition to a prompt. Models write English without one."""
     if language is None or language == ENGLISH:
         return ""
     if family.in_language is None:

@@ -38,15 +38,13 @@ class FirstTokenClock:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._waiting: dict[int, float] = {}
+        self._waiting: dict[object, float] = {}
         self._recent: deque[tuple[float, float]] = deque()
-        self._next_key = 0
 
     @contextmanager
     def waiting(self, waited_s: float = 0.0) -> Iterator[Callable[[], None]]:
-        """A request waits in this block, as it did for `waited_s` before, until `has_token` is called or it ends."""
-        key, started_at = self._next_key, self._clock() - waited_s
-        self._next_key += 1
+        """A request waits from `waited_s` ago until `has_token` is called or the block ends."""
+        key, started_at = object(), self._clock() - waited_s
         self._waiting[key] = started_at
 
         def has_token() -> None:

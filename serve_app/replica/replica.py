@@ -1,11 +1,12 @@
-"""One copy of a model: owns its engine; loads it and warms it up; counts, times and cancels what runs on it."""
+"""One copy of a model: owns its engine, loads it and warms it up; counts, times and cancels what runs on it."""
 
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from types import TracebackType
 
 from serve_app.checkpoints import source
 from serve_app.checkpoints.load_progress import LoadProgress, Report, to_nobody
@@ -25,7 +26,6 @@ from serve_app.messages import (
     RgbImage,
     Sampling,
     StreamTotal,
-    Task,
     Text,
     TokenizedPrompt,
     Write,
@@ -50,13 +50,14 @@ class Replica:
         self._engine = engine
         self._metrics = metrics
         self._first_tokens = FirstTokenClock()
-        self._version: tuple[str | None, str | None] = (None, None)
+        self._version: str | None = None
+        self._version_note: str | None = None
 
     async def start(self, report: Report = to_nobody) -> None:
         """Load the model and, where its config says so, warm it up. Raises `ConfigError` naming the fix."""
         await self._engine.start(report)
         if self._config.engine != "scripted":
-            self._version = await asyncio.to_thread(source.version_of, self._config)
+            self._version, self._version_note = await asyncio.to_thread(source.version_of, self._config)
         if not self._config.warms_up:
             return
         report("warming up")
@@ -69,16 +70,17 @@ class Replica:
             ) from exc
 
     async def generate(self, request: GenerationRequest, put: Put) -> None:
-        """The engine's chunks, counted, to `put`. Cancelling stops the engine's work within a step.
+        """Pass the engine's chunks to `put` and count them. Cancelling stops the engine's work within a step.
 
         Raises `EngineFailed` where the engine returns before each answer has its end.
         """
         begun, num_ended = set[int](), 0
         with (
+            ExitStack() as on_exit,
             self._metrics.generation(request.model) as generation,
-            _logged(request, generation),
             self._first_tokens.waiting(request.waited_s) as has_token,
         ):
+            on_exit.push(partial(_log_end, request, generation, time.monotonic()))
 
             def counted(chunk: Chunk) -> None:
                 nonlocal num_ended
@@ -132,13 +134,13 @@ class Replica:
 
     async def _warm_up(self) -> None:
         """Generate a few tokens by the engine itself, so that no metric counts them."""
-        if not self._engine.takes_images:
-            await self._try_out(_WARM_UP_TEXT)
-            return
-        await self._try_out(_WARM_UP_IMAGE)
+        if self._engine.takes_images:
+            await self._try_out(_WARM_UP_IMAGE)
         try:
             await self._try_out(_WARM_UP_TEXT)
         except ServeAppError as exc:  # captioners may know no prompt without an image
+            if not self._engine.takes_images:
+                raise
             logger.info("model=%s: answers no text without an image (%s)", self._name, exc.message)
 
     async def _try_out(self, parts: tuple[Text | RgbImage, ...]) -> None:
@@ -148,7 +150,7 @@ class Replica:
 
     def describe(self) -> ModelDescription:
         return ModelDescription(
-            tasks=self._tasks(),
+            tasks=tuple(task for task in self._config.tasks if task != "caption" or self._engine.takes_images),
             engine=type(self._engine).__name__.removesuffix("Engine").lower(),
             family=self._engine.family if self._config.family == "auto" else self._config.family,
             context_length=self._engine.context_length,
@@ -157,19 +159,19 @@ class Replica:
             image_limit=self._engine.image_limit,
             image_edge=self._engine.image_edge,
             num_at_once=min(self._engine.num_at_once, self._config.ongoing_limit),
-            version=self._version[0],
-            version_note=self._version[1],
+            version=self._version,
+            version_note=self._version_note,
             hub_id=source.hub_id(self._config.source),
         )
 
     def pressure(self) -> dict[str, float]:
         """The engine's load by the names that autoscaling uses, in tokens, a share and seconds."""
-        pressure: dict[str, float] = {
+        kv_cache_use = self._engine.kv_cache_use
+        return {
             WAITING_TOKENS: self._engine.num_waiting_tokens,
             TIME_TO_FIRST_TOKEN: self._first_tokens.seconds(),
+            **({} if kv_cache_use is None else {KV_CACHE_USE: kv_cache_use}),
         }
-        kv_cache_use = self._engine.kv_cache_use
-        return pressure if kv_cache_use is None else pressure | {KV_CACHE_USE: kv_cache_use}
 
     async def check_health(self) -> None:
         await self._engine.check_health()
@@ -177,25 +179,16 @@ class Replica:
     async def stop(self) -> None:
         await self._engine.stop()
 
-    def _tasks(self) -> tuple[Task, ...]:
-        """The configured tasks; a model that takes no images has no captions."""
-        return tuple(t for t in self._config.tasks if t != "caption" or self._engine.takes_images)
 
-
-@contextmanager
-def _logged(request: GenerationRequest, generation: GenerationTracker) -> Iterator[None]:
-    """Log one line however the block ends; never a prompt, an image or an answer."""
-    begun_s, error = time.monotonic(), None
-    try:
-        yield
-    except BaseException as exc:
-        error = exc
-        raise
-    finally:
-        logger.info(
-            "generation id=%s model=%s outcome=%s seconds=%.3f tokens=%d",
-            request.id, request.model, outcome_of(error), time.monotonic() - begun_s, generation.num_tokens,
-        )  # fmt: skip
+def _log_end(
+    request: GenerationRequest, generation: GenerationTracker, started_s: float,
+    kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None,
+) -> None:  # fmt: skip
+    """Log one line; never a prompt, an image or an answer."""
+    logger.info(
+        "generation id=%s model=%s outcome=%s seconds=%.3f tokens=%d",
+        request.id, request.model, outcome_of(error), time.monotonic() - started_s, generation.num_tokens,
+    )  # fmt: skip
 
 
 async def start_replica(name: str, config: ModelConfig, metrics: Metrics, progress: LoadProgress) -> Replica:

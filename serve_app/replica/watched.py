@@ -13,14 +13,14 @@ from serve_app.replica.replica import Replica
 
 logger = logging.getLogger("serve_app")
 
-LAST_WORDS_S = 0.5  # for a direct lane's clients to be told
+LAST_WORDS_S = 0.5  # for a direct lane's errors to reach its clients
 
 
 class WatchedReplica:
-    """The replica, whose process ends when its engine is dead, which tells Ray at once.
+    """Ends its process when the replica's engine is dead, because Ray notices that at once.
 
-    The ingress's requests without output are then tried elsewhere; they would fail until Ray's health checks had
-    noticed. A direct lane's clients have nobody to try again for them, so they are told first: `last_words_s`.
+    The ingress then tries requests without output elsewhere; until a health check they would all fail. Nobody retries
+    for the clients of a direct lane, so the process waits `last_words_s` while they get their errors.
     """
 
     def __init__(self, name: str, replica: Replica, last_words_s: float = 0.0) -> None:
@@ -42,7 +42,7 @@ class WatchedReplica:
             return await self._replica.tokenize(request)
 
     async def check_health(self) -> None:
-        """As the replica's. One failure is enough, where Ray Serve would wait for three."""
+        """One failure is enough, where Ray Serve would wait for three."""
         async with self._watching():
             await self._replica.check_health()
 
