@@ -50,12 +50,12 @@ class AutoscalingConfig(Strict):
     @property
     def pressure_targets(self) -> dict[str, float]:
         """The given targets by the names that replicas report under."""
-        given = {
+        targets = {
             WAITING_TOKENS: self.target_waiting_tokens,
             KV_CACHE_USE: self.target_kv_cache_use,
             TIME_TO_FIRST_TOKEN: self.target_time_to_first_token_s,
         }
-        return {name: target for name, target in given.items() if target is not None}
+        return {name: target for name, target in targets.items() if target is not None}
 
     @model_validator(mode="after")
     def _min_within_max(self) -> Self:

@@ -37,30 +37,32 @@ class EnginePressurePolicy:
             return context.target_num_replicas, {}
         num_requests = context.total_num_requests + self._in_ingresses(context, INGRESS_REQUESTS)
         need = num_requests / context.config.get_target_ongoing_requests()
-        need = max(need, sum(self._told(context, KV_CACHE_USE)))  # one that told nothing is new, and has little
+        need = max(
+            need, sum(self._shares(context, KV_CACHE_USE))
+        )  # a replica without a report is new, and has little
         if WAITING_TOKENS in self._targets:
             ahead = self._in_ingresses(context, INGRESS_TOKENS) / self._targets[WAITING_TOKENS]
-            need = max(need, sum(self._told(context, WAITING_TOKENS)) + ahead)
-        wanted = self._without_flapping(need, num_replicas)
-        late = self._told(context, TIME_TO_FIRST_TOKEN)
+            need = max(need, sum(self._shares(context, WAITING_TOKENS)) + ahead)
+        target = self._without_flapping(need, num_replicas)
+        late = self._shares(context, TIME_TO_FIRST_TOKEN)
         lateness = sum(late) / len(late) if late else 0.0
         if lateness > 1:
-            wanted = max(wanted, num_replicas + 1)
+            target = max(target, num_replicas + 1)
         elif lateness > 0.5:
-            wanted = max(wanted, num_replicas)
-        return wanted, {}
+            target = max(target, num_replicas)
+        return target, {}
 
     @staticmethod
     def _in_ingresses(context: Any, name: str) -> float:
-        """The greatest of the replicas' words: a new one hasn't heard of all that waited lately."""
+        """The greatest of the replicas' reports: a new replica doesn't know yet what waited lately."""
         return max(((context.aggregated_metrics or {}).get(name) or {}).values(), default=0.0)
 
-    def _told(self, context: Any, name: str) -> list[float]:
-        """Each replica's measure over its target; nothing where it has no target or nobody told."""
-        told = (context.aggregated_metrics or {}).get(name) if name in self._targets else None
-        return [value / self._targets[name] for value in (told or {}).values()]
+    def _shares(self, context: Any, name: str) -> list[float]:
+        """Each replica's measure as a share of its target; none without a target or without reports."""
+        reports = (context.aggregated_metrics or {}).get(name) if name in self._targets else None
+        return [value / self._targets[name] for value in (reports or {}).values()]
 
     @staticmethod
     def _without_flapping(need: float, num_replicas: int) -> int:
-        wanted = math.ceil(need)
-        return min(num_replicas, math.ceil(need / _SLACK)) if wanted < num_replicas else wanted
+        target = math.ceil(need)
+        return min(num_replicas, math.ceil(need / _SLACK)) if target < num_replicas else target

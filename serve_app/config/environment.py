@@ -58,12 +58,12 @@ class EnvironmentSource(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_a_place(cls, given: Any) -> Any:
-        if not isinstance(given, dict | EnvironmentSource):
+    def _is_a_place(cls, source: Any) -> Any:
+        if not isinstance(source, dict | EnvironmentSource):
             raise PydanticCustomError(
                 "no_place", "write {file: PATH} or {variable: NAME}: no secret itself belongs in a config"
             )
-        return given
+        return source
 
     @model_validator(mode="after")
     def _is_one(self) -> Self:

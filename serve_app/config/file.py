@@ -109,8 +109,8 @@ def _check_application(app: Any, place: str) -> None:
 
 def _check_env_vars(runtime_env: Any, place: str) -> None:
     """Ray's own way to set variables is in its logs too."""
-    given = runtime_env.get("env_vars") if isinstance(runtime_env, dict) else None
-    if isinstance(given, dict) and (why := secret_in(given)):
+    variables = runtime_env.get("env_vars") if isinstance(runtime_env, dict) else None
+    if isinstance(variables, dict) and (why := secret_in(variables)):
         raise ConfigError(f"{place}: env_vars: {why}")
 
 

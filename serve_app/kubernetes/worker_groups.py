@@ -61,9 +61,9 @@ def ingress_per_machine(config: IngressConfig) -> int:
     return ceil(config.num_replicas / 2)
 
 
-def _gpu_group(models: Sequence[Application], wanted: int | None, front_cpus: float) -> WorkerGroup:
+def _gpu_group(models: Sequence[Application], gpus_per_machine: int | None, front_cpus: float) -> WorkerGroup:
     configs = [app.config for app in models if isinstance(app.config, ModelConfig)]
-    num_gpus = wanted or max(_gpus_together(config) for config in configs)
+    num_gpus = gpus_per_machine or max(_gpus_together(config) for config in configs)
     for app, config in zip(models, configs, strict=True):
         if (needed := _least_gpus(config)) > num_gpus:
             raise ConfigError(
@@ -97,12 +97,12 @@ def _gpus_together(config: ModelConfig) -> int:
     return _least_gpus(config)
 
 
-def _machines_for_gpus(wanted: Iterable[tuple[ModelConfig, int]], num_gpus: int) -> int:
+def _machines_for_gpus(counts: Iterable[tuple[ModelConfig, int]], num_gpus: int) -> int:
     """Machines for so many replicas of each model. Fractions share a GPU, and never two GPUs one fraction."""
     parts: list[float] = []
     fractions: list[float] = []
     apart = 0
-    for config, num_replicas in wanted:
+    for config, num_replicas in counts:
         for part in _parts(config, num_gpus):
             (parts if part >= 1 else fractions).extend([part] * num_replicas)
         if config.placement_strategy == "STRICT_SPREAD" and num_replicas:

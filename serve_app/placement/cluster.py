@@ -1,6 +1,6 @@
-"""What the live Ray cluster has, what was deployed on it, and which Serve replicas wait in vain for room.
+"""The live Ray cluster: its nodes, what was deployed on it, and which Serve replicas wait for room.
 
-The calls block for milliseconds to seconds: make them in a thread. Needs a process that is connected to Ray.
+Calls block for milliseconds to seconds, so make them in a thread. The process must be connected to Ray.
 """
 
 from collections import Counter
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ray.autoscaler.v2.schema import ClusterStatus
 
 _ASK_TIMEOUT_S = 5
-# What Ray adds to every node by itself, and no model asks for.
+# Ray adds these to every node by itself, and no model asks for them.
 _OF_RAY_ITSELF = ("node:", "object_store_memory", "memory", "accelerator_type:")
 _NUM_ID_DIGITS = 6
 
@@ -48,15 +48,15 @@ class Declaration:
 
 
 def overviews() -> dict[str, ApplicationStatusOverview]:
-    """The state of every application: what `serve.status()` tells of them.
+    """The state of every application, as `serve.status()` has it.
 
-    That builds every deployment's whole config anew at each call, which takes 0.4 s with 50 models. While Ray Serve
-    reads new args, and for as long as it can't use them, it tells of no deployment, although the replicas of the
-    version before run on: those are told here.
+    `serve.status()` builds every deployment's whole config at each call, which takes 0.4 s with 50 models. While Ray
+    Serve reads new args, and for as long as it can't use them, it lists no deployment, although the replicas of the
+    version before still run: this lists them.
     """
     applications = _applications()
-    is_untold = any(not application["deployments"] for application in applications.values())
-    running = _running_replicas() if is_untold else {}
+    is_incomplete = any(not application["deployments"] for application in applications.values())
+    running = _running_replicas() if is_incomplete else {}
     return {name: _overview(application, running.get(name, {})) for name, application in applications.items()}
 
 
@@ -71,7 +71,8 @@ def _running_replicas() -> dict[str, dict[str, int]]:
     return running
 
 
-def _overview(told: dict[str, Any], running: Mapping[str, int]) -> ApplicationStatusOverview:
+def _overview(application: dict[str, Any], running: Mapping[str, int]) -> ApplicationStatusOverview:
+    status = ApplicationStatus(application["status"])
     deployments = {
         name: DeploymentStatusOverview(
             DeploymentStatus(deployment["status"]),
@@ -79,20 +80,15 @@ def _overview(told: dict[str, Any], running: Mapping[str, int]) -> ApplicationSt
             dict(Counter(ReplicaState(replica["state"]) for replica in deployment["replicas"])),
             deployment["message"],
         )
-        for name, deployment in told["deployments"].items()
+        for name, deployment in application["deployments"].items()
     }
-    if not deployments and told["status"] != ApplicationStatus.DELETING:
-        deployments = {name: _kept_deployment(num_replicas) for name, num_replicas in running.items()}
-    return ApplicationStatusOverview(
-        ApplicationStatus(told["status"]), told["message"], told["last_deployed_time_s"], deployments
-    )
-
-
-def _kept_deployment(num_replicas: int) -> DeploymentStatusOverview:
-    """One that the last deploy didn't reach."""
-    return DeploymentStatusOverview(
-        DeploymentStatus.HEALTHY, DeploymentStatusTrigger.UNSPECIFIED, {ReplicaState.RUNNING: num_replicas}, ""
-    )
+    if not deployments and status != ApplicationStatus.DELETING:
+        healthy, unspecified = DeploymentStatus.HEALTHY, DeploymentStatusTrigger.UNSPECIFIED
+        deployments = {
+            name: DeploymentStatusOverview(healthy, unspecified, {ReplicaState.RUNNING: num_replicas}, "")
+            for name, num_replicas in running.items()
+        }
+    return ApplicationStatusOverview(status, application["message"], application["last_deployed_time_s"], deployments)
 
 
 def unplaced() -> dict[str, str]:
@@ -117,28 +113,29 @@ def unplaced() -> dict[str, str]:
 
 
 def live_nodes(own_applications: Collection[str]) -> list[Node]:
-    """The cluster's nodes. What replicas of these applications hold counts as free, for they are planned anew,
+    """The cluster's nodes. What replicas of these applications take counts as free, for they are planned anew,
 
-    and so does what a stopping replica of any application still holds.
+    and so does what a stopping replica of any application still takes.
     """
-    held: dict[str, dict[str, float]] = {}
+    freed: dict[str, Counter[str]] = {}
     for replica in _replicas():
         if replica.application in own_applications or replica.is_stopping:
             for bundle, node in zip(replica.need.bundles, replica.nodes, strict=False):
-                on_node = held.setdefault(node, {})
-                for resource, amount in bundle:
-                    on_node[resource] = on_node.get(resource, 0.0) + amount
-    return _nodes(_status(), held)
+                freed.setdefault(node, Counter()).update(dict(bundle))
+    return _nodes(_status(), freed)
 
 
 def declarations() -> dict[str, Declaration]:
     """By application: what the args it was deployed with say of it, whether or not a replica ever ran."""
-    deployed = {name: app.get("deployed_app_config") or {} for name, app in _applications().items()}
-    args = {name: config.get("args") or {} for name, config in deployed.items()}
-    return {
-        name: Declaration(_tuple(given.get("tasks")), _tuple(given.get("adapters")), _family(given.get("family")))
-        for name, given in args.items()
-    }
+    configs = {name: app.get("deployed_app_config") or {} for name, app in _applications().items()}
+    return {name: _declaration(config.get("args") or {}) for name, config in configs.items()}
+
+
+def _declaration(args: dict[str, Any]) -> Declaration:
+    family = args.get("family")
+    return Declaration(
+        _tuple(args.get("tasks")), _tuple(args.get("adapters")), None if family in (None, "auto") else str(family)
+    )
 
 
 def serve_timeout_s() -> float | None:
@@ -146,10 +143,6 @@ def serve_timeout_s() -> float | None:
     client = _get_global_client(raise_if_no_controller_running=False)
     seconds: float | None = client.http_config.request_timeout_s if client else None
     return seconds if seconds and seconds > 0 else None
-
-
-def _family(value: Any) -> str | None:
-    return str(value) if value not in (None, "auto") else None
 
 
 def _tuple(values: Any) -> tuple[str, ...]:
@@ -174,17 +167,17 @@ def _replicas() -> list[_Replica]:
     ]
 
 
-def _replica(name: str, config: dict[str, Any], told: dict[str, Any], group: dict[str, Any] | None) -> _Replica:
-    is_stopping = told["state"] == ReplicaState.STOPPING
+def _replica(name: str, config: dict[str, Any], details: dict[str, Any], group: dict[str, Any] | None) -> _Replica:
+    is_stopping, started_at = details["state"] == ReplicaState.STOPPING, details["start_time_s"]
     if group is None:
         need = need_of(config.get("ray_actor_options") or {})
-        node = told.get("node_id")
-        return _Replica(name, need, (node,) if node else (), False, told["start_time_s"], is_stopping)
+        node = details.get("node_id")
+        return _Replica(name, need, (node,) if node else (), False, started_at, is_stopping)
     order = sorted(group["bundles"])
     need = need_of({}, [group["bundles"][index] for index in order], group["strategy"])
     is_placed = group["state"] == "CREATED"
     nodes = tuple(group["bundles_to_node_id"][index] for index in order) if is_placed else ()
-    return _Replica(name, need, nodes, group["state"] == "PENDING", told["start_time_s"], is_stopping)
+    return _Replica(name, need, nodes, group["state"] == "PENDING", started_at, is_stopping)
 
 
 def _status() -> "ClusterStatus":
@@ -205,27 +198,26 @@ def _actor_demands(status: "ClusterStatus") -> list[Bundle]:
 
 def _takes(need: Need, demands: list[Bundle]) -> bool:
     """Whether a demand is this need's; it is then no other's."""
-    for index, demand in enumerate(demands):
-        if _are_alike(need.bundles[0], demand):
-            del demands[index]
-            return True
-    return False
+    index = next((i for i, demand in enumerate(demands) if _are_alike(need.bundles[0], demand)), None)
+    if index is not None:
+        del demands[index]
+    return index is not None
 
 
-def _are_alike(wanted: Bundle, demanded: Bundle) -> bool:
+def _are_alike(bundle: Bundle, demand: Bundle) -> bool:
     """Equal but for Ray's rounding to ten-thousandths."""
-    return [r for r, _ in wanted] == [r for r, _ in demanded] and all(
-        abs(mine - theirs) < 1.5e-4 for (_, mine), (_, theirs) in zip(wanted, demanded, strict=True)
+    return [r for r, _ in bundle] == [r for r, _ in demand] and all(
+        abs(mine - theirs) < 1.5e-4 for (_, mine), (_, theirs) in zip(bundle, demand, strict=True)
     )
 
 
-def _nodes(status: "ClusterStatus", held: Mapping[str, Mapping[str, float]]) -> list[Node]:
+def _nodes(status: "ClusterStatus", freed: Mapping[str, Mapping[str, float]]) -> list[Node]:
     names = {node["NodeID"]: str(node["NodeName"]) for node in ray.nodes()}
     nodes = []
     for info in [*status.active_nodes, *status.idle_nodes]:
         usage = [u for u in (info.resource_usage.usage if info.resource_usage else []) if _is_plain(u.resource_name)]
-        freed = held.get(info.node_id, {})
-        free = {u.resource_name: max(0.0, u.total - u.used) + freed.get(u.resource_name, 0.0) for u in usage}
+        on_node = freed.get(info.node_id, {})
+        free = {u.resource_name: max(0.0, u.total - u.used) + on_node.get(u.resource_name, 0.0) for u in usage}
         name = names.get(info.node_id) or str(info.ip_address)
         if list(names.values()).count(name) > 1:  # several on one machine
             name += f"/{info.node_id[:_NUM_ID_DIGITS]}"

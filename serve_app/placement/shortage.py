@@ -22,10 +22,10 @@ def shortage(need: Need, nodes: Sequence[Node], num_nodes_coming: int = 0) -> st
 
 def lack(need: Need, nodes: Sequence[Node]) -> str:
     """«needs 4 GPU on one node: node 'a' has 1 of 2 GPU free»."""
-    return f"needs {wanted(need)}: {_had(need, nodes)}"
+    return f"needs {need_text(need)}: {_free_text(need, nodes)}"
 
 
-def wanted(need: Need) -> str:
+def need_text(need: Need) -> str:
     """«0.5 GPU and 2 CPU on one node», or a group's bundles and their strategy."""
     if need.strategy is None:
         return f"{_amounts(need.bundles[0])} on one node"
@@ -47,7 +47,7 @@ def _fits(need: Need, nodes: Sequence[Node]) -> bool:
     return place(need, rooms_of(nodes)) is not None
 
 
-def _had(need: Need, nodes: Sequence[Node]) -> str:
+def _free_text(need: Need, nodes: Sequence[Node]) -> str:
     if not nodes:
         return "there is no node"
     lacking = _lacking(need, nodes)
@@ -59,8 +59,8 @@ def _had(need: Need, nodes: Sequence[Node]) -> str:
 
 
 def _free_on(node: Node, resources: Sequence[str]) -> str:
-    had = [(resource, node.free.get(resource, 0.0), node.total.get(resource, 0.0)) for resource in resources]
-    return " and ".join(f"{free:.4g} of {total:.4g} {r} free" if total else f"no {r}" for r, free, total in had)
+    amounts = [(resource, node.free.get(resource, 0.0), node.total.get(resource, 0.0)) for resource in resources]
+    return " and ".join(f"{free:.4g} of {total:.4g} {r} free" if total else f"no {r}" for r, free, total in amounts)
 
 
 def _lacking(need: Need, nodes: Sequence[Node]) -> list[str]:

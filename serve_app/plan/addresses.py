@@ -53,14 +53,15 @@ def _sidecar(applications: list[Application]) -> Iterator[Finding]:
     lost: dict[str, list[str]] = {}
     for application in applications:
         if isinstance(application.config, ModelConfig | IngressConfig):
-            wanted = application.config.metrics_application
-            if wanted is not None and wanted not in sidecars:
-                lost.setdefault(wanted, []).append(f"'{application.name}'")
-    for wanted, names in lost.items():
+            sidecar = application.config.metrics_application
+            if sidecar is not None and sidecar not in sidecars:
+                lost.setdefault(sidecar, []).append(f"'{application.name}'")
+    for sidecar, names in lost.items():
         yield warning(
             "applications",
-            f"{', '.join(names)} report to the metrics application '{wanted}', which isn't in the file: there are no "
-            "numbers, every process counts keys' limits for itself, and a request is called off only where it runs",
-            f"add an application '{wanted}' of serve_app.app:build_metrics with route_prefix: /metrics, or set "
+            f"{', '.join(names)} report to the metrics application '{sidecar}', which isn't in the file: there are "
+            "no numbers, every process counts keys' limits for itself, and a request is called off only where it "
+            "runs",
+            f"add an application '{sidecar}' of serve_app.app:build_metrics with route_prefix: /metrics, or set "
             "metrics_application: null",
         )

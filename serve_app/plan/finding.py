@@ -1,6 +1,7 @@
 """What a plan finds: how bad it is, where in the file, what is wrong, and what to change."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 Severity = Literal["error", "warning", "note"]  # can't work · works otherwise than written · worth knowing
@@ -16,13 +17,4 @@ class Finding:
     fix: str
 
 
-def error(place: str, what: str, fix: str) -> Finding:
-    return Finding("error", place, what, fix)
-
-
-def warning(place: str, what: str, fix: str) -> Finding:
-    return Finding("warning", place, what, fix)
-
-
-def note(place: str, what: str, fix: str) -> Finding:
-    return Finding("note", place, what, fix)
+error, warning, note = partial(Finding, "error"), partial(Finding, "warning"), partial(Finding, "note")

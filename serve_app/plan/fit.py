@@ -13,7 +13,7 @@ from serve_app.placement.packing import (
     pack,
     rooms_of,
 )
-from serve_app.placement.shortage import could_ever_fit, lack, remedy, wanted
+from serve_app.placement.shortage import could_ever_fit, lack, need_text, remedy
 from serve_app.plan.application import Application
 from serve_app.plan.finding import Finding, error, note, warning
 
@@ -109,7 +109,7 @@ def _reach(fit: Fit, left: Sequence[Node]) -> Iterator[Finding]:
     yield warning(
         f"{scaling}.max_replicas",
         f"{application.title} can never reach {application.num_at_most} replicas: {fit.num_reachable} fit beside "
-        f"the least of the others, each with {wanted(application.need)}",
+        f"the least of the others, each with {need_text(application.need)}",
         f"set it to {fit.num_reachable}, or add nodes",
     )
 
@@ -125,7 +125,7 @@ def _stranded(applications: Sequence[Application], rooms: Rooms) -> Iterator[Fin
                 yield warning(
                     f"{application.place} '{application.name}'",
                     f"{application.title} fits only where the others leave it room: Ray Serve spreads replicas over "
-                    f"the nodes, and may leave none with {wanted(application.need)}",
+                    f"the nodes, and may leave none with {need_text(application.need)}",
                     f"set {PACKING} where Ray starts, so that replicas are packed, or add a node",
                 )
                 return

@@ -29,13 +29,15 @@ def memory_of(model: ModelConfig, size: ModelSize, gpu_memory_gib: float | None)
     budget = share * gpu_memory_gib if gpu_memory_gib else None
     weights = size.weight_bytes / GIB / model.num_ranks if size.weight_bytes is not None else None
     tokens = full = None
-    given = float(model.engine_args.get("kv_cache_memory_bytes") or 0) if model.engine != "transformers" else 0.0
+    cache_bytes = (
+        float(model.engine_args.get("kv_cache_memory_bytes") or 0) if model.engine != "transformers" else 0.0
+    )
     if budget is not None and weights is not None and size.kv_bytes_per_token:
-        rest = given or (budget - weights) * GIB
+        rest = cache_bytes or (budget - weights) * GIB
         room = max(0, int(rest * model.num_ranks))
         tokens = room // size.kv_bytes_per_token
         full = room // size.kv_bytes_per_context if size.kv_bytes_per_context else None
-    return GpuMemory(share, budget, weights, tokens, full, given / GIB)
+    return GpuMemory(share, budget, weights, tokens, full, cache_bytes / GIB)
 
 
 def _share(model: ModelConfig) -> float:

@@ -67,8 +67,8 @@ def size_of(config: ModelConfig) -> ModelSize:
 
 
 def _limit(config: ModelConfig) -> int | None:
-    given = config.engine_args.get("max_model_len")
-    return given if isinstance(given, int) else config.max_context_tokens
+    limit = config.engine_args.get("max_model_len")
+    return limit if isinstance(limit, int) else config.max_context_tokens
 
 
 def _folder(config: ModelConfig) -> Path | None:
@@ -84,10 +84,10 @@ def _folder(config: ModelConfig) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = try_to_load_from_cache(config.source, "config.json", revision=config.revision)
+        path = try_to_load_from_cache(config.source, "config.json", revision=config.revision)
     except HFValidationError:
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -124,10 +124,10 @@ def _weight_bytes(
     total = 0
     for _, tensor in tensors:
         in_file = _NUM_BYTES.get(tensor["dtype"], 1)
-        wanted = num_dtype_bytes if tensor["dtype"] in _FLOATS else in_file
+        num_bytes = num_dtype_bytes if tensor["dtype"] in _FLOATS else in_file
         if is_quantized_here and len(tensor["shape"]) == 2:
-            wanted = 1
-        total += math.prod(tensor["shape"]) * wanted
+            num_bytes = 1
+        total += math.prod(tensor["shape"]) * num_bytes
     return total
 
 
@@ -179,8 +179,8 @@ def _sliding_share(values: dict[str, Any], text: dict[str, Any]) -> float:
 def _image_tokens(folder: Path, values: dict[str, Any]) -> int | None:
     """Tokens of one image where the checkpoint fixes them; None where the image's size decides, or unknown."""
     processor = folder / "processor_config.json"
-    for told in (values, _json(processor) if processor.is_file() else {}):
-        number = _first(told, "image_seq_length", "mm_tokens_per_image", "image_seq_len", "num_image_tokens")
+    for config in (values, _json(processor) if processor.is_file() else {}):
+        number = _first(config, "image_seq_length", "mm_tokens_per_image", "image_seq_len", "num_image_tokens")
         if number:
             return int(number)
     vision = values.get("vision_config")

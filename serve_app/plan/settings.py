@@ -53,15 +53,15 @@ def settings_findings(values: dict[str, Any], applications: list[Application]) -
 
 def _deployments(application: Application) -> Iterator[Finding]:
     """Serve's own overrides: of a deployment that doesn't exist, or past the settings that are checked here."""
-    known = _DEPLOYMENTS[type(application.config)]
+    name = _DEPLOYMENTS[type(application.config)]
     for index, deployment in enumerate(application.deployments):
         place = f"{application.place} '{application.name}': deployments[{index}]"
-        if deployment.get("name") != known:
+        if deployment.get("name") != name:
             yield error(
                 f"{place}.name",
                 f"there is no deployment '{deployment.get('name')}' in it, and Ray Serve refuses the whole "
                 "application",
-                f"name it {known}",
+                f"name it {name}",
             )
         for key in deployment:
             if key not in _HARMLESS:
@@ -88,38 +88,38 @@ def _seen_at_once(model: ModelConfig, has_lane: bool, applications: list[Applica
     if has_lane:
         queued = inf if model.queued_limit < 0 else model.queued_limit
         return model.ongoing_limit, waiting + queued
-    held = num_places(min(model.num_running_at_once, model.ongoing_limit), num_replicas=1)
+    in_replica = num_places(min(model.num_running_at_once, model.ongoing_limit), num_replicas=1)
     if model.engine != "scripted" and not model.needs_vllm:
         # Where none can join a running batch, which is known once the model is loaded, the next one waits at hand.
-        waiting += num_places(min(2 * model.num_running_at_once, model.ongoing_limit), num_replicas=1) - held
-    return held, waiting
+        waiting += num_places(min(2 * model.num_running_at_once, model.ongoing_limit), num_replicas=1) - in_replica
+    return in_replica, waiting
 
 
-def _scaling(model: ModelConfig, place: str, held: int, counted: float) -> Iterator[Finding]:
-    """One replica holds at most `held` requests, and `counted` that wait for it are seen too."""
+def _scaling(model: ModelConfig, place: str, in_replica: int, waiting: float) -> Iterator[Finding]:
+    """Autoscaling sees at most `in_replica` requests in a replica, and `waiting` that wait for it."""
     scaling = model.autoscaling
     full = min(model.num_running_at_once, model.ongoing_limit)
     target = float(model.autoscaling_options["target_ongoing_requests"])
-    given = scaling.model_fields_set - {"min_replicas", "max_replicas"}
+    fields = scaling.model_fields_set - {"min_replicas", "max_replicas"}
     if scaling.min_replicas == scaling.max_replicas:
-        if given:
+        if fields:
             yield warning(
-                f"{place}.{min(given)}",
-                f"{', '.join(sorted(given))} can never take effect: min_replicas and max_replicas are both "
+                f"{place}.{min(fields)}",
+                f"{', '.join(sorted(fields))} can never take effect: min_replicas and max_replicas are both "
                 f"{scaling.min_replicas}",
                 "raise max_replicas, or leave them out",
             )
         return
     if scaling.pressure_targets:  # the greatest need decides, and another than requests may be reached
         return
-    if target >= held + counted:
+    if target >= in_replica + waiting:
         yield error(
             f"{place}.max_replicas",
-            f"a second replica can never start: one holds at most {held} requests and {counted} that wait are "
-            f"counted, together {held + counted}, and more than the target of {target:g} is never reached",
+            f"a second replica can never start: one holds at most {in_replica} requests and {waiting} that wait are "
+            f"counted, together {in_replica + waiting}, and more than the target of {target:g} is never reached",
             f"set target_ongoing_requests to {full} at most",
         )
-    elif target >= held:
+    elif target >= in_replica:
         yield warning(
             f"{place}.target_ongoing_requests",
             f"a second replica starts only when requests wait already: one is full at {full}, and the target is "
@@ -146,14 +146,14 @@ def _load(model: ModelConfig, place: str) -> Iterator[Finding]:
 
 
 def _without_effect(model: ModelConfig, place: str) -> Iterator[Finding]:
-    given = model.model_fields_set
-    if model.num_ranks == 1 and "placement_strategy" in given:
+    fields = model.model_fields_set
+    if model.num_ranks == 1 and "placement_strategy" in fields:
         yield warning(
             f"{place}.placement_strategy",
             "it never takes effect: the model has one rank, and no group to place",
             "leave it out, or set tensor_parallel_size",
         )
-    for key in sorted(given & {"max_batch_size", "batch_wait_s"}) if model.engine == "vllm" else ():
+    for key in sorted(fields & {"max_batch_size", "batch_wait_s"}) if model.engine == "vllm" else ():
         yield warning(
             f"{place}.{key}",
             "it never takes effect: vLLM batches by itself",
@@ -181,8 +181,8 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
                 f"adapter '{adapter}' has the name of a model",
                 "give the adapter another name",
             )
-    named = list(_named(applications))
-    for place, name in named:
+    references = list(_references(applications))
+    for place, name in references:
         if name not in models and name not in adapters:
             yield error(
                 place,
@@ -191,7 +191,7 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
             )
     lanes = {a["name"]: prefix for a in values["applications"] if (prefix := a.get("route_prefix", "/")) is not None}
     for name, application in models.items():
-        if named and name not in {wanted for _, wanted in named}:
+        if references and name not in {named for _, named in references}:
             if name in lanes:
                 yield note(
                     application.place,
@@ -206,16 +206,16 @@ def _routing(values: dict[str, Any], applications: list[Application]) -> Iterato
             )
 
 
-def _named(applications: list[Application]) -> Iterator[tuple[str, str]]:
+def _references(applications: list[Application]) -> Iterator[tuple[str, str]]:
     """Each name that an ingress gives a model, with its place: in `models`, and as what an alias stands for."""
     for application in applications:
         if not isinstance(application.config, IngressConfig):
             continue
         for number, deployment in enumerate(application.deployments):
             place = f"{application.place} '{application.name}': deployments[{number}].user_config"
-            given = deployment.get("user_config") or {}
-            for name in given.get("models") or ():
+            config = deployment.get("user_config") or {}
+            for name in config.get("models") or ():
                 yield f"{place}.models", name
-            for alias, targets in (given.get("aliases") or {}).items():
+            for alias, targets in (config.get("aliases") or {}).items():
                 for name in targets if isinstance(targets, dict | list | tuple) else [targets]:
                     yield f"{place}.aliases.{alias}", str(name)

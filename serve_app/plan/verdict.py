@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from serve_app.placement.packing import Node
-from serve_app.placement.shortage import could_ever_fit, wanted
+from serve_app.placement.shortage import could_ever_fit, need_text
 from serve_app.plan.application import Application, applications_of
 from serve_app.plan.finding import Finding, Severity, note
 from serve_app.plan.fit import Fit, fit
@@ -35,7 +35,7 @@ class Row:
             "name": application.name,
             "kind": "model" if application.model else "application",
             "fits": self.fit.is_whole,
-            "needs": wanted(application.need),
+            "needs": need_text(application.need),
             "nodes": list(self.fit.nodes),
             "replicas": {
                 "min": application.num_at_start,
@@ -74,8 +74,8 @@ def make_plan(values: dict[str, Any], nodes: Sequence[Node]) -> Plan:
     """The plan of a file that `read_config_file` has checked. Reads the checkpoints' headers where they lie here."""
     applications = applications_of(values)
     findings = list(settings_findings(values, applications))
-    fits, found = fit(applications, nodes)
-    findings += found
+    fits, fit_findings = fit(applications, nodes)
+    findings += fit_findings
     rows = []
     for place in fits:
         row = _row(place, nodes)
@@ -128,7 +128,7 @@ def _updates(rows: list[Row]) -> list[Finding]:
         return []
     names = ", ".join(f"'{row.application.name}'" for row in alone)
     spare = [
-        f"'{row.application.name}' {wanted(row.application.need)}: "
+        f"'{row.application.name}' {need_text(row.application.need)}: "
         + ("there is room" if _has_room_for_second(row) else "there is no room")
         for row in alone
     ]
