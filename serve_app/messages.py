@@ -372,7 +372,7 @@ def _joined(chunks: list[Chunk]) -> Chunk:
         index=first.index,
         reasoning="".join(chunk.reasoning for chunk in chunks),
         tool_calls=tuple(call for chunk in chunks for call in chunk.tool_calls),
-        logprobs=tuple(one for chunk in chunks for one in chunk.logprobs),
+        logprobs=tuple(logprob for chunk in chunks for logprob in chunk.logprobs),
         num_cached_tokens=first.num_cached_tokens,
         stopped_by=last.stopped_by,
     )

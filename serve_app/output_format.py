@@ -30,7 +30,11 @@ def check_output_format(output_format: OutputFormat) -> None:
         raise ValueError(f"the grammar has {num_bytes:,} bytes: at most {MAX_GRAMMAR_BYTES:,} are allowed")
     if output_format.kind == "choice":
         choices = _json(spec)
-        if not isinstance(choices, list) or not choices or not all(isinstance(one, str) and one for one in choices):
+        if (
+            not isinstance(choices, list)
+            or not choices
+            or not all(isinstance(choice, str) and choice for choice in choices)
+        ):
             raise ValueError("choices are a list of texts, none empty")
     elif output_format.kind == "json_schema":
         _check_schema(spec)

@@ -114,7 +114,7 @@ def screen(plan: "Plan") -> "RenderableType":
 
 def cells(row: "Row") -> tuple[str, ...]:
     """An application's row. A dash stands where nothing applies, a question mark where a value is unknown."""
-    from serve_app.placement.shortage import wanted
+    from serve_app.placement.shortage import need_text
 
     application, fit = row.application, row.fit
     most = f"–{application.num_at_most}" if application.num_at_most != application.num_at_start else ""
@@ -123,7 +123,7 @@ def cells(row: "Row") -> tuple[str, ...]:
     where = nodes or ("when asked" if fit.is_whole else "none")
     return (
         application.name,
-        wanted(application.need).removesuffix(" on one node"),
+        need_text(application.need).removesuffix(" on one node"),
         f"{application.num_at_start}{most}{reach}",
         where,
         f"{row.num_requests * fit.num_reachable:,}" if row.num_requests else "–",

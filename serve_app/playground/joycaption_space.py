@@ -42,18 +42,18 @@ def fields_of(
 
 
 def _style_and_length(styles: dict[str, Any], caption_type: str, length: str) -> dict[str, Any]:
-    known = {style["name"]: style for style in styles["styles"]}
-    if slug(caption_type) in known:
+    by_name = {style["name"]: style for style in styles["styles"]}
+    if slug(caption_type) in by_name:
         wanted_length = length_of(length) if styles["lengths"] else None
         return {"style": caption_type} | ({} if wanted_length is None else {"length": wanted_length})
-    if slug(caption_type) not in {slug(one) for one in TYPES} and "tag_list" not in slug(caption_type):
+    if slug(caption_type) not in {slug(kind) for kind in TYPES} and "tag_list" not in slug(caption_type):
         return {"style": caption_type}
-    wanted = "detailed"
+    style_name = "detailed"
     if "tag_list" in slug(caption_type):
-        wanted = "tags"
+        style_name = "tags"
     elif slug(length) in _SHORT or (isinstance(words := length_of(length), int) and words <= _SHORT_WORDS):
-        wanted = "short"
-    return {"style": wanted if wanted in known else "short"}
+        style_name = "short"
+    return {"style": style_name if style_name in by_name else "short"}
 
 
 def length_of(text: str) -> int | str | None:

@@ -61,7 +61,7 @@ class Guard(Body):
 
     @field_validator("checks", mode="before")
     @classmethod
-    def _known(cls, checks: Any) -> Any:
+    def _are_checks(cls, checks: Any) -> Any:
         for check in checks[: MAX_CHECKS + 1] if isinstance(checks, list) else ():
             if isinstance(check, str) and check not in FINDINGS:
                 raise ValueError(f"'{check[:100]}' is unknown{nearest_hint(check[:100], FINDINGS)}")
