@@ -283,7 +283,7 @@ async def test_long_prompts_of_one_key_leave_room_for_anothers() -> None:
     await asyncio.gather(*many, other)
 
 
-async def test_a_prompt_too_long_to_wait_is_sent_so() -> None:
+async def test_a_prompt_too_long_to_wait_is_told_so() -> None:
     world = World(max_waiting_tokens=100)
     async with world.busy():
         waits = asyncio.create_task(_through(world.admission, a_request(), a_key("a")))
@@ -316,7 +316,7 @@ async def test_what_waits_too_long_is_late_and_leaves_no_trace() -> None:
     assert world.order == ["next"]
 
 
-async def test_what_waits_too_long_for_a_model_without_a_replica_is_sent_so() -> None:
+async def test_what_waits_too_long_for_a_model_without_a_replica_is_told_so() -> None:
     told = ModelNotReady("model 'm' is warming up")
     admission = Admission(AdmissionConfig(), lambda _: 0, not_ready=lambda request: told)
     with pytest.raises(ModelNotReady, match="warming up"):

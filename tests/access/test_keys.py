@@ -296,7 +296,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("data", "sentence"), BROKEN.values(), ids=BROKEN)
-def test_a_broken_file_changes_nothing_and_is_sent_once(
+def test_a_broken_file_changes_nothing_and_is_told_once(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, data: bytes, sentence: str
 ) -> None:
     keys = keyring(path, clock)
@@ -317,7 +317,7 @@ def test_a_broken_file_changes_nothing_and_is_sent_once(
     assert [name_of(keys, key) for key in (KEY, THIRD)] == [None, "carol"]
 
 
-def test_a_vanished_file_changes_nothing_and_is_sent_once(
+def test_a_vanished_file_changes_nothing_and_is_told_once(
     path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     keys = keyring(path, clock)
@@ -395,7 +395,7 @@ def test_the_file_is_looked_at_no_more_often_than_said(
     assert len(looks) in (4, 5)
 
 
-def test_a_file_that_others_may_read_is_sent_once(path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_file_that_others_may_read_is_told_once(path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     keys = keyring(path, clock)
     assert not caplog.records
     path.chmod(0o640)

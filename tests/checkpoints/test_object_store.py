@@ -245,7 +245,7 @@ def test_a_copy_that_cant_be_marked_is_used(store: Store) -> None:
     assert resolve("counted://bucket/model") == folder
 
 
-async def test_the_version_is_sent_with_the_model_and_that_it_may_be_old(store: Store, tmp_path: Path) -> None:
+async def test_the_version_is_told_with_the_model_and_that_it_may_be_old(store: Store, tmp_path: Path) -> None:
     build_llama(tmp_path / "llama")
     store.put(f"{tmp_path}/llama/", "counted://bucket/llama/", recursive=True)
     config = ModelConfig(source="counted://bucket/llama", engine="transformers", tasks=("chat",))
@@ -291,7 +291,7 @@ def test_a_folder_as_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert folder.is_relative_to(tmp_path / "cache/checkpoints")
 
 
-def test_no_room_is_sent_before_the_download(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_is_told_before_the_download(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 0))
     with pytest.raises(ConfigError, match=r"needs 0.\d kB in .* and 0.0 kB are free: .*SERVE_APP_CACHE"):
         resolve("counted://bucket/model")

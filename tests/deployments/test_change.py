@@ -334,7 +334,7 @@ async def test_a_typo_in_the_args_costs_nothing(cluster: Cluster, client: httpx.
     assert "reason" not in await entry(client, "pair")
 
 
-async def test_who_waits_for_a_model_that_fails_is_sent_when_it_does(
+async def test_who_waits_for_a_model_that_fails_is_told_when_it_does(
     cluster: Cluster, client: httpx.AsyncClient
 ) -> None:
     """Those that wait for a replica and those that wait for their turn, long before their own deadline."""

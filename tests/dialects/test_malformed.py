@@ -96,7 +96,7 @@ def test_what_is_odd_and_allowed(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(("key", "path"), [("spent", "/v1/chat/completions"), ("blind", "/v1/captions")])
-def test_a_spent_key_is_sent_when_to_come_back(client: httpx.Client, key: str, path: str) -> None:
+def test_a_spent_key_is_told_when_to_come_back(client: httpx.Client, key: str, path: str) -> None:
     body = echo("once") if key == "spent" else {"images": [IMAGE] * 2}
     assert client.post(path, json=body, headers=bearer(key)).status_code == 200
     refused = client.post(path, json=body, headers=bearer(key))

@@ -199,7 +199,7 @@ def test_models_have_vllms_names_too(script: httpx.Client) -> None:
         ("/v1/captions", {"image": IMAGE, "prompt": "word " * 2000}),
     ],
 )
-def test_a_context_too_long_is_sent_in_openais_words(script: httpx.Client, path: str, body: Any) -> None:
+def test_a_context_too_long_is_told_in_openais_words(script: httpx.Client, path: str, body: Any) -> None:
     error = check_error(script.post(path, json=body), 400, "context_length_exceeded")
     words = f"This model's maximum context length is {CONTEXT_TOKENS} tokens. However, you"
     assert (error["message"] or "").startswith(words)

@@ -108,7 +108,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize(("content", "encoding", "says"), BROKEN.values(), ids=list(BROKEN))
-def test_what_is_not_what_it_says_is_sent_so(lane: httpx.Client, content: bytes, encoding: str, says: str) -> None:
+def test_what_is_not_what_it_says_is_told_so(lane: httpx.Client, content: bytes, encoding: str, says: str) -> None:
     status, code, message = refusal(post(lane, content, content_encoding=encoding))
     assert (status, code) == (400, "invalid_request")
     assert says in message

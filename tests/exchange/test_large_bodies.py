@@ -219,7 +219,7 @@ async def test_others_are_served_while_a_large_body_is_read() -> None:
     assert set(await reading) == {"inputs"}
 
 
-def test_a_key_that_stands_twice_is_sent() -> None:
+def test_a_key_that_stands_twice_is_told() -> None:
     for data, key in ((b'{"model": 1, "model": 2}', "model"), (b'{"messages": [{"role": 1, "role": 1}]}', "role")):
         with pytest.raises(InvalidRequest, match=f"the key '{key}' twice") as raised:
             json_text.parse(data)
@@ -237,7 +237,7 @@ def test_a_byte_order_mark_is_read_over() -> None:
 
 
 @given(st.text(st.sampled_from('\\",:[{}] a1'), max_size=300))
-def test_what_is_no_json_is_sent_so_whatever_it_holds(text: str) -> None:
+def test_what_is_no_json_is_told_so_whatever_it_holds(text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(json_text, "_BOUNDS", ((0, "values"), (0, "lists and objects"), (0, "keys")))
         with suppress(InvalidRequest):

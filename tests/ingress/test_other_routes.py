@@ -49,7 +49,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         ("/" + "x" * 5000, "GET /docs lists"),
     ],
 )
-def test_a_path_of_another_service_is_sent_what_does_the_like(client: httpx.Client, path: str, hint: str) -> None:
+def test_a_path_of_another_service_is_told_what_does_the_like(client: httpx.Client, path: str, hint: str) -> None:
     for method in ("GET", "POST"):
         message = check_error(client.request(method, path), 404, "route_not_found")["message"] or ""
         assert hint in message

@@ -74,7 +74,7 @@ def text_of(sidecar: Sidecar) -> str:
     return asyncio.run(get(sidecar)).text
 
 
-def test_what_waits_in_all_ingresses_is_sent_by_model(clock: Clock, sidecar: Sidecar) -> None:
+def test_what_waits_in_all_ingresses_is_told_by_model(clock: Clock, sidecar: Sidecar) -> None:
     ingresses = [Process(clock, "ingress", f"in-{i}") for i in range(2)]
     lane = Process(clock, "model", "re")
     with ExitStack() as waiting:
@@ -371,7 +371,7 @@ def test_what_is_forgotten_is_bounded(clock: Clock, sidecar: Sidecar, monkeypatc
     assert len(sidecar._silent) == 3
 
 
-def test_what_loads_is_sent_until_it_is_ready_or_gone(clock: Clock, sidecar: Sidecar) -> None:
+def test_what_loads_is_told_until_it_is_ready_or_gone(clock: Clock, sidecar: Sidecar) -> None:
     replica, other = Process(clock, "model", "r-1"), Process(clock, "model", "r-2")
     sidecar.record(replace(replica.snapshot(), loading="downloading 1.2 of 4.9 GB"))
     sidecar.record(other.snapshot())  # one that is ready already

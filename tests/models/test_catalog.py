@@ -360,7 +360,7 @@ async def test_a_new_ingress_serves_with_the_states_alone(monkeypatch: pytest.Mo
     ready = overview(ApplicationStatus.RUNNING, DeploymentStatus.HEALTHY, 1)
     starts = overview(ApplicationStatus.DEPLOYING, DeploymentStatus.UPDATING)
     starts.deployments["Model"].replica_states[ReplicaState.STARTING] = 1
-    monkeypatch.setattr("serve_app.models.catalog.FIRST_LOOK_S", 0.2)
+    monkeypatch.setattr("serve_app.models.catalog.FIRST_LOOK_S", 1.0)
 
     def silent() -> dict[str, str]:
         is_over.wait(60)

@@ -48,7 +48,7 @@ def test_the_wait_for_a_turn_is_a_part_of_it() -> None:
     assert clock.seconds() == 8
 
 
-def test_what_waits_in_the_ingresses_is_sent_until_nobody_says_so_any_more() -> None:
+def test_what_waits_in_the_ingresses_is_told_until_nobody_says_so_any_more() -> None:
     now = Clock(100.0)
     elsewhere = Elsewhere(now)
     nothing = {"requests_in_ingresses": 0, "waiting_tokens_in_ingresses": 0}

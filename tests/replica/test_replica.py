@@ -81,7 +81,7 @@ async def test_an_engine_that_returns_in_mid_answer_has_failed(text: str) -> Non
         await replica.answer(request)
 
 
-async def test_what_an_engines_libraries_raise_is_sent_as_the_models_failure(
+async def test_what_an_engines_libraries_raise_is_told_as_the_models_failure(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = scripted()

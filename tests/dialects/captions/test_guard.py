@@ -118,7 +118,7 @@ async def test_a_cut_off_caption_is_found() -> None:
     assert (await run(Model(GOOD, GOOD, finish="length"), retries=1)).report()["findings"] == ["truncated"]
 
 
-async def test_what_stops_a_further_attempt_is_sent_and_the_caption_stands() -> None:
+async def test_what_stops_a_further_attempt_is_told_and_the_caption_stands() -> None:
     failed = await run(Model(META, EngineFailed("the engine failed")))
     assert (failed.report()["stopped"], failed.chunks[failed.chosen].text) == ("engine_failed", META)
     late = await run(Model(META), left_s=-1.0)

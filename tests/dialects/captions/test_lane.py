@@ -133,7 +133,7 @@ def test_a_stream_ends_with_the_same_as_a_whole_answer(client: httpx.Client) -> 
     assert set(whole["timing"]) == {"image_s", "queue_s"}
 
 
-def test_what_a_model_understands_is_sent(client: httpx.Client) -> None:
+def test_what_a_model_understands_is_told(client: httpx.Client) -> None:
     answer = client.get("/v1/captions/styles", params={"model": MODEL}).json()
     assert answer == client.get("/v1/captions/styles").json()
     assert (answer["model"], answer["family"]) == (MODEL, "joycaption")

@@ -120,5 +120,5 @@ def test_the_new_one_reads_no_list_of_captions(told: dict[str, Any]) -> None:
 @pytest.mark.client(NEW, "errors in its own classes")
 @pytest.mark.client(OLD, "errors in its own classes")
 @pytest.mark.parametrize("version", ["new", "old"])
-def test_it_is_sent_what_is_wrong(told: dict[str, Any], version: str) -> None:
+def test_it_is_told_what_is_wrong(told: dict[str, Any], version: str) -> None:
     assert "temperature" in told[version]["refusal"]

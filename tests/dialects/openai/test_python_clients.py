@@ -70,7 +70,7 @@ def test_langchains_tools_need_vllm(langchain: dict[str, Any]) -> None:
 
 
 @pytest.mark.client(LANGCHAIN, "errors in its own classes")
-def test_langchain_is_sent_what_is_wrong(langchain: dict[str, Any]) -> None:
+def test_langchain_is_told_what_is_wrong(langchain: dict[str, Any]) -> None:
     assert langchain["wrong_key"][0] == "OpenAIAuthenticationError"
     assert langchain["wrong_model"][0] == "OpenAIModelNotFoundError"
     name, sentence = langchain["wrong_value"]

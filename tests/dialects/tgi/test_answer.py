@@ -58,7 +58,7 @@ def test_tokens_say_the_chunks_text(text: str, tokens: tuple[str, ...], texts: l
     assert [one["text"] for one in answer["details"]["tokens"]] == [*texts, "</s>"]
 
 
-def test_a_text_that_comes_with_the_end_alone_is_sent() -> None:
+def test_a_text_that_comes_with_the_end_alone_is_told() -> None:
     (first, last) = events(chunk("a", token("a")), chunk("b", END, finish="stop"))
     assert (last["token"]["text"], last["token"]["special"]) == ("b", False)
     assert last["generated_text"] == "ab"

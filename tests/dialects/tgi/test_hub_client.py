@@ -168,14 +168,14 @@ async def test_it_does_so_asynchronously(lane: str) -> None:
 
 @pytest.mark.client(CLIENT, "errors in its own classes")
 @pytest.mark.parametrize("wrong", [{"temperature": 0.0}, {"typical_p": 0.5}, {"watermark": True}, {"top_p": 1.0}])
-def test_it_is_sent_what_it_may_not_ask(client: InferenceClient, wrong: dict[str, Any]) -> None:
+def test_it_is_told_what_it_may_not_ask(client: InferenceClient, wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValidationError, match=name):
         client.text_generation("Hello", **wrong)
 
 
 @pytest.mark.client(CLIENT, "errors in its own classes")
-def test_it_is_sent_what_is_no_image(client: InferenceClient) -> None:
+def test_it_is_told_what_is_no_image(client: InferenceClient) -> None:
     with pytest.raises(HfHubHTTPError, match="image: this looks like text"):
         client.visual_question_answering(b"no image at all, but a text", ASKED)
     with pytest.raises(HfHubHTTPError, match=r"inputs\.image: this looks like text"):

@@ -162,7 +162,7 @@ def test_a_wrong_method_too(client: httpx.Client, method: str, allowed: str, pat
         assert allowed in refused.partition(": use ")[2]
 
 
-def test_a_limit_is_sent_as_overload(client: httpx.Client) -> None:
+def test_a_limit_is_told_as_overload(client: httpx.Client) -> None:
     spent = bearer("spent")
     assert client.post("/generate", json={"inputs": "!echo a"}, headers=spent).status_code == 200
     refused = client.post("/generate", json={"inputs": "!echo a"}, headers=spent)

@@ -182,7 +182,7 @@ def test_places_are_those_in_the_clients_text(tokens: Any) -> None:
     assert covered >= {place for place, letter in enumerate(text) if letter != " "}
 
 
-def test_what_a_tool_or_a_template_is_sent_is_guarded_too() -> None:
+def test_what_a_tool_or_a_template_is_told_is_guarded_too() -> None:
     tokens = byte_tokenizer()
     guard = text_guard(tokens, ["<image>"], has_turns=True)
     hidden = '{"at": "\\u003cimage\\u003e", "n": 1}'

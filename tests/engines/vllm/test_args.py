@@ -126,7 +126,7 @@ def test_auto_takes_vllm_only_where_it_knows_the_architecture(tmp_path: Path) ->
     assert type(create_engine(config(engine="auto", source=str(tmp_path)))).__name__ == "TransformersEngine"
 
 
-def test_an_adapter_for_another_base_is_sent_before_the_model_loads(tmp_path: Path) -> None:
+def test_an_adapter_for_another_base_is_told_before_the_model_loads(tmp_path: Path) -> None:
     check_adapter_fits(build_adapter(tmp_path / "fits"), "fits", CHECKPOINT, "demo")
     with pytest.raises(ConfigError, match=r"adapter 'foreign' doesn't fit source 'demo'.*64 features.*128"):
         check_adapter_fits(build_adapter(tmp_path / "foreign", width=64), "foreign", CHECKPOINT, "demo")

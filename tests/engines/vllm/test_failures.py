@@ -57,7 +57,7 @@ async def test_an_architecture_that_vllm_does_not_serve(tmp_path: Path) -> None:
         await start(folder)
 
 
-async def test_why_the_engine_core_failed_is_sent_by_the_core(tmp_path: Path) -> None:
+async def test_why_the_engine_core_failed_is_told_by_the_core(tmp_path: Path) -> None:
     """A cache too small for one request of the context's length is found out only after the weights are loaded."""
     folder = build_endless(tmp_path)
     with pytest.raises(ConfigError, match=r"source .*KV cache is needed.*`max_model_len`") as raised:

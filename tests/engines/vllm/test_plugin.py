@@ -21,7 +21,7 @@ def log(logger: logging.Logger, error: Exception) -> None:
         logger.exception("EngineCore failed to start.")
 
 
-def test_the_first_failure_is_sent_and_a_ranks_by_its_cause(tmp_path: Path) -> None:
+def test_the_first_failure_is_told_and_a_ranks_by_its_cause(tmp_path: Path) -> None:
     told = tmp_path / "failure.txt"
     logger = logging.Logger("apart from vLLM's own")
     logger.addHandler(vllm_plugin._FirstFailure(str(told)))
