@@ -1,6 +1,6 @@
 """One answer's text as its tokens come: whole characters only, and never a part of a stop string.
 
-Knows nothing of models or batches. `decode` turns token ids into text, special tokens left out.
+Knows nothing of models or batches. `decode` turns token ids into text without special tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,16 +11,16 @@ _UNFINISHED = "\ufffd"  # what decoders write for bytes that aren't a whole char
 
 
 class AnswerText:
-    """Takes token ids one by one, gives text that is final. `stopped_by` is the stop string, once one has come.
+    """Takes token ids one by one and gives text that is final. `stopped_by` is the stop string that ended the answer.
 
-    With `keeps_stop` the text ends with it, and no text is held back for what may become one.
+    With `keeps_stop` the text ends with it, and no text that may become a stop string is held back.
     """
 
     def __init__(self, decode: Decode, stop: Sequence[str], keeps_stop: bool = False) -> None:
         self._tokens = _TokenText(decode)
         self._stop = [s for s in stop if s]
         self._keeps_stop = keeps_stop
-        self._held = ""  # the end of the text so far that a stop string begins with; given out where it is kept
+        self._held = ""  # the end of the text that may begin a stop string; already given with `keeps_stop`
         self.stopped_by: str | None = None
 
     @property
@@ -28,12 +28,12 @@ class AnswerText:
         return self.stopped_by is not None
 
     def add(self, token: int, may_stop: bool = True) -> str:
-        """The text that this token makes final; often empty. Where it may not stop, no stop string begins in it."""
+        """The text that this token makes final; often empty. Without `may_stop` no stop string begins in it."""
         text = self._tokens.add(token)
         return self._release(text) if may_stop else text
 
     def finish(self) -> str:
-        """What was still held back. The answer ends here."""
+        """The text that was still held back. The answer ends here."""
         text = self._release(self._tokens.finish())
         if not self.is_stopped and not self._keeps_stop:
             text, self._held = text + self._held, ""

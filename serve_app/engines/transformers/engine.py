@@ -33,6 +33,11 @@ class TransformersEngine:
     """Serves one checkpoint that `AutoModelForCausalLM` or `AutoModelForImageTextToText` loads."""
 
     def __init__(self, config: ModelConfig) -> None:
+        self.context_length: int | None = None
+        self.takes_images = False
+        self.image_limit: int | None = None
+        self.image_edge: ImageEdge | None = None
+        self.family: Family = "generic"
         self._config = config
         self._checkpoint: Checkpoint | None = None
         self._worker: BatchWorker | None = None
@@ -45,26 +50,6 @@ class TransformersEngine:
         # Apart from the prompts, which a hostile grammar would hold up.
         self._compiling = ThreadPoolExecutor(2, thread_name_prefix="grammars")
         self._compiler: GrammarCompiler | None = None  # made when first needed: some models take a second for it
-
-    @property
-    def context_length(self) -> int | None:
-        return self._checkpoint.context_length if self._checkpoint else None
-
-    @property
-    def takes_images(self) -> bool:
-        return bool(self._checkpoint and self._checkpoint.takes_images)
-
-    @property
-    def image_limit(self) -> int | None:
-        return self._checkpoint.architecture.image_limit if self._checkpoint else None
-
-    @property
-    def image_edge(self) -> ImageEdge | None:
-        return self._checkpoint.image_edge if self._checkpoint else None
-
-    @property
-    def family(self) -> Family:
-        return self._checkpoint.family if self._checkpoint else "generic"
 
     @property
     def num_at_once(self) -> int:
@@ -96,6 +81,9 @@ class TransformersEngine:
         self._text_bound = await asyncio.to_thread(
             TextBound, checkpoint.decoding_tokenizer, checkpoint.context_length
         )
+        self.context_length, self.takes_images = checkpoint.context_length, checkpoint.takes_images
+        self.image_limit, self.image_edge = checkpoint.architecture.image_limit, checkpoint.image_edge
+        self.family = checkpoint.family
         self._checkpoint = checkpoint
         self._worker = BatchWorker(checkpoint, self._config, deliver)
 

@@ -1,4 +1,4 @@
-"""A key-value cache whose rows come and go: padded left, so that every row's newest token is in the last column.
+"""A key-value cache whose rows come and go. It is padded left: every row's newest token is in the last column.
 
 Works on transformers' `DynamicCache` with plain layers: keys and values of shape (rows, heads, tokens, size).
 """

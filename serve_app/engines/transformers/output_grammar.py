@@ -14,17 +14,17 @@ _BITS = torch.arange(8, dtype=torch.uint8)
 
 
 class Grammar:
-    """One answer's place in its grammar. `error` says why the grammar can't go on; it is empty while it can."""
+    """One answer's position in its grammar. `error` says why the grammar can't continue; it is empty while it can."""
 
     def __init__(self, matcher: LLMatcher, ending_tokens: EndingTokens | None = None) -> None:
-        """`ending_tokens`: for JSON, which is ended in time."""
+        """`ending_tokens`: for JSON, which must be closed before the tokens run out."""
         self._matcher = matcher
         self._ending_tokens = ending_tokens
         self._ending = Ending(ending_tokens) if ending_tokens else None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the answer is whole and nothing may follow."""
+        """Whether the answer is complete and nothing may follow."""
         return self._matcher.is_stopped()
 
     @property
@@ -32,9 +32,9 @@ class Grammar:
         return first_line(self._matcher.get_error())
 
     def allowed(self, num_tokens: int, num_left: int | None = None) -> torch.Tensor:
-        """The tokens that may come next, as booleans of shape (num_tokens,); all of them after an error.
+        """The tokens that may come next, as booleans of shape (num_tokens,); all are true after an error.
 
-        `num_left`: how many tokens the answer may still have.
+        `num_left`: how many more tokens the answer may have.
         """
         mask = self._matcher.compute_bitmask()
         if self._ending and num_left is not None and self._ending.is_near(self._matcher, num_left):
@@ -52,12 +52,12 @@ class Grammar:
         self._matcher.consume_token(token)
 
     def fresh(self) -> "Grammar":
-        """The same grammar at its beginning, to be walked apart from this one."""
+        """The same grammar at its beginning, independent of this one."""
         return Grammar(self._matcher.deep_copy(), self._ending_tokens)
 
 
 class GrammarCompiler:
-    """Compiles output formats for one model's tokenizer and keeps the latest. Safe to use from several threads."""
+    """Compiles output formats for one model's tokenizer and keeps the latest ones. Safe for several threads."""
 
     def __init__(self, tokenizer: Any, eos_ids: frozenset[int]) -> None:
         """Raises `ValueError` where llguidance can't read the tokenizer (it wants a fast one)."""

@@ -1,7 +1,7 @@
-"""Loads what prepares a checkpoint's prompts: a processor where it takes images, a tokenizer where it doesn't.
+"""Loads the processor of a checkpoint that takes images, and reads its image tokens.
 
-Several processors want a video processor, and that wants torchvision, which CPU builds of torch come without.
-Videos aren't served, so where torchvision is missing a stand-in takes the video processor's place.
+Several processors need a video processor, which needs torchvision, and CPU builds of torch come without that. Videos
+aren't served, so where torchvision is missing a stand-in takes the video processor's place.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from transformers.utils import is_torchvision_available
 
 
 class NoVideoProcessor:
-    """In the place of a video processor: has every setting, each None, and processes nothing."""
+    """The stand-in for a video processor: has every setting, each None, and processes nothing."""
 
     model_input_names: tuple[str, ...] = ()
 
@@ -33,9 +33,9 @@ def load_processor(source: str, architecture: Any, hub_options: dict[str, Any]) 
 
 
 def image_tokens(processor: Any) -> set[str]:
-    """Gemma 3 calls one token the image's in its processor and another in its tokenizer; Qwen-VL has videos too.
+    """The tokens that stand for an image, by its processor and its tokenizer, whose names differ for Gemma 3.
 
-    The begin and end of an image stand for one as well: Gemma 3's and Kosmos-2's processors look for them.
+    The begin and the end of an image are among them, because Gemma 3's and Kosmos-2's processors look for them.
     """
     holders = (processor, getattr(processor, "tokenizer", processor))
     names = ("image_token", "video_token", "boi_token", "eoi_token")
@@ -44,10 +44,10 @@ def image_tokens(processor: Any) -> set[str]:
 
 
 def image_mark(processor: Any) -> str:
-    """What stands for an image in a raw prompt: what the chat template writes for one between two texts.
+    """The text for an image in a raw prompt: what the chat template writes for an image between two texts.
 
-    Qwen-VL's has the image's begin and end around its token. Without a template, or with one that puts images
-    elsewhere, it is the processor's own token; empty where the processor places images itself.
+    Qwen-VL's has a begin and an end around the token. Without a template, or with one that puts images elsewhere, it
+    is the processor's own token; it is empty where the processor places images itself.
     """
     own = str(getattr(processor, "image_token", None) or "")
     if not getattr(processor, "chat_template", None):
@@ -62,7 +62,7 @@ def image_mark(processor: Any) -> str:
 
 
 def without_videos(processor_class: Any, source: str, hub_options: dict[str, Any]) -> Any:
-    """As the class's `from_pretrained` does it, part by part, but for the video processor."""
+    """Load the processor part by part, as its `from_pretrained` does, without its video processor."""
 
     class WithoutVideos(processor_class):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:

@@ -1,7 +1,4 @@
-"""From many prompts' inputs to one batch of a model's.
-
-Prompts batch together where their tensors line up; all else runs apart.
-"""
+"""From many prompts' inputs to one batch for the model. Prompts batch together where their tensors line up."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +11,8 @@ from serve_app.engines.transformers.remote.model import RemoteModel
 
 # InstructBLIP's Q-Former reads the text as well, with its own tokenizer, and is padded right like any BERT.
 _SECOND_PROMPT = "qformer_"
-# Stacks of frames that processors fill up with zeros, which the models drop: Idefics and LLaVA-NeXT kin.
+# Stacks of frames, with their number of dimensions. Processors fill them up with zeros, which the models drop:
+# Idefics, LLaVA-NeXT and kin.
 _FRAME_STACKS = {"pixel_values": 5, "pixel_attention_mask": 4}
 
 
@@ -22,7 +20,7 @@ _FRAME_STACKS = {"pixel_values": 5, "pixel_attention_mask": 4}
 class Prompt:
     """One request's model inputs, on the CPU, each with a first dimension of its own; `num_tokens` is its length.
 
-    For remote code with a way of its own, `own` are its inputs, and there are no tensors.
+    For a `RemoteModel`, `own` holds its inputs, and there are no tensors.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -32,7 +30,7 @@ class Prompt:
 
 
 def batch_key(tensors: dict[str, torch.Tensor], length: int, checkpoint: Checkpoint) -> tuple[Any, ...]:
-    """Equal for prompts that one `generate` call may hold: the same tensors, of shapes that line up."""
+    """Equal for prompts that may run in one batch: the same tensors, with shapes that line up."""
     shapes = tuple(
         (name, tensor.dtype, *_fixed_shape(name, tensor, length, checkpoint))
         for name, tensor in sorted(tensors.items())
@@ -47,7 +45,7 @@ def is_along_prompt(name: str, tensor: torch.Tensor, length: int) -> bool:
 
 
 def _fixed_shape(name: str, tensor: torch.Tensor, length: int, checkpoint: Checkpoint) -> tuple[int, ...]:
-    """What of a tensor's shape its companions in a batch must share."""
+    """The part of a tensor's shape that all prompts in a batch must share."""
     if is_along_prompt(name, tensor, length):
         return ()
     if _is_strip(name, checkpoint):

@@ -1,7 +1,7 @@
 """`quantization: int8` on the transformers engine: weights of one byte, through torchao, on CPU and GPU alike.
 
-Every linear layer's weight is quantized, a scale for each output channel; activations keep the model's dtype. The
-output layer and the embeddings stay as they are: they are often one tensor, and errors in them cost the most.
+Every linear layer's weight is quantized, with a scale for each output channel; activations keep the model's dtype.
+The output layer and the embeddings stay as they are: they are often one tensor, and errors in them cost the most.
 """
 
 from typing import Any
@@ -13,7 +13,7 @@ from serve_app.errors import ConfigError
 
 
 def check_quantization(config: ModelConfig) -> None:
-    """Raise `ConfigError` where this engine can't do what is asked, before anything is read."""
+    """Raise `ConfigError` for a quantization that this engine lacks, before anything is read."""
     if config.quantization not in (None, "int8"):
         raise ConfigError(
             f"quantization '{config.quantization}' is unknown to engine transformers: write int8, or set engine: vllm"

@@ -1,7 +1,7 @@
-"""Rows in the middle of their answers, each at a step of its own: one cache, one forward of the model a step.
+"""The running rows, each at a step of its own: they share one cache and one forward of the model at each step.
 
-A newcomer is prefilled apart, with its images, and its cache joins the others'. A row that ends leaves the cache
-at once, and the padding that only it needed goes with it. Which architectures this is exact for, `can_join` says.
+A newcomer is prefilled apart, with its images, and its cache joins the others'. A row that ends leaves the cache at
+once, with the padding that only it needed. `can_join` says for which architectures this is exact.
 """
 
 import inspect
@@ -20,15 +20,15 @@ from serve_app.engines.transformers.row_sampler import RowSampler
 
 OnStep = Callable[[list[tuple[Row, Outcome]]], None]
 
-# What a model may not have of its own: then it prepares something that the loop here doesn't know of (Qwen-VL's
-# three-fold positions, PaliGemma's and Gemma 3's masks, BLIP-2's and Kosmos-2's embeddings).
+# A model with one of these of its own prepares something that the loop here doesn't: Qwen-VL's three-fold positions,
+# PaliGemma's and Gemma 3's masks, BLIP-2's and Kosmos-2's embeddings.
 _GENERATION_STEPS = (
     "generate", "prepare_inputs_for_generation", "_update_model_kwargs_for_generation",
     "_prepare_position_ids_for_generation", "create_masks_for_generate",
 )  # fmt: skip
-# They put images before the text inside the model, so that the cache is longer than the attention mask.
+# These put images before the text inside the model, so that the cache is longer than the attention mask.
 _IMAGES_OUTSIDE_THE_MASK = {"git", "fuyu"}
-# Their rotary frequencies depend on the longest row of the batch.
+# With these, rotary frequencies depend on the longest row of the batch.
 _BATCH_WIDE_ROTATIONS = {"dynamic", "longrope"}
 _FORCED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 
@@ -36,9 +36,9 @@ _FORCED_TOKENS = ("forced_bos_token_id", "forced_eos_token_id", "suppress_tokens
 def can_join(model: Any) -> bool:
     """Whether rows of this model may join and leave between steps, with tokens as if each ran alone.
 
-    True for decoders of transformers' own that take positions and a mask, keep every token in a plain cache, and
-    change nothing about `generate`: Llama, Qwen, OPT, LLaVA, Idefics and kin. All else (encoder–decoders, sliding
-    windows, recurrent states, positions of their own, remote code) runs whole batches through `generate`.
+    True for transformers' own decoders that take positions and a mask, keep every token in a plain cache, and use
+    `generate` as it is: Llama, Qwen, OPT, LLaVA, Idefics and kin. All else (encoder–decoders, sliding windows,
+    recurrent states, positions of their own, remote code) runs whole batches through `generate`.
     """
     text_config = model.config.get_text_config(decoder=True)
     if model.config.is_encoder_decoder or text_config.is_encoder_decoder or model.is_remote_code():
@@ -53,8 +53,8 @@ def can_join(model: Any) -> bool:
         return False
     if _rotations(text_config) & _BATCH_WIDE_ROTATIONS:
         return False
-    takes = inspect.signature(model.forward).parameters
-    if not {"input_ids", "attention_mask", "position_ids", "past_key_values"} <= takes.keys():
+    parameters = inspect.signature(model.forward).parameters
+    if not {"input_ids", "attention_mask", "position_ids", "past_key_values"} <= parameters.keys():
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=model.config).layers)
 
@@ -66,7 +66,7 @@ def _rotations(text_config: Any) -> set[str]:
 
 
 def advance(rows: Sequence[Row], choices: Sequence[TokenChoice], eos_ids: frozenset[int], on_step: OnStep) -> None:
-    """Give the rows that go on their tokens, and `on_step` what comes of it, even where one row's step raises."""
+    """Give each running row its token, and `on_step` the outcomes, even where one row's step raises."""
     outcomes: list[tuple[Row, Outcome]] = []
     try:
         for row, choice in zip(rows, choices, strict=True):
@@ -78,9 +78,9 @@ def advance(rows: Sequence[Row], choices: Sequence[TokenChoice], eos_ids: frozen
 
 
 class StepBatch:
-    """The running rows. For one thread. `on_step` is called with each step's chunks and each prefill's.
+    """Used by one thread. `on_step` is called with the chunks of each step and of each prefill.
 
-    The cache is as wide as its longest row, so it takes at most rows × context, padding included.
+    The cache is as wide as its longest row: at most rows × context, padding included.
     """
 
     def __init__(self, checkpoint: Checkpoint, on_step: OnStep) -> None:
@@ -91,15 +91,17 @@ class StepBatch:
         self.clear()
 
     def clear(self) -> None:
-        """Drop all rows and their cache: what to do after `step` raised."""
+        """Drop all rows and their cache."""
         self.rows: list[Row] = []
         self._cache: Any = None
         self._mask = torch.empty(0, 0)  # (rows, tokens in the cache): 0 where padded
         self._sampler = self._sampler_of([])
 
     def admit(self, rows: Sequence[Row]) -> None:
-        """Prefill rows of one batch key, take their first tokens, let them join. A prompt that several rows share
-        is prefilled once. Whatever it raises, the rows that already run are unharmed."""
+        """Prefill rows with one batch key, choose their first tokens, and let them join.
+
+        A prompt that several rows share is prefilled once. An exception leaves the running rows as they were.
+        """
         prompts = {id(row.prompt): row.prompt for row in rows}
         cache, mask, logits = self._prefilled(list(prompts.values()))
         places = [list(prompts).index(id(row.prompt)) for row in rows]
@@ -128,7 +130,7 @@ class StepBatch:
         advance(self.rows, choices, self._checkpoint.eos_ids, self._on_step)
 
     def drop_ended(self) -> None:
-        """Let the rows go that have ended or were cancelled, and the padding that only they needed."""
+        """Remove rows that have ended or were cancelled, and the padding that only they needed."""
         staying = [number for number, row in enumerate(self.rows) if not (row.is_ended or row.is_cancelled)]
         if not staying:
             self.clear()

@@ -1,7 +1,7 @@
 """Batches that run from their prompts to their last token inside one `generate` call of the model.
 
 For the architectures that `step_batch.can_join` refuses. A row that ends is delivered at once, but its place is
-free only when the batch ends, with all its rows.
+free only when all rows of the batch have ended.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from serve_app.engines.transformers.step_batch import OnStep, advance
 
 
 class _Chooser(LogitsProcessor):
-    """Makes `generate`, which runs greedy, take the sampler's choices: all other scores become -inf.
+    """Makes the greedy `generate` take the sampler's choices: all other scores become -inf.
 
-    It comes last, so "raw" logits are those after the checkpoint's own forced and suppressed tokens.
+    It runs last, so "raw" logits are those after the checkpoint's own forced and suppressed tokens.
     """
 
     def __init__(self, sampler: RowSampler) -> None:
@@ -33,9 +33,9 @@ class _Chooser(LogitsProcessor):
 
 
 class _Steps(StoppingCriteria):
-    """Called by `generate` after each token of the batch: advances every row, and says which have ended.
+    """Called by `generate` after each token of the batch: advances every row, and says which rows have ended.
 
-    It does a streamer's work as well, because a row's stop strings can only be seen in its text.
+    It also delivers the chunks, because only a row's text shows its stop strings.
     """
 
     def __init__(self, rows: Sequence[Row], chooser: _Chooser, eos_ids: frozenset[int], on_step: OnStep) -> None:
