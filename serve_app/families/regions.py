@@ -147,8 +147,8 @@ def _entities(text: str) -> tuple[str, tuple[Region, ...]]:
     offset = len(whole) - len(whole.lstrip())
     return caption, tuple(
         _entity(whole, span, offset, _patch_box(first, last))
-        for span, places in places
-        for first, last in _groups(places, 2)
+        for span, patches in places
+        for first, last in _groups(patches, 2)
         if max(first, last) < _KOSMOS_SIDE**2
     )
 
