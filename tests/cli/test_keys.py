@@ -22,6 +22,8 @@ from serve_app.config.http import KeysConfig
 from tests.cli_fake import FakeApi, failure, run, serving, start
 from tests.own_answers import chat_event
 
+pytestmark = pytest.mark.engine
+
 UP = sys.modules[_add_playground.__module__]  # its name is a command's as well
 NOWHERE = "http://127.0.0.1:9"  # what makes keys asks no service
 SECRET = "sa-TheKeyThatNobodyMaySee"

@@ -257,6 +257,7 @@ def replica(config: dict[str, Any], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.engine
 def test_the_hub_and_child_processes_see_what_env_from_names(tmp_path: Path) -> None:
     (tmp_path / "token").write_text(TOKEN)
     with serving(FakeHub()) as hub:

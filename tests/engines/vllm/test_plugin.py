@@ -13,6 +13,8 @@ from ray.exceptions import RayTaskError
 
 from serve_app.engines.vllm import plugin as vllm_plugin
 
+pytestmark = pytest.mark.engine
+
 
 def log(logger: logging.Logger, error: Exception) -> None:
     try:

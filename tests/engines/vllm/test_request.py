@@ -11,7 +11,7 @@ from serve_app.messages import Chunk, GenerationRequest, Message, Sampling, Text
 from tests.tiny_models import tokenizer
 from tests.vllm_models import needs_vllm
 
-pytestmark = [needs_vllm, pytest.mark.filterwarnings("default")]
+pytestmark = [needs_vllm, pytest.mark.engine, pytest.mark.filterwarnings("default")]
 
 NAMED = {name: name for name in ("<think>", "</think>", "<tool_call>", "</tool_call>")}
 WEATHER = ToolUse((Tool("weather", '{"type": "object", "properties": {"city": {"type": "string"}}}'),))
