@@ -80,12 +80,12 @@ class Service:
         return self._answer(self._client.stream_chat(body, visitor))
 
     async def _answer(self, deltas: AsyncGenerator[Delta]) -> AsyncGenerator[Answer]:
-        begun_s, first_s, last_s, text = time.monotonic(), None, 0.0, ""
+        begun_s, first_s, last_s, text, is_whole = time.monotonic(), None, 0.0, "", False
         with self._refusals():
             async with aclosing(deltas):
                 async for delta in deltas:
                     if delta.is_end:
-                        speed = None
+                        speed, is_whole = None, delta.finish_reason is not None
                         if first_s is not None and delta.num_tokens is not None:
                             speed = _speed(delta.num_tokens, first_s - begun_s, last_s - first_s)
                         yield Answer(delta.caption or text, delta.prompt, delta.finish_reason, speed)
@@ -94,6 +94,8 @@ class Service:
                         first_s = first_s or last_s
                         text += delta.text
                         yield Answer(text)
+        if not is_whole:
+            raise Refused("the answer broke off before its end: try again")
 
     @contextmanager
     def _refusals(self) -> Iterator[None]:
