@@ -1,26 +1,45 @@
 """YAML text read strictly: a key that a mapping has twice is an error, where YAML keeps the last and says nothing."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
+from yaml.constructor import SafeConstructor
 
 from serve_app.errors import ConfigError
 
-# PyYAML lets some of these through: a date with a 99th month, `!!bool x`, `!!timestamp x`
+# PyYAML lets some of these through: `!!bool x`, `!!int x`
 YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+
+
+class _Constructor(SafeConstructor):
+    """A date is a text, as in YAML 1.2, so a model may be called 2026-11-30.
+
+    The table is this class's own. lm-format-enforcer, which vLLM imports, changes PyYAML's for its whole process.
+    """
+
+    yaml_constructors: ClassVar[dict[str | None, Any]] = {
+        **SafeConstructor.yaml_constructors,
+        "tag:yaml.org,2002:timestamp": SafeConstructor.construct_yaml_str,
+    }
 
 
 def parse_yaml(text: str, name: str) -> Any:
     """The values in `text`, which is also JSON. Raises `ConfigError` with the file's `name`, the line and the key."""
     try:
-        keys = repeated_key(yaml.compose(text, yaml.SafeLoader))
-        values = yaml.safe_load(text)
+        root = yaml.compose(text, yaml.SafeLoader)
+        keys = repeated_key(root)
+        values = None if keys else values_of(root)
     except YAML_ERRORS as exc:
         raise ConfigError(f"{name} isn't valid YAML: {' '.join(str(exc).split())}") from exc
     if keys:
         line = keys[0].start_mark.line + 1
         raise ConfigError(f"{name}: line {line}: '{keys[0].value}' is there {len(keys)} times: keep one")
     return values
+
+
+def values_of(root: yaml.Node | None) -> Any:
+    """The values of a composed document; None where it is empty. Raises one of `YAML_ERRORS`."""
+    return None if root is None else _Constructor().construct_document(root)
 
 
 def repeated_key(root: yaml.Node | None) -> list[yaml.ScalarNode]:

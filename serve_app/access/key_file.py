@@ -5,7 +5,7 @@ the file holds: each names the line and the field. Who a request comes from is `
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -14,23 +14,13 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from serve_app.config.applications import Name
 from serve_app.errors import ConfigError
 from serve_app.strict import Strict
-from serve_app.yaml_text import YAML_ERRORS, repeated_key
+from serve_app.yaml_text import YAML_ERRORS, repeated_key, values_of
 
 DEFAULT_PRIORITY = 5  # the middle of 0 to 9, so that a key can be put before the others or behind them
 
 _Loader = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader  # in C, because a reload holds up requests
 _LONGEST_SHOWN_FIELD = 24  # characters, fewer than a key has: somebody may have put one where a field's name belongs
 _DEEPEST = 8  # a list of models stands on the fourth level
-
-
-class _Constructor(yaml.constructor.SafeConstructor):
-    """Keep PyYAML's own dates: lm-format-enforcer, which vLLM imports, removes them for the whole process."""
-
-    yaml_constructors: ClassVar[dict[str | None, Any]] = {
-        **yaml.constructor.SafeConstructor.yaml_constructors,
-        "tag:yaml.org,2002:timestamp": yaml.constructor.SafeConstructor.construct_yaml_timestamp,
-    }
-
 
 Limit = Annotated[int | None, Field(ge=1)]
 
@@ -110,7 +100,7 @@ def parse_keys(data: bytes) -> tuple[KeyEntry, ...]:
         root = yaml.compose(text, _Loader)
         if keys := repeated_key(root):  # so that no key loses its limits
             raise ConfigError(f"line {keys[1].start_mark.line + 1}: the field {_shown(keys[1].value)} is there twice")
-        values = None if root is None else _Constructor().construct_document(root)
+        values = values_of(root)
     except YAML_ERRORS as exc:
         mark = getattr(exc, "problem_mark", None)
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -196,6 +186,8 @@ def _sentence(error: ErrorDetails, root: yaml.Node | None) -> str:
         sentence = f"unknown field {_shown(context['field'])}{context['hint']}"
     elif error["type"] == "model_type":
         sentence = "the file is a mapping with a list `keys`, each of which has a name and a sha256"
+    elif error["type"] == "tuple_type":
+        sentence = "it is a list"
     path = ".".join(str(step) for step in error["loc"])
     return f"line {_line(root, steps)}: {path}: {sentence}" if path else f"line {_line(root, steps)}: {sentence}"
 
