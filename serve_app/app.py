@@ -39,7 +39,7 @@ def build_model(config: ModelConfig) -> Application:
         placement_group_strategy=config.placement_strategy if config.placement_bundles else None,
         autoscaling_config=config.autoscaling_options,
         request_router_config=_request_router(config),
-        max_ongoing_requests=config.ongoing_limit,
+        max_ongoing_requests=config.reached_limit if haproxy_is_on() else config.ongoing_limit,
         max_queued_requests=config.queued_limit,
         graceful_shutdown_timeout_s=config.drain_timeout_s,
         health_check_period_s=HEALTH_CHECK_PERIOD_S,

@@ -20,6 +20,7 @@ Family = Literal[
     "paligemma", "minicpm", "qwen-vl", "internvl", "llava",
 ]  # fmt: skip
 _VLLM_MAX_NUM_SEQS = 256  # `vllm serve`'s default on most GPUs; the engine alone takes 128
+_REFUSED_AT_ONCE = 100
 _FEWEST_QUEUED_REQUESTS = 256  # before a small model: at its own address nothing else waits for it in turns
 _LEAST_LOOK_BACK_S = 15.0  # Ray's processes report every 10 s, and it wants to look back further than that
 VLLM_MEMORY_SHARE = 0.92  # of each GPU's memory: vLLM's own default
@@ -187,6 +188,15 @@ class ModelConfig(Strict):
     def ongoing_limit(self) -> int:
         """Requests one replica accepts at once: those that run, and as many that wait behind them."""
         return self.max_ongoing_requests or 2 * self.num_running_at_once
+
+    @property
+    def reached_limit(self) -> int:
+        """Requests one replica accepts at once from HAProxy, which knows no turns: those that wait for theirs too.
+
+        What is beyond a deployment's `max_ongoing_requests` would wait outside our code, which refuses what can't
+        be had in time. A few more, so that there is room to refuse them.
+        """
+        return self.ongoing_limit + self.http.admission.max_waiting_requests + _REFUSED_AT_ONCE
 
     @property
     def queued_limit(self) -> int:

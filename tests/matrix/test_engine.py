@@ -28,7 +28,7 @@ from tests.matrix.conftest import Checkpoints
 from tests.matrix.outcomes import record
 from tests.matrix.rows import ROWS, Row
 from tests.streaming import stream
-from tests.tiny_engine import answer, image, num_bytes, num_running, request, started, together
+from tests.tiny_engine import answer, chunks_of, image, num_bytes, num_running, request, started, together
 
 pytestmark = pytest.mark.engine
 
@@ -137,6 +137,26 @@ async def test_batched_is_alone(row: Row, checkpoints: Checkpoints) -> None:
     num_batches = len({prompt.batch_key for prompt in alike})
     kinds = {1: "any prompts", len(alike): "one at a time"}
     record(row.name, "batches", kinds.get(num_batches, "prompts of one length"))
+
+
+async def test_every_control_holds_beside_the_others(row: Row, checkpoints: Checkpoints) -> None:
+    """In one batch, an answer for each way to choose tokens; none spoils the plain one."""
+    parts = [image(40, 24, 1), "what?"] if row.takes_images else ["what?"]
+    plain, apart = request(*parts, seed=5), {"max_tokens": 12, "ignores_eos": True}
+    controls: list[dict[str, Any]] = [
+        {"frequency_penalty": 1000.0, **apart}, {"presence_penalty": 1000.0, **apart},
+        {"repetition_penalty": 1000.0, **apart}, {"min_tokens": 12}, {"num_logprobs": 2},
+        {"temperature": 1.0, "seed": 3}, {"temperature": 1.0, "top_k": 2, "top_p": 0.5, "min_p": 0.1},
+    ]  # fmt: skip
+    async with serving(row, checkpoints, batch_wait_s=0.3) as engine:
+        alone = await answer(engine, plain)
+        asked = [plain, *(request(*parts, **control) for control in controls)]
+        answers = await asyncio.gather(*(chunks_of(engine, one) for one in asked))
+    texts = ["".join(chunk.text for chunk in chunks) for chunks in answers]
+    nums = [sum(chunk.num_tokens for chunk in chunks) for chunks in answers]
+    assert (texts[0], nums[0]) == alone[:2]
+    assert nums[1:5] == [12] * 4
+    assert all(chunk.logprobs for chunk in answers[5] if chunk.num_tokens)
 
 
 async def test_the_answer_is_new_text_only(row: Row, checkpoints: Checkpoints) -> None:

@@ -28,6 +28,11 @@ class Prompt:
     batch_key: tuple[Any, ...]
     own: Any = None
 
+    @property
+    def token_ids(self) -> torch.Tensor:
+        """Shape (tokens,); empty where the model makes its prompts itself."""
+        return self.tensors["input_ids"][0] if self.own is None else torch.empty(0, dtype=torch.long)
+
 
 def batch_key(tensors: dict[str, torch.Tensor], length: int, checkpoint: Checkpoint) -> tuple[Any, ...]:
     """Equal for prompts that may run in one batch: the same tensors, with shapes that line up."""

@@ -106,7 +106,7 @@ class _Penalties:
         if self._counts is None:
             answers = [torch.tensor(row.tokens, dtype=torch.long) for row in self._rows]
             prompts = [
-                row.prompt.tensors["input_ids"][0] if row.sampling.penalizes_prompt else answer[:0]
+                row.prompt.token_ids if row.sampling.penalizes_prompt else answer[:0]
                 for row, answer in zip(self._rows, answers, strict=True)
             ]
             self._counts = self._counted(answers, logits.shape[-1]).float()
