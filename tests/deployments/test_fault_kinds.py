@@ -443,9 +443,11 @@ async def test_scale_down_lets_running_streams_end(service: RunningService, clie
         return found
 
     async with asyncio.timeout(2 * DEADLINE_S):
-        waking = [asyncio.create_task(ask(client, "elastic", "!tokens 1000")) for _ in range(10)]
+        waking: list[asyncio.Task[Answer]] = []
         while await num_replicas() < 2:
-            assert not any(one.done() for one in waking), "the load is over and there was one replica"
+            running = sum(not one.done() for one in waking)
+            waking += [asyncio.create_task(ask(client, "elastic", "!tokens 1000")) for _ in range(10 - running)]
+        assert all(one.result() == tokens(1000) for one in waking if one.done())
         long = [asyncio.create_task(ask(client, "elastic", "!tokens 900", stream=True)) for _ in range(4)]
         await asyncio.sleep(1)
         for one in waking:
