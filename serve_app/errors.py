@@ -142,6 +142,10 @@ class ClientTooSlow(RequestError):
 class BodyTooSlow(RequestError):
     status, code = 408, "body_too_slow"
 
+    @classmethod
+    def after(cls, seconds: float) -> Self:
+        return cls(f"the body wasn't there within {seconds:g} s: send it at once")
+
 
 class RateLimited(RequestError):
     status, code, type = 429, "rate_limit_exceeded", "rate_limit_error"

@@ -294,6 +294,7 @@ class ModelDescription:
     version: str | None = None  # of its files: a hub's commit, an object store's listing; None where nobody knows
     version_note: str | None = None  # why it may be an old one
     hub_id: str | None = None  # of a model that came from a hub
+    http: str | None = None  # the fingerprint of the rules by which its own lane serves HTTP
 
 
 Put = Callable[[Chunk], None]  # takes an answer's next chunk; called on the event loop, never blocks

@@ -39,6 +39,10 @@ def manifest(
     ] = None,
     memory_gib_per_cpu: Annotated[int | None, typer.Option(help="Default: 4.")] = None,
     memory_gib_per_gpu: Annotated[int | None, typer.Option(help="On top of the CPUs'. Default: 32.")] = None,
+    haproxy: Annotated[
+        bool | None,
+        typer.Option("--haproxy", help="Behind HAProxy, the proxy for production. Default: Ray Serve's own proxy."),
+    ] = None,
     cache_claim: Annotated[
         str | None, typer.Option(help="A PersistentVolumeClaim for the models' files. Default: each pod has its own.")
     ] = None,

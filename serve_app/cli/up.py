@@ -17,7 +17,7 @@ import typer
 
 from serve_app.cli.errors import FAILED, INTERRUPTED, USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL
-from serve_app.config.serve_settings import SERVE_SETTINGS
+from serve_app.config.serve_settings import HAPROXY_BINARY, HAPROXY_SETTINGS, SERVE_SETTINGS
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -77,6 +77,10 @@ def up(
         bool,
         typer.Option("--playground", help="Also the page for browsers, at /playground; needs serve-app[playground]."),
     ] = False,
+    haproxy: Annotated[
+        bool,
+        typer.Option("--haproxy", help="Behind HAProxy, as in production: for a cluster that is started here."),
+    ] = False,
     drain_seconds: Annotated[
         float,
         typer.Option(min=0, help="How long running requests have to end after Ctrl-C or SIGTERM."),
@@ -95,6 +99,8 @@ def up(
     try:
         values = _read(path, listens_at, playground)
         _refuse_open_door(values, _wants_key(values), no_auth)
+        if haproxy:
+            os.environ.update(HAPROXY_SETTINGS)
         _serve_until_stopped(path, values, address, drain_seconds)
     except KeyboardInterrupt as exc:
         raise CliError("stopped before the service was ready", INTERRUPTED) from exc
@@ -243,7 +249,11 @@ def _host(values: dict[str, Any]) -> tuple[str, IPv4Address | IPv6Address | None
 def set_ray_defaults() -> None:
     """Set variables that the environment leaves out. Call it before Ray is imported, which reads them then."""
     # Ray's niceness of 15 lets any other program starve the replicas.
-    for name, value in {"RAY_worker_niceness": "0", **SERVE_SETTINGS}.items():
+    own = {"RAY_worker_niceness": "0", **SERVE_SETTINGS}
+    launcher = Path(sys.executable).parent / "serve-app-haproxy"
+    if launcher.exists():
+        own[HAPROXY_BINARY] = str(launcher)
+    for name, value in own.items():
         os.environ.setdefault(name, value)
     if (Path.home() / ".ray" / "auth_token").exists():  # left by Ray's own start; a cluster closed with it wants it
         os.environ.setdefault("RAY_AUTH_MODE", "token")

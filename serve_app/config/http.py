@@ -3,6 +3,7 @@
 Imports no Ray, no torch, no engine. Units stand in names; each default exists once, here.
 """
 
+import hashlib
 import ipaddress
 import re
 from typing import Annotated, Literal, Self
@@ -130,3 +131,9 @@ class HttpConfig(Strict):
     default_model_names: tuple[str, ...] = ("tgi", "dummy")
     images: ImageConfig = ImageConfig()
     keys: KeysConfig = KeysConfig()
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for whoever answers HTTP by the same rules."""
+        rules = self.model_dump_json(include=set(HttpConfig.model_fields))
+        return hashlib.sha256(rules.encode()).hexdigest()[:16]

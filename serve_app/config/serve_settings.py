@@ -12,6 +12,9 @@ SERVE_SETTINGS = {
     # Without it a process that died is answered for with a bare 500.
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.ingress.stand_in.middlewares",
 }
+# The proxy for production, and what names the executable that Ray Serve starts as HAProxy: `serve-app-haproxy`.
+HAPROXY_SETTINGS = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
+HAPROXY_BINARY = "RAY_SERVE_HAPROXY_BINARY_PATH"
 _FAREWELL_S = 2.5  # for an engine and the router to say that a request is late before Ray Serve says it
 _MOST_FOR_FAREWELL = 0.25
 

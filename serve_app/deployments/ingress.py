@@ -16,11 +16,13 @@ from serve_app.config.applications import IngressConfig, RoutingConfig
 from serve_app.deployments.lane import build_lane, start_log, start_reporter
 from serve_app.deployments.loop_watch import end_if_stuck
 from serve_app.deployments.sidecar_link import SidecarLink
+from serve_app.exchange.lane import Lane
 from serve_app.ingress.app import create_app
 from serve_app.metrics.model_states import ModelStates
 from serve_app.metrics.registry import Metrics
 from serve_app.models.catalog import Catalog
 from serve_app.models.entry import State
+from serve_app.models.lane_table import lane_table
 from serve_app.placement import cluster
 from serve_app.routing.router import Router
 from serve_app.routing.side_stream import Inbox
@@ -50,6 +52,7 @@ class IngressDeployment:
             watcher=self._metrics, not_ready=self._router.not_ready,
         )  # fmt: skip
         self._tasks: list[asyncio.Task[None]] = []
+        self._last_table = ""
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve these models from now on.
@@ -77,7 +80,18 @@ class IngressDeployment:
 
     def __serve_build_asgi_app__(self) -> Starlette:  # Ray Serve's name for it
         parts = (self._catalog, self._router, self._metrics, self._admission, self._running)
-        return create_app(build_lane(self._config, self._sidecar, *parts))
+        lane = build_lane(self._config, self._sidecar, *parts, lambda: self._lane_table(lane))
+        return create_app(lane)
+
+    def _lane_table(self, lane: Lane) -> str:
+        """What HAProxy may send past this ingress. A default depends on the key, where there are keys."""
+        stand_ins = self._config.default_model_names if lane.keys.is_open else ()
+        table = lane_table(self._catalog.entries(), self._catalog.can_serve, stand_ins, self._config.fingerprint)
+        if table != self._last_table:
+            names = sorted({line.split("\t")[1] for line in table.splitlines()})
+            logger.info("HAProxy sends requests straight to lanes by these names: %s", ", ".join(names) or "none")
+            self._last_table = table
+        return table
 
     async def refuse_new(self) -> int:
         """Refuse requests from now on. Returns how many still run."""

@@ -46,6 +46,7 @@ def build_lane(
     metrics: Metrics,
     admission: Admission,
     running: Running,
+    lane_table: Callable[[], str] | None = None,
 ) -> Lane:
     if config.write_interval_s is None:
         config = config.model_copy(update={"write_interval_s": 0.0 if haproxy_is_on() else _PROXY_INTERVAL_S})
@@ -78,6 +79,8 @@ def build_lane(
         budget=Budget(sidecar.lease if has_sidecar else None),
         admission=admission,
         running=running,
+        is_behind_haproxy=haproxy_is_on(),
+        lane_table=lane_table if haproxy_is_on() else None,
         cancel_elsewhere=cancel_elsewhere,
         heed_others=heed_others,
     )

@@ -28,6 +28,7 @@ from serve_app.messages import Write
 from serve_app.metrics.registry import RequestTracker
 
 JSON_HEADERS = [(b"content-type", b"application/json")]
+TEXT_HEADERS = [(b"content-type", b"text/plain; charset=utf-8")]
 PAGE_HEADERS = [
     (b"content-type", b"text/html; charset=utf-8"),
     (b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"),
@@ -143,6 +144,10 @@ class Connection:
         data = json.dumps(value, ensure_ascii=False).encode("utf-8", "replace")
         await self._send_whole(status, JSON_HEADERS + _raw(headers or {}), data)
 
+    async def send_text(self, text: str) -> None:
+        """Answer with plain text."""
+        await self._send_whole(200, TEXT_HEADERS, text.encode())
+
     async def send_page(self, html: str) -> None:
         """Answer with a page that may load nothing and run nothing."""
         await self._send_whole(200, PAGE_HEADERS, html.encode())
@@ -223,7 +228,7 @@ class Connection:
             if remaining_s < body_timeout_s:
                 message = f"the body wasn't there within the {self.timeout_s:g} s of this request"
                 raise DeadlineExceeded(message) from exc
-            raise BodyTooSlow(f"the body wasn't there within {body_timeout_s:g} s: send it at once") from exc
+            raise BodyTooSlow.after(body_timeout_s) from exc
 
     def _watch_for_leaving(self) -> None:
         if self._watcher is not None:  # the body was read before

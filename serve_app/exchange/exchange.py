@@ -21,6 +21,7 @@ from serve_app.exchange.connection import Connection
 from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.field_names import in_clients_words
 from serve_app.exchange.lane import Lane
+from serve_app.exchange.lane_names import DRAWN_HEADER
 from serve_app.exchange.off_loop import off_loop
 from serve_app.exchange.validation import parse_json, validate
 from serve_app.images.gate import ImageSource
@@ -76,9 +77,16 @@ class Exchange(Connection):
 
     def choose(self, name: str | None, task: Task, *, with_images: bool = False) -> ModelEntry:
         """The model that answers from here on. Raises what `Lane.choose` does."""
-        model = self.lane.choose(name, task, self.key, with_images=with_images)
+        model = self.lane.choose(name, task, self.key, with_images=with_images, drawn=self._drawn(name))
         self.set_model(model.name)
         return model
+
+    def _drawn(self, name: str | None) -> str | None:
+        """The model that HAProxy has drawn for this name, if it has."""
+        if name is None or not self.lane.is_behind_haproxy:
+            return None
+        alias, _, drawn = self.request.headers.get(DRAWN_HEADER, "").partition(" ")
+        return drawn if alias == name else None
 
     async def read_json(self, body: type[B]) -> B:
         """The validated body. Raises `InvalidRequest`, `UnsupportedMediaType`, and what `read_body` does."""

@@ -35,33 +35,48 @@ class Lane:
     running: Running
     cancel_elsewhere: Callable[[str, Key | None], Awaitable[bool]]
     heed_others: Callable[[], Coroutine[Any, Any, None]]  # runs for as long as the lane is open
+    is_behind_haproxy: bool = False  # whose rules choose lanes, and take our own headers out of clients' requests
+    lane_table: Callable[[], str] | None = None  # what HAProxy asks of an ingress; None in a model's own lane
 
-    def choose(self, name: str | None, task: Task, key: Key | None, *, with_images: bool = False) -> ModelEntry:
+    def choose(
+        self,
+        name: str | None,
+        task: Task,
+        key: Key | None,
+        *,
+        with_images: bool = False,
+        drawn: str | None = None,
+    ) -> ModelEntry:
         """The model that will answer this key: the one it names, or the task's first that it may use.
 
-        With `with_images` a default is one that takes images, if there is any. Raises `Forbidden`, and what
-        `Catalog.choose` does.
+        With `with_images` a default is one that takes images, if there is any. `drawn` is the model that HAProxy has
+        drawn for the name. Raises `Forbidden`, and what `Catalog.choose` does.
         """
         try:
-            return self._choose(name, task, key, with_images)
+            return self._choose(name, task, key, with_images, drawn)
         except ModelNotReady as exc:
             raise self.discreet(exc, key) from None
 
-    def _choose(self, name: str | None, task: Task, key: Key | None, with_images: bool) -> ModelEntry:
-        if name is not None and self._means_default(name):
+    def _choose(
+        self, name: str | None, task: Task, key: Key | None, with_images: bool, drawn: str | None
+    ) -> ModelEntry:
+        if name is None or drawn is None or not self.catalog.may_answer_for(name, drawn):
+            drawn = None
+        if name is not None and drawn is None and self._means_default(name):
             name = None
         if key is None or key.models is None:
-            return self.catalog.choose(name, task, with_images=with_images)
+            return self.catalog.choose(drawn or name, task, with_images=with_images)
         if name is None:
             first = first_able(self.visible(key), task, with_images)
             if first is None:
                 raise Forbidden(f"this key may use no model that does {task}: ask for another key", "model")
             name = first.name
         if not key.may_use(name):
-            self.catalog.find(name)  # a model that doesn't exist is unknown to every key alike
+            if drawn is None:
+                self.catalog.find(name)  # a model that doesn't exist is unknown to every key alike
             message = f"this key may not use model '{name}'{nearest_hint(name, sorted(key.models))}"
             raise Forbidden(message, "model").about(name)
-        return self.catalog.choose(name, task, with_images=with_images)
+        return self.catalog.choose(drawn or name, task, with_images=with_images)
 
     def _means_default(self, name: str) -> bool:
         """Whether no model is meant. The hub's client for Node sends the address that it was given as the model."""

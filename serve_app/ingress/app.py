@@ -18,7 +18,7 @@ from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.endpoint import Endpoint
 from serve_app.exchange.lane import Lane
 from serve_app.ingress.other_routes import hint
-from serve_app.ingress.routes import ROUTES
+from serve_app.ingress.routes import LANES, ROUTES
 from serve_app.plain_path import PlainPath
 
 _LONGEST_SHOWN_PATH = 200
@@ -36,7 +36,8 @@ def create_app(lane: Lane) -> Starlette:
         await lane.images.close()
 
     # An Endpoint is an instance, so that Starlette hands it the raw ASGI call.
-    routes = [StarletteRoute(route.path, Endpoint(route, lane), methods=[route.method]) for route in ROUTES]
+    table = ROUTES if lane.lane_table is None else (*ROUTES, LANES)
+    routes = [StarletteRoute(route.path, Endpoint(route, lane), methods=[route.method]) for route in table]
     return Starlette(
         routes=routes,
         middleware=[Middleware(PlainPath), *_cors(lane.config.cors_origins)],

@@ -8,10 +8,11 @@ from serve_app.dialects.tgi.dialect import TGI
 from serve_app.dialects.tgi.routes import ROUTES as TGI_ROUTES
 from serve_app.exchange.dialect import SERVICE
 from serve_app.exchange.exchange import Exchange
+from serve_app.exchange.lane_names import LANES_PATH
 from serve_app.exchange.route import Parameter, Route
 from serve_app.ingress.docs_page import page
 from serve_app.ingress.openapi import document
-from serve_app.ingress.service import CancelledRequest, Health, Ready, cancel_request, health, ready
+from serve_app.ingress.service import CancelledRequest, Health, Ready, cancel_request, health, lanes, ready
 
 
 async def openapi(exchange: Exchange) -> None:
@@ -26,6 +27,7 @@ async def docs(exchange: Exchange) -> None:
 
 _ALL = Parameter("all", "query", "1 where every model must be ready")
 
+LANES = Route("GET", LANES_PATH, lanes, SERVICE, answer=str, is_open=True)  # HAProxy's alone, in no documentation
 ROUTES: tuple[Route, ...] = (
     *OPENAI_ROUTES,
     *CAPTION_ROUTES,

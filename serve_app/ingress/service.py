@@ -6,8 +6,9 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from serve_app.access.keys import Key
-from serve_app.errors import Forbidden, InvalidKey, InvalidRequest, RequestNotFound
+from serve_app.errors import Forbidden, InvalidKey, InvalidRequest, RequestNotFound, RouteNotFound
 from serve_app.exchange.exchange import Exchange
+from serve_app.exchange.lane_names import LANES_PATH, SECRET_HEADER
 from serve_app.images.own_site import require_own_site
 from serve_app.models.entry import State
 
@@ -58,6 +59,14 @@ async def ready(exchange: Exchange) -> None:
         if catalog.refused_config:
             answer["refused_config"] = catalog.refused_config
     await exchange.send_json(answer, 200 if is_ready else 503)
+
+
+async def lanes(exchange: Exchange) -> None:
+    """Which names lead to which lane. HAProxy takes the header that this wants out of every client's request."""
+    make_table = exchange.lane.lane_table
+    if make_table is None or SECRET_HEADER not in exchange.request.headers:
+        raise RouteNotFound(f"no route {LANES_PATH}: GET /docs lists those that there are")
+    await exchange.send_text(make_table())
 
 
 async def cancel_request(exchange: Exchange) -> None:

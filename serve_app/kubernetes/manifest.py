@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from serve_app import __version__
 from serve_app.config.applications import ApplicationConfig, IngressConfig, ModelConfig
 from serve_app.config.file import BUILDERS
-from serve_app.config.serve_settings import SERVE_SETTINGS
+from serve_app.config.serve_settings import HAPROXY_BINARY, HAPROXY_SETTINGS, SERVE_SETTINGS
 from serve_app.errors import ConfigError
 from serve_app.kubernetes.worker_groups import Application, WorkerGroup, ingress_per_machine, worker_groups
 from serve_app.strict import Strict
@@ -25,6 +25,7 @@ from serve_app.strict import Strict
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z]([-a-z0-9]{0,45}[a-z0-9])?$")]  # KubeRay adds 6 and allows 53
 SecretKey = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 _DEFAULT_PORT = 8000
+_LAUNCHER = "/opt/serve_app/bin/serve-app-haproxy"  # where cluster/Dockerfile installs it
 _STOP_MARGIN_S = 30  # after the drain, for Ray's own end
 _NO_GPUS = WorkerGroup("gpu", num_cpus=0, num_gpus=0, min_machines=0, max_machines=0)
 _TEMPLATE = Template(Path(__file__).with_name("rayservice.yaml").read_text(encoding="utf-8"))
@@ -47,6 +48,7 @@ class ManifestOptions(Strict):
     memory_gib_per_cpu: int = Field(4, ge=1)
     memory_gib_per_gpu: int = Field(32, ge=0)
     cache_claim: str | None = None
+    haproxy: bool = False
 
     @field_validator("image")
     @classmethod
@@ -89,8 +91,9 @@ def ray_service(values: dict[str, Any], options: ManifestOptions) -> dict[str, A
 def _environment(options: ManifestOptions) -> list[dict[str, Any]]:
     """Ray Serve's settings, and secrets by reference."""
     secrets = [{"name": options.secret, "key": key, "optional": True} for key in options.secret_env]
+    settings = SERVE_SETTINGS | (HAPROXY_SETTINGS | {HAPROXY_BINARY: _LAUNCHER} if options.haproxy else {})
     return [
-        *({"name": name, "value": value} for name, value in SERVE_SETTINGS.items()),
+        *({"name": name, "value": value} for name, value in settings.items()),
         *({"name": secret["key"], "valueFrom": {"secretKeyRef": secret}} for secret in secrets),
     ]
 

@@ -130,6 +130,9 @@ class Catalog:
         best = [entry.name for entry in able if entry.is_ready] or [entry.name for entry in able] or list(weights)
         return random.choices(best, [weights[name] for name in best])[0]
 
+    def may_answer_for(self, name: str, model: str) -> bool:
+        return self._aliases.get(name, {}).get(model, 0) > 0
+
     def can_serve(self, entry: ModelEntry) -> bool:
         """Now or soon: a model that has served is being replaced, and Ray Serve holds its requests."""
         return entry.is_ready or (self.has_served(entry) and entry.state != "failed")

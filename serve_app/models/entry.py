@@ -122,6 +122,10 @@ class Catalog(Protocol):
         """
         ...
 
+    def may_answer_for(self, name: str, model: str) -> bool:
+        """Whether requests for `name` may be answered by this model, where a proxy has drawn it."""
+        ...
+
     def can_serve(self, entry: ModelEntry) -> bool:
         """Whether requests for it are taken, now or soon."""
         ...

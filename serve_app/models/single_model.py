@@ -37,6 +37,9 @@ class SingleModelCatalog:
             raise UnsupportedTask(wrong, "model").about(entry.name)
         return entry
 
+    def may_answer_for(self, name: str, model: str) -> bool:
+        return model in self._entries  # which aliases lead here is the ingress's to know, and it told the proxy
+
     def can_serve(self, entry: ModelEntry) -> bool:
         return entry.is_ready
 

@@ -162,6 +162,7 @@ class Replica:
             version=self._version,
             version_note=self._version_note,
             hub_id=source.hub_id(self._config.source),
+            http=self._config.http.fingerprint,
         )
 
     def pressure(self) -> dict[str, float]:

@@ -1,0 +1,111 @@
+"""Our rules in the configuration that Ray Serve writes for HAProxy: text in, text out.
+
+A request at the common address whose model can be told from its first bytes gets the path of that model's direct
+lane, so that Ray Serve's own rules choose its backend. Which names there are is the ingress's to say; `lanes.lua`
+asks it. All that can't be told goes to the ingress as before.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from serve_app.errors import BodyTooSlow
+from serve_app.exchange.dialect import SERVICE
+from serve_app.exchange.lane_names import DRAWN_HEADER, LANES_PATH, SECRET_HEADER
+
+# The paths whose JSON body names the model, and those that are told by `X-Model` or `?model=`.
+BODY_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/captions")
+HEAD_PATHS = ("/", "/generate", "/generate_stream", "/invocations", "/tokenize", "/chat_tokenize")
+
+_FIRST_LOOK, _SECOND_LOOK = 2_048, 61_440  # bytes of a body; most clients send the model's name first
+_BUFFER_BYTES = 65_536  # for the second look, and what HAProxy adds
+_BODY_TIMEOUT_S = 60  # as the ingress's `body_timeout_s`
+_RETRY = (
+    "retry-on conn-failure empty-response"  # elsewhere, where a replica dies and the buffer has the whole request
+)
+_BEFORE_BACKENDS = "    # Per-backend path ACLs"  # a comment: what stands before it runs before the choice
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """An application as Ray Serve's configuration has it. `servers` are its replicas, without the one in reserve."""
+
+    name: str
+    prefix: str
+    servers: tuple[str, ...]
+
+
+class UnknownConfiguration(ValueError):
+    """Ray Serve writes its configuration in another way than the one that is known here."""
+
+
+def with_lanes(config: str, lua: str, secret: str) -> tuple[str, list[Backend]]:
+    """The configuration with our rules, and the lanes that they lead to.
+
+    `lua` is the path of `lanes.lua`, `secret` what it shows the ingress. Raises `UnknownConfiguration`.
+    """
+    bind = re.search(r"^frontend http_frontend\n    bind (\S*):(\d+)$", config, re.MULTILINE)
+    if bind is None or config.count(_BEFORE_BACKENDS) != 1 or not config.startswith("global\n"):
+        raise UnknownConfiguration("Ray Serve writes HAProxy's configuration in another way")
+    lanes = [backend for backend in _backends(config) if backend.prefix != "/" and backend.servers]
+    host = bind[1] if bind[1] not in ("", "*", "0.0.0.0", "::") else "127.0.0.1"
+    host = f"[{host}]" if ":" in host else host
+    config = re.sub(
+        r"^    tune\.bufsize (\d+)$",
+        lambda line: f"    tune.bufsize {max(int(line[1]), _BUFFER_BYTES)}",
+        config,
+        flags=re.MULTILINE,
+    )
+    for lane in lanes:
+        config = config.replace(f"\nbackend {lane.name}\n", f"\nbackend {lane.name}\n    {_RETRY}\n", 1)
+    config = config.replace("global\n", f"global\n    lua-load {_quoted(lua)} {host} {bind[2]} {secret}\n", 1)
+    return config.replace(_BEFORE_BACKENDS, _rules(lanes, secret) + _BEFORE_BACKENDS), lanes
+
+
+def _backends(config: str) -> list[Backend]:
+    prefixes = dict(re.findall(r"^    acl is_(http-\S+) path (\S+)$", config, re.MULTILINE))
+    backends = []
+    for section in re.split(r"^(?=backend )", config, flags=re.MULTILINE):
+        head = re.match(r"backend (\S+)\n", section)
+        if head and head[1] in prefixes:
+            servers = re.findall(r"^    server (\S+) (?!.* backup$).*$", section, re.MULTILINE)
+            backends.append(Backend(head[1], prefixes[head[1]], tuple(servers)))
+    return backends
+
+
+def _rules(lanes: Sequence[Backend], secret: str) -> str:
+    named, unnamed = "{ var(txn.sa_name) -m found }", "METH_POST sa_body !{ var(txn.sa_name) -m found }"
+    look = "req.body,json_query('$.model')"
+    lines = [
+        "# serve_app: a request that names its model goes straight to that model's replicas",
+        f"http-request del-header {DRAWN_HEADER}",
+        f"http-request del-header {SECRET_HEADER} unless {{ req.hdr({SECRET_HEADER}) -m str {secret} }}",
+        f"http-request set-log-level silent if {{ path {LANES_PATH} }}",  # else two requests a second, in every count
+        f"acl sa_body path {' '.join(BODY_PATHS)}",
+        f"acl sa_head path {' '.join(HEAD_PATHS)}",
+        f"http-error status 408 content-type application/json string {_quoted(_too_slow())}",
+        f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_FIRST_LOOK} if METH_POST sa_body",
+        f"http-request set-var(txn.sa_name) {look} if METH_POST sa_body",
+        f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_SECOND_LOOK} if {unnamed}",
+        f"http-request set-var(txn.sa_name) {look} if {unnamed}",
+        "http-request set-var(txn.sa_name) url_param(model),url_dec if METH_POST sa_head",
+        "http-request set-var(txn.sa_name) req.fhdr(x-model) if METH_POST sa_head { req.fhdr(x-model) -m found }",
+        f"http-request lua.serve_app_lane if {named}",
+        f'http-request set-header {DRAWN_HEADER} "%[var(txn.sa_name)] %[var(txn.sa_drawn)]" '
+        "if { var(txn.sa_drawn) -m found }",
+    ]
+    for lane in lanes:
+        lines += [f"acl sa_up_{lane.name} srv_is_up({lane.name}/{server})" for server in lane.servers]
+        is_chosen = f"{{ var(txn.sa_lane) -m str {lane.name} }} sa_up_{lane.name}"
+        lines.append(f"http-request set-path {lane.prefix}%[path] if {is_chosen}")
+    return "".join(f"    {line}\n" for line in lines)
+
+
+def _too_slow() -> str:
+    return json.dumps(SERVICE.error_json(BodyTooSlow.after(_BODY_TIMEOUT_S)))
+
+
+def _quoted(text: str) -> str:
+    """As one word of HAProxy's configuration."""
+    return "'" + text.replace("'", "'\\''") + "'"
