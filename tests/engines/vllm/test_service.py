@@ -63,6 +63,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
     reciter = build_reciter(tmp_path_factory.mktemp("reciter"), RECITED)
     endless = build_endless(tmp_path_factory.mktemp("endless"))
     on_vllm = {"source": "demo", "engine": "vllm", "num_cpus": 0.2, "env": ENVIRONMENT, "engine_args": ENGINE_ARGS}
+    once = on_vllm | {"start_attempts": 1}
     dreaming = build_adapter(tmp_path_factory.mktemp("dreaming"), model="model", num_layers=1, width=RECITER_WIDTH)
     thinking = {
         "source": str(reciter),
@@ -75,9 +76,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
             model("on-vllm", {**on_vllm, "adapters": {"tuned": str(adapter)}}),
             model("on-transformers", {"source": "demo", "engine": "transformers", "num_cpus": 0.2}),
             model("thinker", {**on_vllm, **thinking}),
-            model("misfit", {**on_vllm, "adapters": {"foreign": str(foreign)}}),
-            model("endless", {**on_vllm, "source": str(endless), "start_attempts": 1}),
-            model("uneven", {**on_vllm, "source": str(endless), "tensor_parallel_size": 3}),
+            model("misfit", {**once, "adapters": {"foreign": str(foreign)}}),
+            model("endless", {**once, "source": str(endless)}),
+            model("uneven", {**once, "source": str(endless), "tensor_parallel_size": 3}),
             {
                 "name": "ingress",
                 "import_path": "serve_app.app:build_ingress",
