@@ -3,7 +3,8 @@
 Starts a service of its own, with keys, two scripted models (one has a direct lane), the demo model and two ingress
 replicas, and kills one of its processes after the other. Every request must be accounted for; at the end nothing may
 be in flight, and processes, file descriptors and memory must be about what they were. A connection may be lost only
-while a killed ingress or proxy isn't back. Prints a table, then one line of JSON; exits with 1 where a promise broke.
+while a killed ingress or proxy isn't back, and behind HAProxy (`--haproxy`) a replica that it led straight to. Prints
+a table, then one line of JSON; exits with 1 where a promise broke.
 
 Run it from the repository: `python -m benchmarks.soak --minutes 20`.
 """
@@ -53,8 +54,9 @@ PROGRESS_S, SAMPLE_S = 10.0, 5.0
 REST_S = 40.0  # until nothing is in flight; a killed process's last word is forgotten after 10
 BETWEEN_FAULTS_S = (1.0, 5.0)
 GRACE_S = 1.5  # before a kill is recorded and after the service is ready, connections may still break
-# Whose death may cut a connection, by the lane that it came to.
-CUTS = {"": ("ingress:Ingress", "proxy"), "/models/script": ("script:Model", "proxy")}
+# Whose death may cut a connection, by the lane that it came to; HAProxy leads from the common address to lanes.
+CUTS: dict[str, tuple[str, ...]] = {"": ("ingress:Ingress", "proxy"), "/models/script": ("script:Model", "proxy")}
+CUTS_BEHIND_HAPROXY = CUTS | {"": (*CUTS[""], "script:Model")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Run:
     faults: list[Fault] = field(default_factory=list)
     samples: list[tuple[float, dict[str, Size]]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    cuts: dict[str, tuple[str, ...]] = field(default_factory=lambda: CUTS)
 
     def now_s(self) -> float:
         return time.monotonic() - self.started_at
@@ -217,16 +220,16 @@ async def at_rest(http: httpx.AsyncClient, run: Run) -> None:
     run.problems.append(f"{REST_S:.0f} s after the last request ended, the sidecar tells {told}")
 
 
-def explains(fault: Fault, lost: Seen) -> bool:
+def explains(fault: Fault, lost: Seen, cuts: dict[str, tuple[str, ...]]) -> bool:
     overlaps = fault.at_s - GRACE_S < lost.ended_s and lost.begun_s < fault.ready_s + GRACE_S
-    return overlaps and fault.killed in CUTS[lost.lane]
+    return overlaps and fault.killed in cuts[lost.lane]
 
 
 def unaccounted(run: Run) -> list[str]:
     """What no fault explains."""
     problems = [f"{seen.kind} at {seen.begun_s:.1f} s: {seen.detail}" for seen in run.seen if seen.outcome == "wrong"]
     for seen in run.seen:
-        if seen.outcome == "lost" and not any(explains(fault, seen) for fault in run.faults):
+        if seen.outcome == "lost" and not any(explains(fault, seen, run.cuts) for fault in run.faults):
             problems.append(f"{seen.kind} from {seen.begun_s:.1f} to {seen.ended_s:.1f} s was lost: {seen.detail}")
     if len(run.seen) != run.num_begun:
         problems.append(f"{run.num_begun} requests were begun and {len(run.seen)} ended")
@@ -289,12 +292,13 @@ def main() -> int:
     parser.add_argument("--most-megabytes", type=float, default=Bounds.megabytes, help="that a role may grow by")
     parser.add_argument("--most-descriptors", type=int, default=Bounds.descriptors, help="that a role may gain")
     parser.add_argument("--most-processes", type=int, default=Bounds.processes, help="that may be more in all")
+    parser.add_argument("--haproxy", action="store_true", help="behind HAProxy, which sends requests to lanes")
     given = parser.parse_args()
     bounds = Bounds(given.most_megabytes, given.most_descriptors, given.most_processes)
     with tempfile.TemporaryDirectory() as folder:
         write_keys(Path(folder) / "keys.yaml")
-        with serving(config(Path(folder) / "keys.yaml")) as service:
-            run = Run()
+        with serving(config(Path(folder) / "keys.yaml"), options=["--haproxy"] * given.haproxy) as service:
+            run = Run(cuts=CUTS_BEHIND_HAPROXY if given.haproxy else CUTS)
             asyncio.run(soak(service, run, given.minutes, given.seed, bounds))
     told = report(run)
     if given.plot:
