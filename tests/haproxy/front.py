@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import httpx
@@ -32,6 +32,7 @@ class Backend:
     port: int = 0
     is_healthy: bool = True
     secrets: list[str] = field(default_factory=list)
+    left: Event = field(default_factory=Event)  # set when the client of a request with `x-hold` has gone
 
     def answer(self, handler: BaseHTTPRequestHandler) -> tuple[int, bytes]:
         if handler.path == "/-/healthz":
@@ -41,9 +42,22 @@ class Backend:
             return 200, self.table.encode()
         self.num_requests += 1
         body = _body(handler)
+        if "x-hold" in handler.headers:
+            self._wait_for_leaving(handler)
         headers = {name.lower(): value for name, value in handler.headers.items()}
         told = {"by": self.name, "path": handler.path, "headers": headers, "num_bytes": len(body)}
         return 200, json.dumps(told).encode()
+
+    def _wait_for_leaving(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.connection.settimeout(20)
+        try:
+            is_gone = not handler.connection.recv(1)
+        except TimeoutError:
+            is_gone = False
+        except ConnectionError:
+            is_gone = True
+        if is_gone:
+            self.left.set()
 
     @contextmanager
     def listening(self) -> Iterator[None]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -159,6 +160,19 @@ def test_a_slow_body_without_a_name_is_told_in_the_apis_shape_and_holds_nobody_u
     assert head.startswith(b"HTTP/1.1 408")
     assert b"application/json" in head.lower()
     assert json.loads(body)["error"]["code"] == "body_too_slow"
+
+
+@pytest.mark.parametrize("num_more", [0, 30_000, 1_000_000])
+@pytest.mark.parametrize(("name", "server"), [("demo", "demo"), ("nobody", "ingress")])
+def test_a_client_that_leaves_before_the_answer_is_noticed(
+    front: Front, name: str, server: str, num_more: int
+) -> None:
+    """Also where its body came later than its head, as from Python's httpx."""
+    backend = front.ingress if server == "ingress" else front.models[server]
+    backend.left.clear()
+    with front.client as client, pytest.raises(httpx.ReadTimeout):
+        client.post(CHAT, json={"model": name, "more": "x" * num_more}, headers={"x-hold": "1"}, timeout=0.5)
+    assert backend.left.wait(10)
 
 
 def test_every_route_that_works_for_a_model_is_looked_at() -> None:
