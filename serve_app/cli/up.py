@@ -1,6 +1,7 @@
 """`serve-app up`: the service on this machine, from one file, until Ctrl-C."""
 
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ import typer
 from serve_app.cli.errors import FAILED, INTERRUPTED, USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL
 from serve_app.config.serve_settings import HAPROXY_BINARY, HAPROXY_SETTINGS, SERVE_SETTINGS
+from serve_app.exchange.lane_secret import SECRET_VARIABLE
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -249,7 +251,7 @@ def _host(values: dict[str, Any]) -> tuple[str, IPv4Address | IPv6Address | None
 def set_ray_defaults() -> None:
     """Set variables that the environment leaves out. Call it before Ray is imported, which reads them then."""
     # Ray's niceness of 15 lets any other program starve the replicas.
-    own = {"RAY_worker_niceness": "0", **SERVE_SETTINGS}
+    own = {"RAY_worker_niceness": "0", SECRET_VARIABLE: secrets.token_hex(32), **SERVE_SETTINGS}
     launcher = Path(sys.executable).parent / "serve-app-haproxy"
     if launcher.exists():
         own[HAPROXY_BINARY] = str(launcher)

@@ -19,6 +19,7 @@ from serve_app.config.serve_settings import within
 from serve_app.deployments.sidecar_link import SidecarLink, heed_wishes
 from serve_app.errors import Unanswered
 from serve_app.exchange.lane import Lane
+from serve_app.exchange.lane_secret import lane_secret
 from serve_app.images.gate import ImageGate
 from serve_app.log import log_to_file
 from serve_app.messages import ModelHandle
@@ -79,7 +80,7 @@ def build_lane(
         budget=Budget(sidecar.lease if has_sidecar else None),
         admission=admission,
         running=running,
-        is_behind_haproxy=haproxy_is_on(),
+        secret=lane_secret() if haproxy_is_on() else None,
         lane_table=lane_table if haproxy_is_on() else None,
         cancel_elsewhere=cancel_elsewhere,
         heed_others=heed_others,

@@ -21,7 +21,7 @@ from serve_app.exchange.connection import Connection
 from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.field_names import in_clients_words
 from serve_app.exchange.lane import Lane
-from serve_app.exchange.lane_names import DRAWN_HEADER
+from serve_app.exchange.lane_secret import DRAWN_HEADER, is_secret
 from serve_app.exchange.off_loop import off_loop
 from serve_app.exchange.validation import parse_json, validate
 from serve_app.images.gate import ImageSource
@@ -83,10 +83,10 @@ class Exchange(Connection):
 
     def _drawn(self, name: str | None) -> str | None:
         """The model that HAProxy has drawn for this name, if it has."""
-        if name is None or not self.lane.is_behind_haproxy:
+        words = self.request.headers.get(DRAWN_HEADER, "").split(" ")
+        if len(words) != 3 or words[1] != name or not is_secret(words[0], self.lane.secret):
             return None
-        alias, _, drawn = self.request.headers.get(DRAWN_HEADER, "").partition(" ")
-        return drawn if alias == name else None
+        return words[2]
 
     async def read_json(self, body: type[B]) -> B:
         """The validated body. Raises `InvalidRequest`, `UnsupportedMediaType`, and what `read_body` does."""

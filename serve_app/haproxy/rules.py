@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from serve_app.errors import BodyTooSlow
 from serve_app.exchange.dialect import SERVICE
-from serve_app.exchange.lane_names import DRAWN_HEADER, LANES_PATH, SECRET_HEADER
+from serve_app.exchange.lane_secret import DRAWN_HEADER, LANES_PATH, SECRET_HEADER
 
 # The paths whose JSON body names the model, and those that are told by `X-Model` or `?model=`.
 BODY_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/captions")
@@ -36,18 +36,18 @@ class Backend:
     servers: tuple[str, ...]
 
 
-class UnknownConfiguration(ValueError):
-    """Ray Serve writes its configuration in another way than the one that is known here."""
+class UnusableConfiguration(ValueError):
+    """No rules can be added."""
 
 
 def with_lanes(config: str, lua: str, secret: str) -> tuple[str, list[Backend]]:
     """The configuration with our rules, and the lanes that they lead to.
 
-    `lua` is the path of `lanes.lua`, `secret` what it shows the ingress. Raises `UnknownConfiguration`.
+    `lua` is the path of `lanes.lua`, and our processes know HAProxy by `secret`. Raises `UnusableConfiguration`.
     """
     bind = re.search(r"^frontend http_frontend\n    bind (\S*):(\d+)$", config, re.MULTILINE)
     if bind is None or config.count(_BEFORE_BACKENDS) != 1 or not config.startswith("global\n"):
-        raise UnknownConfiguration("Ray Serve writes HAProxy's configuration in another way")
+        raise UnusableConfiguration("Ray Serve writes HAProxy's configuration in another way")
     lanes = [backend for backend in _backends(config) if backend.prefix != "/" and backend.servers]
     host = bind[1] if bind[1] not in ("", "*", "0.0.0.0", "::") else "127.0.0.1"
     host = f"[{host}]" if ":" in host else host
@@ -92,7 +92,7 @@ def _rules(lanes: Sequence[Backend], secret: str) -> str:
         "http-request set-var(txn.sa_name) url_param(model),url_dec if METH_POST sa_head",
         "http-request set-var(txn.sa_name) req.fhdr(x-model) if METH_POST sa_head { req.fhdr(x-model) -m found }",
         f"http-request lua.serve_app_lane if {named}",
-        f'http-request set-header {DRAWN_HEADER} "%[var(txn.sa_name)] %[var(txn.sa_drawn)]" '
+        f'http-request set-header {DRAWN_HEADER} "{secret} %[var(txn.sa_name)] %[var(txn.sa_drawn)]" '
         "if { var(txn.sa_drawn) -m found }",
     ]
     for lane in lanes:

@@ -8,7 +8,7 @@ from serve_app.dialects.tgi.dialect import TGI
 from serve_app.dialects.tgi.routes import ROUTES as TGI_ROUTES
 from serve_app.exchange.dialect import SERVICE
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.lane_names import LANES_PATH
+from serve_app.exchange.lane_secret import LANES_PATH
 from serve_app.exchange.route import Parameter, Route
 from serve_app.ingress.docs_page import page
 from serve_app.ingress.openapi import document

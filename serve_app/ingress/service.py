@@ -8,7 +8,7 @@ from typing_extensions import TypedDict
 from serve_app.access.keys import Key
 from serve_app.errors import Forbidden, InvalidKey, InvalidRequest, RequestNotFound, RouteNotFound
 from serve_app.exchange.exchange import Exchange
-from serve_app.exchange.lane_names import LANES_PATH, SECRET_HEADER
+from serve_app.exchange.lane_secret import LANES_PATH, SECRET_HEADER, is_secret
 from serve_app.images.own_site import require_own_site
 from serve_app.models.entry import State
 
@@ -62,9 +62,9 @@ async def ready(exchange: Exchange) -> None:
 
 
 async def lanes(exchange: Exchange) -> None:
-    """Which names lead to which lane. HAProxy takes the header that this wants out of every client's request."""
-    make_table = exchange.lane.lane_table
-    if make_table is None or SECRET_HEADER not in exchange.request.headers:
+    """Which names lead to which lane, for HAProxy alone."""
+    make_table, shown = exchange.lane.lane_table, exchange.request.headers.get(SECRET_HEADER, "")
+    if make_table is None or not is_secret(shown, exchange.lane.secret):
         raise RouteNotFound(f"no route {LANES_PATH}: GET /docs lists those that there are")
     await exchange.send_text(make_table())
 

@@ -31,7 +31,7 @@ def model(name: str, **changes: Any) -> dict[str, Any]:
         "name": name,
         "import_path": "serve_app.app:build_model",
         "route_prefix": None,
-        "args": {"source": "none", "engine": "scripted", "num_cpus": 0.1, "tasks": ["chat"], "start_attempts": 1,
+        "args": {"source": "none", "engine": "scripted", "num_cpus": 0.1, "tasks": ["chat"],
                  "engine_args": script | changes},
     }  # fmt: skip
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from serve_app.exchange.lane_names import LANES_PATH, SECRET_HEADER
+from serve_app.exchange.lane_secret import LANES_PATH, SECRET_HEADER, SECRET_VARIABLE
 from tests.service import free_port
 
 START = "from serve_app.haproxy.launcher import main; main()"
@@ -178,7 +178,9 @@ def started(models: dict[str, str], env: dict[str, str] | None = None) -> Iterat
         log = stack.enter_context(stderr.open("wb"))
         process = subprocess.Popen(
             [sys.executable, "-c", START, "-db", "-f", str(folder / "haproxy.cfg"), "-dR"],
-            env=os.environ | {"RAY_SERVE_HAPROXY_BINARY_PATH": sys.executable} | (env or {}),
+            env=os.environ
+            | {"RAY_SERVE_HAPROXY_BINARY_PATH": sys.executable, SECRET_VARIABLE: "shared by our processes"}
+            | (env or {}),
             stdout=subprocess.DEVNULL,
             stderr=log,
         )

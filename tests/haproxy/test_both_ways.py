@@ -29,6 +29,7 @@ KEYS: dict[str, dict[str, Any]] = {
     "boss": {"admin": True},
 }
 CHAT = "/v1/chat/completions"
+LANES = ("http-demo", "http-script", "http-other-rules")
 HELLO = [{"role": "user", "content": "Hello"}]
 CIRCLE = b64(png("red", "circle", (120, 120)))
 
@@ -46,7 +47,7 @@ def config(keys_file: Path, models: list[str], aliases: dict[str, dict[str, floa
         "proxy_location": "HeadOnly",
         "applications": [
             model("demo", "/models/demo", source="demo", engine="transformers", http=http),
-            model("script", "/models/script", source="none", engine="scripted", http=http),
+            model("script", "/models/script", source="none", engine="scripted", tasks=["chat"], http=http),
             model("apart", None, source="none", engine="scripted", http=http),
             model("other-rules", "/models/other", source="none", engine="scripted", http=http | {"keep_alive_s": 3}),
             {
@@ -69,6 +70,7 @@ class Ways:
     service: RunningService
     haproxy: httpx.Client
     ingress: httpx.Client
+    script_url: str  # of this model's own port, behind HAProxy
     stats: str
 
     def to_backend(self, backend: str) -> int:
@@ -77,11 +79,12 @@ class Ways:
         rows = csv.DictReader(io.StringIO(page.removeprefix("# ")))
         return sum(int(row["stot"]) for row in rows if row["pxname"] == backend and row["svname"] == "BACKEND")
 
-    def goes_to(self, backend: str, send: Callable[[httpx.Client], httpx.Response]) -> httpx.Response:
-        """Send by HAProxy, which must choose this backend."""
-        num_before = self.to_backend(backend)
+    def goes_to(self, lane: str | None, send: Callable[[httpx.Client], httpx.Response]) -> httpx.Response:
+        """Send by HAProxy, which must choose this lane; None is none of them."""
+        before = {name: self.to_backend(name) for name in LANES}
         answer = send(self.haproxy)
-        assert self.to_backend(backend) == num_before + 1, answer.text
+        grown = [name for name in LANES if self.to_backend(name) > before[name]]
+        assert grown == ([] if lane is None else [lane]), answer.text
         return answer
 
 
@@ -99,9 +102,9 @@ def ways(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ways]:
     models = ["demo", "script", "apart", "other-rules"]
     aliases = {"only": {"demo": 1.0}, "half": {"script": 1.0, "apart": 1.0}}
     with serving(config(folder / "keys.yaml", models, aliases), env=env, options=["--haproxy"]) as service:
-        port = _ingress_port(folder)
-        with _client(service.url) as haproxy, _client(f"http://127.0.0.1:{port}") as ingress:
-            both = Ways(service, haproxy, ingress, f"http://127.0.0.1:{ports['stats']}/stats;csv")
+        own = {name: f"http://127.0.0.1:{_port(folder, name)}" for name in ("ingress", "script")}
+        with _client(service.url) as haproxy, _client(own["ingress"]) as ingress:
+            both = Ways(service, haproxy, ingress, own["script"], f"http://127.0.0.1:{ports['stats']}/stats;csv")
             _wait_for_lanes(both)
             yield both
 
@@ -118,9 +121,11 @@ def _bearer(name: str) -> dict[str, str]:
     return {"authorization": f"Bearer key-of-{name}"}
 
 
-def _ingress_port(folder: Path) -> int:
+def _port(folder: Path, application: str) -> int:
+    """Where its replica serves HTTP itself."""
     (path,) = folder.rglob("haproxy.cfg")
-    section = path.read_text().partition("\nbackend http-ingress\n")[2]
+    assert path.stat().st_mode & 0o077 == 0, "the secret stands in it"
+    section = path.read_text().partition(f"\nbackend http-{application}\n")[2]
     found = re.search(r"server SERVE_REPLICA\S+ \S+:(\d+) ", section)
     assert found, section
     return int(found[1])
@@ -185,9 +190,9 @@ SAME: dict[str, dict[str, Any]] = {
     "a model without a lane": chat(model="apart"),
     "a model with rules of its own": chat(model="other-rules"),
 }  # fmt: skip
-BY_THE_INGRESS = {
-    "an unknown model": "http-ingress", "a model without a lane": "http-ingress",
-    "a model with rules of its own": "http-ingress", "a task that it doesn't do": "http-ingress",
+OTHER_WAYS: dict[str, str | None] = {
+    "an unknown model": None, "a model without a lane": None,
+    "a model with rules of its own": None, "a task that it doesn't do": None,
     "an engine's fault": "http-script", "two names outside": "http-script",
 }  # fmt: skip
 
@@ -196,7 +201,7 @@ BY_THE_INGRESS = {
 def test_the_answer_is_the_same(ways: Ways, name: str) -> None:
     request = dict(SAME[name])
     path = request.pop("path")
-    straight = ways.goes_to(BY_THE_INGRESS.get(name, "http-demo"), lambda client: client.post(path, **request))
+    straight = ways.goes_to(OTHER_WAYS.get(name, "http-demo"), lambda client: client.post(path, **request))
     assert plain(straight) == plain(ways.ingress.post(path, **request))
 
 
@@ -244,14 +249,17 @@ def test_a_request_is_called_off_by_whichever_way(ways: Ways) -> None:
 
 def test_the_lanes_are_told_to_nobody_else(ways: Ways) -> None:
     for path in ("/-/lanes", "/-//lanes", "/%2D/lanes"):
-        assert ways.haproxy.get(path, headers={"x-serve-app-lanes": "1"}).status_code == 404
-        assert ways.ingress.get(path).status_code == 404
+        for headers in ({}, {"x-serve-app-lanes": "1"}, {"x-serve-app-lanes": ""}):
+            assert ways.haproxy.get(path, headers=headers).status_code == 404
+            assert ways.ingress.get(path, headers=headers).status_code == 404
 
 
 def test_no_client_can_say_what_was_drawn(ways: Ways) -> None:
     """`narrow` may use the alias `only` alone, which leads to `demo`."""
-    headers = _bearer("narrow") | {"x-serve-app-drawn": "only script"}
+    headers = _bearer("narrow") | {"x-serve-app-drawn": "guessed only script"}
     answer = ways.haproxy.post(CHAT, json=chat(model="only")["json"], headers=headers)
     assert answer.json()["model"] == "demo"
-    answer = ways.haproxy.post(f"/models/script{CHAT}", json=chat(model="only")["json"], headers=headers)
-    assert answer.status_code == 404
+    for url in (ways.haproxy.base_url, ways.script_url):  # the second goes past HAProxy, which takes the header out
+        path = f"{url}/models/script{CHAT}"
+        answer = httpx.post(path, json=chat(model="only")["json"], headers=headers, trust_env=False)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")

@@ -6,14 +6,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
 
-from serve_app.exchange.lane_names import DRAWN_HEADER, LANES_PATH, SECRET_HEADER
-from serve_app.haproxy.rules import BODY_PATHS, HEAD_PATHS, UnknownConfiguration, with_lanes
+from serve_app.exchange.lane_secret import DRAWN_HEADER, LANES_PATH, SECRET_HEADER, SECRET_VARIABLE
+from serve_app.haproxy.rules import BODY_PATHS, HEAD_PATHS, UnusableConfiguration, with_lanes
 from serve_app.ingress.routes import ROUTES
 from tests.haproxy.front import Front, started
 
@@ -121,11 +122,11 @@ def test_an_alias_is_drawn_by_weight_and_its_model_told(front: Front) -> None:
     counts = Counter(one["by"] for one in told)
     assert counts.keys() == {"demo", "other/one"}
     assert abs(counts["demo"] / 10_000 - 0.9) < 0.015  # five standard deviations
-    assert {(one["by"], one["headers"][DRAWN_HEADER]) for one in told} == {
+    assert {(one["by"], one["headers"][DRAWN_HEADER].partition(" ")[2]) for one in told} == {
         ("demo", "prod demo"), ("other/one", "prod other/one"),
     }  # fmt: skip
     # a model without a lane is the ingress's, which is told what was drawn
-    assert {(one["by"], one["headers"][DRAWN_HEADER]) for one in others} == {
+    assert {(one["by"], one["headers"][DRAWN_HEADER].partition(" ")[2]) for one in others} == {
         ("demo", "half demo"), ("ingress", "half far"),
     }  # fmt: skip
 
@@ -181,7 +182,7 @@ def test_every_route_that_works_for_a_model_is_looked_at() -> None:
 
 def test_a_configuration_that_is_not_known_is_left_as_it_is() -> None:
     for config in ("", "global\n", "frontend http_frontend\n    bind *:8000\n"):
-        with pytest.raises(UnknownConfiguration):
+        with pytest.raises(UnusableConfiguration):
             with_lanes(config, "lanes.lua", "secret")
 
 
@@ -207,6 +208,13 @@ def test_switched_off_it_is_ray_serves_configuration() -> None:
         assert asked(front, json={"model": "demo"})["by"] == "ingress"
         assert "lua" not in front.config.read_text()
         assert not front.ingress.secrets
+
+
+def test_without_a_secret_every_request_goes_to_the_ingress_and_the_log_says_why(tmp_path: Path) -> None:
+    nothing = {SECRET_VARIABLE: "", "RAY_AUTH_TOKEN": "", "RAY_AUTH_TOKEN_PATH": str(tmp_path / "nowhere")}
+    with started({"demo": "/models/demo"}, nothing) as front:
+        assert asked(front, json={"model": "demo"})["by"] == "ingress"
+        assert f"set {SECRET_VARIABLE} where Ray starts" in front.stderr.read_text()
 
 
 def test_a_model_whose_replica_is_gone_is_the_ingresss() -> None:
