@@ -19,7 +19,7 @@ from serve_app.config.serve_settings import within
 from serve_app.deployments.sidecar_link import SidecarLink, heed_wishes
 from serve_app.errors import Unanswered
 from serve_app.exchange.lane import Lane
-from serve_app.exchange.lane_secret import lane_secret
+from serve_app.exchange.lane_secret import SECRET_VARIABLE, lane_secret
 from serve_app.images.gate import ImageGate
 from serve_app.log import log_to_file
 from serve_app.messages import ModelHandle
@@ -57,6 +57,13 @@ def build_lane(
     keys = Keyring(config.keys)
     if keys.is_open:
         logger.warning("no API keys: whoever reaches this service may use it; docs/security.md says how to close it")
+    secret = lane_secret() if haproxy_is_on() else None
+    if lane_table is not None and haproxy_is_on() and secret is None:
+        logger.warning(
+            "HAProxy sends every request to the ingress first: set %s to one text where Ray starts, on every node, "
+            "or RAY_AUTH_MODE=token",
+            SECRET_VARIABLE,
+        )
     process = serve.get_replica_context().replica_id.unique_id
     has_sidecar = sidecar.application is not None
 
@@ -80,7 +87,7 @@ def build_lane(
         budget=Budget(sidecar.lease if has_sidecar else None),
         admission=admission,
         running=running,
-        secret=lane_secret() if haproxy_is_on() else None,
+        secret=secret,
         lane_table=lane_table if haproxy_is_on() else None,
         cancel_elsewhere=cancel_elsewhere,
         heed_others=heed_others,
