@@ -55,6 +55,24 @@ def _number(variable: str, otherwise: int) -> int:
 
 
 class _File(RotatingFileHandler):
+    """Counts what it writes. Its base formats a line twice and asks for the file's size and kind, at each line."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        super().__init__(path, **options)
+        self._num_bytes = path.stat().st_size
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + self.terminator
+            self._num_bytes += len(line.encode("utf-8", "backslashreplace"))
+            if self._num_bytes > self.maxBytes:
+                self.doRollover()
+                self._num_bytes = self.stream.tell()
+            self.stream.write(line)
+            self.stream.flush()
+        except Exception:  # as the library's handlers: a line that can't be written raises nothing
+            self.handleError(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         """A full disk costs lines, and nothing else: a traceback for each would have no room either."""
 
