@@ -1,8 +1,8 @@
 """How often a request meets a replica that has its image or conversation, and how even the load stays.
 
 Two traces on four replicas of the scripted engine, each with a cache of its own, through the whole service: once
-with `balancing: affinity`, once with Ray Serve's power of two choices, alternating. The ceiling of the hit rate is
-what one cache that sees everything would reach. Prints a table, then one line of JSON.
+with `balancing: affinity`, once with `power_of_two` (behind HAProxy that is least connections), alternating. The
+ceiling of the hit rate is what one cache that sees everything would reach. Prints a table, then one line of JSON.
 
 Run it from the repository: `python -m benchmarks.balancing`.
 """
@@ -33,10 +33,13 @@ BALANCINGS = ("affinity", "power_of_two")
 
 def _config() -> dict[str, Any]:
     scaling = {"min_replicas": NUM_REPLICAS, "max_replicas": NUM_REPLICAS}
+    rules = {"request_timeout_s": 120}  # the same for all, so that HAProxy may lead to the models' own lanes
     models = [model(name, scaling, takes_images=True, first_token_s=0.05, cache_size=2000) for name in BALANCINGS]
     for one in models:
-        one["args"] |= {"balancing": one["name"], "max_batch_size": 16}
-    front = ingress("ingress", "/", request_timeout_s=120)
+        one["route_prefix"] = f"/models/{one['name']}"
+        one["args"] |= {"balancing": one["name"], "max_batch_size": 16, "http": rules}
+    front = ingress("ingress", "/")
+    front["args"] = {"num_cpus": 0.1, "max_ongoing_requests": 2000, **rules}
     front["deployments"][0]["user_config"] = {"models": list(BALANCINGS)}
     metrics = {
         "name": "metrics",
@@ -148,9 +151,10 @@ async def _run(url: str, num_rounds: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.balancing", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    num_rounds: int = parser.parse_args().rounds
-    with serving(_config()) as service:
-        rows = asyncio.run(_run(service.url, num_rounds))
+    parser.add_argument("--haproxy", action="store_true", help="behind HAProxy, which chooses the replica")
+    given = parser.parse_args()
+    with serving(_config(), options=["--haproxy"] * given.haproxy) as service:
+        rows = asyncio.run(_run(service.url, given.rounds))
     summary: dict[str, dict[str, float]] = {}
     print(f"{'trace':10} {'balancing':14} {'hit rate':>9} {'ceiling':>8} {'max/mean load':>14}")
     for trace, (_, ceiling) in TRACES.items():
@@ -159,7 +163,11 @@ def main() -> None:
             hits, load = (round(mean(row[key] for row in mine), 3) for key in ("hit_rate", "max_over_mean_load"))
             summary[f"{trace} {balancing}"] = {"hit_rate": hits, "max_over_mean_load": load}
             print(f"{trace:10} {balancing:14} {hits:9.3f} {ceiling:8.3f} {load:14.2f}")
-    print(json.dumps({"replicas": NUM_REPLICAS, "clients": NUM_CLIENTS, "rounds": rows, **summary}))
+    print(
+        json.dumps(
+            {"replicas": NUM_REPLICAS, "clients": NUM_CLIENTS, "haproxy": given.haproxy, "rounds": rows, **summary}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -67,10 +67,11 @@ class _File(RotatingFileHandler):
             self._num_bytes += len(line.encode("utf-8", "backslashreplace"))
             if self._num_bytes > self.maxBytes:
                 self.doRollover()
-                self._num_bytes = self.stream.tell()
+                self._num_bytes = len(line)
+            assert self.stream is not None, "opened at once, without `delay`"
             self.stream.write(line)
             self.stream.flush()
-        except Exception:  # as the library's handlers: a line that can't be written raises nothing
+        except Exception:  # noqa: BLE001 -- as the library's handlers: a line that can't be written raises nothing
             self.handleError(record)
 
     def handleError(self, record: logging.LogRecord) -> None:

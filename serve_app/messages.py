@@ -295,6 +295,7 @@ class ModelDescription:
     version_note: str | None = None  # why it may be an old one
     hub_id: str | None = None  # of a model that came from a hub
     http: str | None = None  # the fingerprint of the rules by which its own lane serves HTTP
+    balancing: str | None = None  # how its requests are spread over its replicas
 
 
 Put = Callable[[Chunk], None]  # takes an answer's next chunk; called on the event loop, never blocks

@@ -3,8 +3,8 @@
 
 local host, port, secret = ...
 
--- A line of the answer: a task, a name, and the models that may answer, each with its weight and its backend ("-"
--- for none), all separated by tabs. The model's name is "=" where it is the one that was asked for.
+-- A line of the answer: a task, a name, and the models that may answer, each with its weight, its backend ("-" for
+-- none) and its balancing, all separated by tabs. The model's name is "=" where it is the one that was asked for.
 local tasks = { chat = {}, caption = {} }
 
 local function parsed(text)
@@ -13,9 +13,9 @@ local function parsed(text)
         local task, name, rest = line:match("^(%S+)\t(%S+)\t(.*)$")
         if found[task] then
             local models, total = {}, 0
-            for model, weight, backend in rest:gmatch("(%S+) (%S+) (%S+)") do
+            for model, weight, backend, balancing in rest:gmatch("(%S+) (%S+) (%S+) (%S+)") do
                 total = total + tonumber(weight)
-                models[#models + 1] = { model = model, upto = total, backend = backend }
+                models[#models + 1] = { model = model, upto = total, backend = backend, balancing = balancing }
             end
             found[task][name] = { models = models, total = total }
         end
@@ -59,8 +59,71 @@ core.register_action("serve_app_lane", { "http-req" }, function(txn)
             end
             if candidate.backend ~= "-" then
                 txn:set_var("txn.sa_lane", candidate.backend)
+                txn:set_var("txn.sa_balancing", candidate.balancing)
             end
             return
         end
+    end
+end)
+
+-- What a replica's caches may have of a request: its first image, else how its conversation began. An instruction
+-- is no part of it where there is an image, because every caption has the same one.
+
+local IMAGE_CHARACTERS = 32768 -- of an image that may go on beyond what HAProxy holds of the body
+
+-- The fields of the bodies that have an image's address or its base64 in a text.
+local IMAGE_FIELDS = { '"url"', '"b64"', '"image"', '"images"', '"image_url"' }
+
+local function image_in(body)
+    local first
+    for _, field in ipairs(IMAGE_FIELDS) do
+        local from = 1
+        while true do
+            local _, stop = body:find(field, from, true)
+            if not stop or (first and stop > first) then
+                break
+            end
+            local start = body:match("^%s*:%s*%[?%s*\"()", stop + 1)
+            if start then
+                first = start
+                break
+            end
+            from = stop + 1
+        end
+    end
+    if first then
+        local stop = body:find('"', first, true) or #body + 1
+        return body:sub(first, math.min(stop - 1, first + IMAGE_CHARACTERS - 1))
+    end
+end
+
+local MOST_PARTS = 8 -- of a message; most have one
+
+local function beginning_of(conversation, txn)
+    local function text(path)
+        return txn.c:json_query(conversation, path)
+    end
+    local function words(message)
+        local found = text(message .. ".content")
+        local number = 0
+        while not found and number < MOST_PARTS do -- a list of parts
+            found = text(message .. ".content[" .. number .. "].text")
+            number = number + 1
+        end
+        return found or ""
+    end
+    local turns = words("$.messages[0]")
+    local role = text("$.messages[0].role")
+    if role == "system" or role == "developer" then
+        turns = turns .. words("$.messages[1]")
+    end
+    return turns .. (text("$.prompt") or text("$.inputs") or "")
+end
+
+core.register_action("serve_app_key", { "http-req" }, function(txn)
+    local body = txn.sf:req_body() or ""
+    local key = image_in(body) or beginning_of(body, txn)
+    if #key > 0 then
+        txn:set_var("txn.sa_key", tostring(txn.c:xxh64(key)))
     end
 end)

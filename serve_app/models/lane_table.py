@@ -13,7 +13,7 @@ from serve_app.messages import Task
 from serve_app.models.entry import ModelEntry, first_able
 
 _AS_ASKED = "="  # the model's name is the one that was asked for
-_NO_LANE = "-"
+_NO_LANE = "- -"
 
 
 def lane_table(
@@ -22,7 +22,7 @@ def lane_table(
     stand_ins: Sequence[str],
     fingerprint: str,
 ) -> str:
-    """A line for each task and name: both, then each model that may answer with its weight and its backend.
+    """A line for each task and name: both, then each model that may answer with weight, backend and balancing.
 
     `entries` are a catalog's, aliases among them; `stand_ins` are names that mean a task's default, `fingerprint` is
     that of the ingress's own rules. Tabs part a line, and spaces what belongs to one model.
@@ -30,27 +30,27 @@ def lane_table(
     models = {entry.name: entry for entry in entries if not entry.weights}
     shared = Counter(backend_name(entry.name) for entry in models.values() if not entry.base)
 
-    def backend(entry: ModelEntry, task: Task) -> str:
-        name = backend_name(entry.base or entry.name)
-        rules = entry.description.http if entry.description else None
+    def lane(entry: ModelEntry, task: Task) -> str | None:
+        name, description = backend_name(entry.base or entry.name), entry.description
         is_there = entry.state == "ready" and entry.num_replicas > 0 and entry.may_serve(task)
-        return name if is_there and rules == fingerprint and shared[name] == 1 else _NO_LANE
+        if not is_there or description is None or description.http != fingerprint or shared[name] > 1:
+            return None
+        return f"{name} {description.balancing}"
 
     def lines(task: Task) -> Iterator[str]:
         for entry in entries:
             if entry.weights:
                 drawn = _drawn(entry.weights, models, can_serve, task)
-                lanes = [f"{model.name} {weight:.9g} {backend(model, task)}" for model, weight in drawn]
+                choices = [(f"{model.name} {weight:.9g}", lane(model, task)) for model, weight in drawn]
             else:
-                lanes = [f"{_AS_ASKED} 1 {backend(entry, task)}"]
-            if any(not lane.endswith(f" {_NO_LANE}") for lane in lanes):
-                yield "\t".join((task, entry.name, *lanes))
+                choices = [(f"{_AS_ASKED} 1", lane(entry, task))]
+            if any(chosen for _, chosen in choices):
+                yield "\t".join((task, entry.name, *(f"{drawn} {chosen or _NO_LANE}" for drawn, chosen in choices)))
         default = first_able(models.values(), task, with_images=False)
         if default is not None and default is first_able(models.values(), task, with_images=True):
-            lane = backend(default, task)
             for name in stand_ins:
-                if lane != _NO_LANE and name not in {entry.name for entry in entries}:
-                    yield f"{task}\t{name}\t{default.name} 1 {lane}"
+                if (chosen := lane(default, task)) and name not in {entry.name for entry in entries}:
+                    yield f"{task}\t{name}\t{default.name} 1 {chosen}"
 
     return "".join(f"{line}\n" for task in get_args(Task) for line in lines(task))
 

@@ -163,6 +163,7 @@ class Replica:
             version_note=self._version_note,
             hub_id=source.hub_id(self._config.source),
             http=self._config.http.fingerprint,
+            balancing=self._config.balancing,
         )
 
     def pressure(self) -> dict[str, float]:

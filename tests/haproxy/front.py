@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +19,7 @@ import httpx
 from serve_app.exchange.lane_secret import LANES_PATH, SECRET_HEADER, SECRET_VARIABLE
 from tests.service import free_port
 
+NO_OTHERS: Mapping[str, int] = {}
 START = "from serve_app.haproxy.launcher import main; main()"
 
 
@@ -134,14 +135,21 @@ class Front:
 
 
 @contextmanager
-def started(models: dict[str, str], env: dict[str, str] | None = None) -> Iterator[Front]:
-    """HAProxy before an ingress at `/` and these models, an echoing server each, by their route prefixes."""
+def started(
+    models: dict[str, str], env: dict[str, str] | None = None, num_replicas: Mapping[str, int] = NO_OTHERS
+) -> Iterator[Front]:
+    """HAProxy before an ingress at `/` and these models, by their route prefixes.
+
+    Each replica is an echoing server: one for a model, called as it is, or as many as `num_replicas` says, with
+    their number behind the name.
+    """
     from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
     from ray.serve.config import HTTPOptions
 
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp")))
-        backends = {name: Backend(name) for name in models}
+        names = {name: _replica_names(name, num_replicas.get(name, 1)) for name in models}
+        backends = {replica: Backend(replica) for replicas in names.values() for replica in replicas}
         ingress = Backend("ingress", table="")
         for backend in (ingress, *backends.values()):
             stack.enter_context(backend.listening())
@@ -157,7 +165,8 @@ def started(models: dict[str, str], env: dict[str, str] | None = None) -> Iterat
             has_received_routes=True,
             has_received_servers=True,
         )
-        named = [("ingress", "/", ingress), *((name, prefix, backends[name]) for name, prefix in models.items())]
+        named = [("ingress", "/", [ingress])]
+        named += [(name, prefix, [backends[replica] for replica in names[name]]) for name, prefix in models.items()]
         api = HAProxyApi(
             config,
             {
@@ -165,10 +174,13 @@ def started(models: dict[str, str], env: dict[str, str] | None = None) -> Iterat
                     name=f"http-{safe_name(name)}",
                     path_prefix=prefix,
                     app_name=name,
-                    servers=[ServerConfig(f"SERVE_REPLICA::{safe_name(name)}", "127.0.0.1", backend.port)],
+                    servers=[
+                        ServerConfig(f"SERVE_REPLICA::{safe_name(replica.name)}", "127.0.0.1", replica.port)
+                        for replica in replicas
+                    ],
                     fallback_server=ServerConfig("SERVE_PROXY_ACTOR-x", "127.0.0.1", ingress.port),
                 )
-                for name, prefix, backend in named
+                for name, prefix, replicas in named
             },
             config_file_path=str(folder / "haproxy.cfg"),
         )
@@ -188,6 +200,10 @@ def started(models: dict[str, str], env: dict[str, str] | None = None) -> Iterat
         front = Front(port, ingress, backends, process, stderr, folder / "haproxy.cfg")
         _wait(front)
         yield front
+
+
+def _replica_names(model: str, count: int) -> list[str]:
+    return [model] if count == 1 else [f"{model}{number}" for number in range(count)]
 
 
 def safe_name(name: str) -> str:

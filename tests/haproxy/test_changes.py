@@ -88,9 +88,10 @@ async def client(cluster: Cluster) -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def end_of(client: httpx.AsyncClient, name: str, text: str = "!tokens 20", stream: bool = False) -> str:
-    """`ok` for a whole answer; else the status and what was said."""
-    body = {"model": name, "stream": stream, "messages": [{"role": "user", "content": text}]}
+async def end_of(client: httpx.AsyncClient, name: str, stream: bool = False) -> str:
+    """`ok` for a whole answer; else the status and what was said. Each request is a conversation of its own."""
+    messages = [{"role": "user", "content": f"{time.monotonic_ns()}"}, {"role": "user", "content": "!tokens 20"}]
+    body = {"model": name, "stream": stream, "messages": messages}
     try:
         answer = await client.post(CHAT, json=body)
     except httpx.TransportError as exc:
@@ -146,6 +147,22 @@ async def until(is_so: Callable[[], bool], never: str) -> None:
     while not await asyncio.to_thread(is_so):
         assert time.monotonic() < deadline, never
         await asyncio.sleep(0.1)
+
+
+async def test_a_conversation_finds_the_replica_that_has_it_in_cache(client: httpx.AsyncClient) -> None:
+    """The scripted engine answers with its replica, and whether it had the conversation."""
+    replicas = set()
+    for number in range(12):
+        messages = [{"role": "system", "content": "Be kind."}]
+        for turn in range(3):
+            messages.append({"role": "user", "content": f"!cache conversation {number}, turn {turn}"})
+            answer = (await client.post(CHAT, json={"model": "pair", "messages": messages})).json()
+            text = answer["choices"][0]["message"]["content"]
+            replica, cached = text.split()
+            assert cached == ("hit" if turn else "miss")
+            messages.append({"role": "assistant", "content": text})
+        replicas.add(replica)
+    assert len(replicas) == 2
 
 
 @pytest.mark.parametrize("name", ["pair", "lone"])

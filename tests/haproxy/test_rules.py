@@ -25,8 +25,10 @@ TABLE = "".join(
     f"{task}\t{line}\n"
     for task in ("chat", "caption")
     for line in (
-        "demo\t= 1 http-demo", "lora\t= 1 http-demo", "other/one\t= 1 http-other.one", "gone\t= 1 http-gone",
-        "prod\tdemo 90 http-demo\tother/one 10 http-other.one", "half\tdemo 1 http-demo\tfar 1 -",
+        "demo\t= 1 http-demo affinity", "lora\t= 1 http-demo affinity",
+        "other/one\t= 1 http-other.one affinity", "gone\t= 1 http-gone affinity",
+        "prod\tdemo 90 http-demo affinity\tother/one 10 http-other.one power_of_two",
+        "half\tdemo 1 http-demo affinity\tfar 1 - -",
     )
 )  # fmt: skip
 CHAT = "/v1/chat/completions"
@@ -144,7 +146,7 @@ def test_our_own_headers_are_taken_out_of_a_clients_request(front: Front) -> Non
 
 
 def test_a_new_table_holds_at_once_and_a_missing_one_changes_nothing(front: Front) -> None:
-    front.show("chat\tnew\t= 1 http-demo\n")
+    front.show("chat\tnew\t= 1 http-demo affinity\n")
     assert asked(front, json={"model": "new"})["by"] == "demo"
     assert asked(front, json={"model": "other/one"})["by"] == "ingress"
     front.show(TABLE)
@@ -219,7 +221,7 @@ def test_without_a_secret_every_request_goes_to_the_ingress_and_the_log_says_why
 
 def test_a_model_whose_replica_is_gone_is_the_ingresss() -> None:
     with started({"demo": "/models/demo"}) as other:
-        other.show("chat\tdemo\t= 1 http-demo\n")
+        other.show("chat\tdemo\t= 1 http-demo affinity\n")
         assert asked(other, json={"model": "demo"})["by"] == "demo"
         other.models["demo"].is_healthy = False
         deadline = time.monotonic() + 60
