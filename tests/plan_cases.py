@@ -153,6 +153,12 @@ CASES = (
     ),
     Case("a strategy without ranks", "{m: {placement_strategy: SPREAD}}", ("placement_strategy", "one rank")),
     Case("a batch for vLLM", "{m: {engine: vllm, max_batch_size: 4}}", ("vLLM batches by itself",)),
+    Case(
+        "starts that Ray Serve doesn't try",
+        "{m: {start_attempts: 7, autoscaling: {max_replicas: 2}}}",
+        ("no more than 6 starts are tried", "set 6, or more in"),
+    ),
+    Case("as many starts as Ray Serve tries", "{m: {start_attempts: 6, autoscaling: {max_replicas: 2}}}"),
     Case("two fifths", "{m: {num_gpus: 0.4}}", ("2 x 0.4 fits, and 0.2 of the GPU stays", "set 0.5")),
     Case("nobody names it", "{a: {}, b: {}}", ("no ingress names model 'b'",), user_config="{models: [a]}"),
     Case("an update with one replica", "{m: {num_gpus: 2}}", ("away while it loads", "2 GPU", "there is no room")),

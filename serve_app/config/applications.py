@@ -96,7 +96,7 @@ class ModelConfig(Strict):
     balancing: Literal["affinity", "power_of_two"] = "affinity"  # by what replicas have in cache, or by lot and load
     max_ongoing_requests: int | None = Field(None, ge=1)
     max_queued_requests: int | None = Field(None, ge=-1)
-    start_attempts: int = Field(3, ge=1, le=20)  # replicas' starts that may fail before the deploy has failed
+    start_attempts: int = Field(3, ge=1, le=20)  # failed starts that end a deploy; three a replica do in any case
     drain_timeout_s: float = Field(30.0, ge=0)
     metrics_application: str | None = "metrics"
     http: HttpConfig = HttpConfig()  # of its direct lane, where the application has a route_prefix

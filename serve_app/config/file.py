@@ -105,6 +105,8 @@ def _check_application(app: Any, place: str) -> None:
             _check_env_vars(options.get("runtime_env"), f"{place}: ray_actor_options: runtime_env")
         if takes(app, IngressConfig) and "user_config" in deployment:
             _validate(RoutingConfig, deployment["user_config"], f"{place}: user_config")
+        elif builder in BUILDERS and deployment.get("user_config") is not None:
+            raise ConfigError(f"{place}: only an ingress has a user_config: take it out, and set args")
 
 
 def _check_env_vars(runtime_env: Any, place: str) -> None:

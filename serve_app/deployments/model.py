@@ -1,8 +1,10 @@
 """A model's replica with its reporter and its direct lane, as Ray Serve runs them."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 from ray import serve
@@ -24,6 +26,8 @@ from serve_app.replica.pressure import Elsewhere
 from serve_app.replica.replica import start_replica
 from serve_app.replica.watched import LAST_WORDS_S, WatchedReplica, until_lost
 from serve_app.routing.side_stream import Address, Outlets
+
+logger = logging.getLogger("serve_app")
 
 
 class ModelDeployment:
@@ -51,6 +55,14 @@ class ModelDeployment:
         self._running = Running()
         self._reporter = reporter
         self._watch = asyncio.create_task(end_if_stuck())
+
+    def reconfigure(self, user_config: Any) -> None:
+        """A model has no `user_config`, and one that is deployed nevertheless changes nothing.
+
+        Without this method, or were it to raise, Ray Serve would stop the running replica and could start no other.
+        """
+        if user_config is not None:
+            logger.error("a model has no user_config, and it is ignored: take it out, and set args")
 
     # These yield their one result. Ray Serve's router learns only from a generator at once that a replica took the
     # request and how many it has, which it balances by.

@@ -27,6 +27,7 @@ _INSTEAD = {
     "health_check_period_s": "take it out: how soon a dead or hung replica is noticed was measured without it",
     "health_check_timeout_s": "take it out: how soon a dead or hung replica is noticed was measured without it",
 }
+_STARTS_PER_REPLICA = 3  # Ray Serve's RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT, where nobody sets it
 
 
 def settings_findings(values: dict[str, Any], applications: list[Application]) -> Iterator[Finding]:
@@ -152,6 +153,14 @@ def _without_effect(model: ModelConfig, place: str) -> Iterator[Finding]:
             f"{place}.placement_strategy",
             "it never takes effect: the model has one rank, and no group to place",
             "leave it out, or set tensor_parallel_size",
+        )
+    most_starts = _STARTS_PER_REPLICA * model.autoscaling.max_replicas
+    if model.start_attempts > most_starts:
+        yield warning(
+            f"{place}.start_attempts",
+            f"no more than {most_starts} starts are tried: Ray Serve allows {_STARTS_PER_REPLICA} for each "
+            f"replica that is to run, and max_replicas is {model.autoscaling.max_replicas}",
+            f"set {most_starts}, or more in RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT where Ray starts",
         )
     for key in sorted(fields & {"max_batch_size", "batch_wait_s"}) if model.engine == "vllm" else ():
         yield warning(

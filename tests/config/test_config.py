@@ -143,6 +143,11 @@ MODEL = "{name: m, import_path: 'serve_app.app:build_model', route_prefix: null,
             "application 'i' names no models.*user_config: {models: .m.}",
         ),
         (
+            "applications: [{name: m, import_path: 'serve_app.app:build_model', args: {source: demo}, "
+            "deployments: [{name: Model, user_config: {models: [m]}}]}]",
+            "'m': only an ingress has a user_config: take it out",
+        ),
+        (
             "applications: [{name: m, import_path: 'serve_app.app:build_metrics', route_prefix: /metrics}, "
             "{name: d, import_path: 'serve_app.app:build_model', args: {source: x, http: {keys: {file: /keys}}}}]",
             "'m' answers HTTP to everybody, while 'd' wants keys.*args: keys",

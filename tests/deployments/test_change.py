@@ -6,8 +6,10 @@ No request may fail meanwhile. The changes come as `serve deploy` with an edited
 import asyncio
 import copy
 import json
+import os
 import re
 import secrets
+import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -63,6 +65,7 @@ class Cluster:
 
     def __init__(self, service: RunningService) -> None:
         self.url = service.url
+        self.service = service
         found = re.search(r"dashboard: (http://\S+)", (service.temp_dir / "up.log").read_text())
         assert found, "`serve-app up` told no dashboard"
         self._dashboard = found[1]
@@ -300,11 +303,92 @@ async def test_a_version_that_fails_to_start_costs_nothing(cluster: Cluster, cli
         await cluster.deploy(file([*BASE, broken], {"stable": {"a": 50, "next": 50}}))
         await wait_for_entry(client, "next", "state", "failed")
         assert "no weights there" in (await entry(client, "next"))["reason"]
-        await cluster.deploy(file([model("a", start_error="nor here: correct it"), model("b")], {"stable": {"a": 1}}))
+        # It is away from here on, and its requests wait. They are answered because two more starts, of three seconds
+        # each, have to fail before the deploy has.
+        wrong = model("a", start_s=3, start_error="nor here: correct it")
+        await cluster.deploy(file([wrong, model("b")], {"stable": {"a": 1}}))
         await wait_for_entry(client, "a", "reason", "nor here")
         await cluster.deploy(file(BASE, {"stable": {"a": 1}}))
         await wait_for(client, "a", "a")
     assert {name: set(answers) for name, answers in told.items()} == {"a": {"a"}, "stable": {"a"}}
+
+
+def attempted(name: str, attempts: int, num_replicas: int = 1, surge: int = 0, **changes: Any) -> dict[str, Any]:
+    one = model(name, **changes) | {"deployments": [{"name": "Model", "max_surge_percent": surge}]}
+    replicas = {"min_replicas": num_replicas, "max_replicas": num_replicas}
+    one["args"] |= {"start_attempts": attempts, "autoscaling": replicas}
+    return one
+
+
+async def test_a_failed_edit_costs_the_replica_that_it_stopped_whatever_the_attempts(
+    cluster: Cluster, client: httpx.AsyncClient
+) -> None:
+    """Ray Serve stops a replica before its successor starts: what is left then serves on, and it is all that does."""
+
+    def models(**changes: Any) -> list[dict[str, Any]]:
+        return [
+            attempted("once", 1, **changes),
+            attempted("often", 20, **changes),
+            attempted("two", 1, num_replicas=2, **changes),
+            attempted("surging", 1, surge=100, **changes),
+        ]
+
+    await cluster.deploy(file([*BASE, *models()]))
+    for name, num_replicas in {"once": 1, "often": 1, "two": 2, "surging": 1}.items():
+        await wait_for_entry(client, name, "replicas", num_replicas)
+    async with traffic(client, "two", "surging") as told:
+        await cluster.deploy(file([*BASE, *models(start_error="no weights there: correct the path")]))
+        for name in ("once", "often"):
+            await wait_for_entry(client, name, "state", "failed")
+        for name in ("two", "surging"):
+            await wait_for_entry(client, name, "reason", "the last deploy failed, and the one before serves")
+            await wait_for_entry(client, name, "replicas", 1)
+    assert {name: set(answers) for name, answers in told.items()} == {"two": {"two"}, "surging": {"surging"}}
+    # How often it was tried is in no status that we read, only in the log of Ray Serve's controller.
+    log = "".join(file.read_text() for file in cluster.service.temp_dir.rglob("serve/controller_*.log"))
+    failures = dict(re.findall(r"app='(\w+)'\) failed: .* failed to start (\d+) times", log))
+    assert {name: failures[name] for name in ("once", "often", "two", "surging")} == {
+        "once": "1", "often": "3", "two": "1", "surging": "1",
+    }, "at most three for each replica that is to run"  # fmt: skip
+    os.kill(int((await says(client, "two", "!cache")).split()[0]), signal.SIGKILL)
+    await wait_for_entry(client, "two", "state", "failed")
+    await cluster.deploy(file([*BASE, *models()]))
+    for name in ("once", "often", "two", "surging"):
+        await wait_for(client, name, name)
+    await cluster.deploy(file(BASE))
+
+
+@pytest.mark.parametrize("surge", [0, 100])
+async def test_a_user_config_of_a_model_changes_nothing(
+    cluster: Cluster, client: httpx.AsyncClient, surge: int
+) -> None:
+    """Ray Serve would take it for an edit that fails on the running replica, which no successor spares."""
+    name = f"plain{surge}"
+    await cluster.deploy(file([*BASE, attempted(name, 1, surge=surge)]))
+    await wait_for(client, name, name)
+    process = (await says(client, name, "!cache")).split()[0]
+    wrong = attempted(name, 1, surge=surge)
+    wrong["deployments"][0]["user_config"] = {"models": [name]}
+    async with traffic(client, name) as told:
+        before = cluster.service.log().count("a model has no user_config")
+        await cluster.deploy(file([*BASE, wrong]))
+
+        async def is_told() -> bool:
+            assert (await entry(client, name))["state"] != "failed", "it was stopped"
+            return cluster.service.log().count("a model has no user_config") > before
+
+        await until(is_told, "its log never said so")
+        told[name].clear()
+
+        async def is_enough() -> bool:
+            return told[name].total() >= 100
+
+        await until(is_enough, "too little traffic")
+    assert set(told[name]) == {name}
+    found = await entry(client, name)
+    assert (found["state"], found["replicas"], found.get("reason")) == ("ready", 1, None)
+    assert (await says(client, name, "!cache")).split()[0] == process
+    await cluster.deploy(file(BASE))
 
 
 async def test_a_typo_in_the_args_costs_nothing(cluster: Cluster, client: httpx.AsyncClient) -> None:
