@@ -37,6 +37,7 @@ from serve_app.engines.vllm.nodes import fetch_on_other_nodes, point_to_ray
 from serve_app.engines.vllm.plugin import FAILURE_FILE
 from serve_app.engines.vllm.ranks import check_heads
 from serve_app.engines.vllm.request import PLAIN_TEMPLATE
+from serve_app.engines.vllm.short_prompts import render_short_prompts_here
 from serve_app.errors import ConfigError
 from serve_app.families import family_of_config
 from serve_app.messages import ImageEdge
@@ -131,6 +132,7 @@ def load(config: ModelConfig, report: Report) -> LoadedModel:
     is_plain = options.chat_template is None and _is_plain(folder, hf_config.model_type)
     renderer = _renderer(llm, options, is_plain, arguments.reasoning_parser or None)
     reads_breaks = isinstance(llm.renderer, HfRenderer) and not renderer.use_harmony
+    render_short_prompts_here(llm.renderer)
     return LoadedModel(
         llm=llm,
         renderer=renderer,

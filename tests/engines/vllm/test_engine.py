@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
@@ -135,6 +136,52 @@ async def test_both_engines_caption_alike(engine: "VllmEngine") -> None:
     ]
     assert not different
     assert [one[-1].num_prompt_tokens for one in ours] == [one[-1].num_prompt_tokens for one in theirs]
+
+
+async def test_short_prompts_are_rendered_at_once_and_the_rest_in_a_thread(
+    engine: "VllmEngine", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serve_app.engines.vllm import prompt, short_prompts
+
+    model = engine._model
+    assert model is not None
+    kind = type(model.renderer.renderer.get_tokenizer())
+    encode, is_here = kind.__call__, []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        is_here.append(threading.current_thread() is threading.main_thread())
+        return encode(*args, **options)
+
+    async def ids_of(request: GenerationRequest) -> tuple[list[int], list[bool]]:
+        is_here.clear()
+        _, rendered = await prompt.render(request, model)
+        return rendered["prompt_token_ids"], list(is_here)
+
+    monkeypatch.setattr(kind, "__call__", noted)
+    several = replace(
+        a_request("turns", "And the square?"),
+        messages=tuple(Message(role, (Text(f"{role} speaks"),)) for role in ("system", "user", "assistant", "user")),
+    )
+    short = [a_request("short", "What is <image> <s>?"), several, raw("raw", "Once upon a time")]
+    long = a_request("long", "What is this? " * 100, *(["word "] * 800))
+    for request in short:
+        here, threads = await ids_of(request)
+        assert threads
+        assert all(threads)
+        with monkeypatch.context() as changed:
+            changed.setattr(short_prompts, "_SHORT_CHARACTERS", -1)
+            in_thread, threads = await ids_of(request)
+        assert threads
+        assert not any(threads)
+        assert here == in_thread
+    assert not any((await ids_of(long))[1])
+    is_free = threading.Event()
+    busy = model.renderer.renderer._executor.submit(is_free.wait, 20)  # vLLM would copy a tokenizer that is in use
+    asyncio.get_running_loop().call_later(0.1, is_free.set)
+    assert not any((await ids_of(short[0]))[1])
+    assert busy.result()
+    many = replace(several, messages=several.messages * 30)
+    assert not any((await ids_of(many))[1])
 
 
 async def test_both_engines_read_raw_prompts_alike(engine: "VllmEngine") -> None:
