@@ -24,7 +24,8 @@ class Cell:
     """One measurement. `failure` says why there is none; then the rest is empty.
 
     `session` is when its block was started; ratios are between cells of one session. `cpu_s` is processor seconds by
-    role; `parts` are the statistics of each load, the first one's also `statistics`.
+    role, and `rest_cores` the cores that each role takes while nobody asks anything. `parts` are the statistics of
+    each load, the first one's also `statistics`.
     """
 
     key: Key
@@ -35,6 +36,7 @@ class Cell:
     statistics: dict[str, Any] = field(default_factory=dict)
     parts: list[dict[str, Any]] = field(default_factory=list)
     cpu_s: dict[str, float] = field(default_factory=dict)
+    rest_cores: dict[str, float] = field(default_factory=dict)
     processes: list[dict[str, Any]] = field(default_factory=list)
     answers: list[str] = field(default_factory=list)
 

@@ -6,18 +6,19 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.serving.blocks import Plan
 from benchmarks.serving.client import Calls, run_closed
 from benchmarks.serving.images import ImageShelf
-from benchmarks.serving.processes import CpuMeter
+from benchmarks.serving.processes import CpuMeter, by_role
 from benchmarks.serving.service import Service
 from benchmarks.serving.systems import REFERENCE, SYSTEMS, Place, Recipe, System, port_of
 from benchmarks.serving.workloads import CAPTIONER, Load
 
+REST_AFTER_S, REST_S = 5.0, 10.0  # how long services are left alone, and how long they are then watched
 START_TIMEOUT_S = 400.0  # a vLLM takes half a minute alone on two quiet cores
 POLL_S = 0.5
 REFUSALS = ("HTTP 400", "HTTP 401", "HTTP 422")  # which no waiting changes
@@ -26,12 +27,16 @@ Say = Callable[[str], None]
 
 @dataclass(slots=True)
 class Deployment:
-    """What runs of a block, since when. `failures` says by system why one can't be measured (any more)."""
+    """What runs of a block, since when. `failures` says by system why one can't be measured (any more).
+
+    `rest_cores` is what a system takes by role while nobody asks it anything.
+    """
 
     session: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
     services: dict[str, Service] = field(default_factory=dict)
     recipes: dict[str, Recipe] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)
+    rest_cores: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def address(self, system: System, model: str) -> str:
         return system.address(self.recipes[system.service], model)
@@ -49,6 +54,20 @@ class Deployment:
         if system.stands_before_reference:
             services.append(self.services[SYSTEMS[REFERENCE].service])
         return CpuMeter([root for one in services for root in one.roots], [one.mark for one in services])
+
+    def watch_at_rest(self, systems: Sequence[System]) -> None:
+        """All at once."""
+        meters = {system.name: self.meter(system) for system in systems if system.name not in self.failures}
+        time.sleep(REST_AFTER_S)
+        with ExitStack() as stack:
+            for meter in meters.values():
+                stack.enter_context(meter)
+            begin_s = time.perf_counter()
+            time.sleep(REST_S)
+            end_s = time.perf_counter()
+        for name, meter in meters.items():
+            spent = by_role(meter.spent(begin_s, end_s))
+            self.rest_cores[name] = {role: round(cpu_s / (end_s - begin_s), 4) for role, cpu_s in spent.items()}
 
     def note_end(self, system: System) -> str | None:
         """Why the system can't be measured; that its service has ended is noted here."""

@@ -59,6 +59,21 @@ def serving_us_per_token(cell: Cell) -> float | None:
     return None if serving_s is None or not tokens else 1e6 * serving_s / tokens
 
 
+def cores_at_rest(cell: Cell) -> float | None:
+    """What serving takes while nobody asks anything, in cores. None where that wasn't watched."""
+    if not cell.rest_cores or WHOLE in cell.rest_cores:
+        return None
+    return sum(cores for role, cores in cell.rest_cores.items() if role not in ENGINE_ROLES)
+
+
+def serving_us_per_token_at_rest_apart(cell: Cell) -> float | None:
+    """Without what serving takes at rest in the same time."""
+    serving_s, cores, tokens = serving_cpu_s(cell), cores_at_rest(cell), num_tokens(cell)
+    if serving_s is None or cores is None or not tokens:
+        return None
+    return 1e6 * (serving_s - cores * float(cell.statistics["duration_s"])) / tokens
+
+
 def serving_per_worker(cell: Cell) -> float | None:
     """Serving time as a multiple of the engine worker's, or the core's where there is no worker."""
     serving_s = serving_cpu_s(cell)
@@ -117,6 +132,9 @@ _IMAGES = [
 MAIN_FIGURES: tuple[Figure, ...] = (
     Figure("serving_cpu_per_token_vs_vllm_serve", "chat_c64", _ratio(serving_per_worker)),
     Figure("serving_cpu_per_token_vs_vllm_serve_plain", "chat_c64", _ratio(serving_us_per_token)),
+    Figure(
+        "serving_cpu_per_token_at_rest_apart_vs_vllm_serve", "chat_c64", _ratio(serving_us_per_token_at_rest_apart)
+    ),
     Figure("throughput_vs_vllm_serve_c64", "chat_c64", _statistic_ratio("tokens_per_s")),
     Figure("ttft_added_ms_c1", "chat_c1", _difference("first_token_ms", "median")),
     Figure("itl_p99_vs_vllm_serve_c64", "chat_c64", _statistic_ratio("inter_token_ms", "p99")),
@@ -216,10 +234,12 @@ def summary(cells: Sequence[Cell], about: Mapping[str, Any]) -> dict[str, Any]:
     systems = dict.fromkeys(cell.key.system for cell in chats)
     return {
         **{name: {system: s and s.median for system, s in found.items()} for name, found in told.items()},
-        "serving_us_per_token_c64": {
-            system: (found := over_rounds([c for c in chats if c.key.system == system], serving_us_per_token))
-            and found.median
-            for system in systems
+        **{
+            name: {
+                system: (found := over_rounds([c for c in chats if c.key.system == system], of)) and found.median
+                for system in systems
+            }
+            for name, of in (("serving_us_per_token_c64", serving_us_per_token), ("cores_at_rest", cores_at_rest))
         },
         "spread": {
             name: {system: [s.least, s.most, s.num_rounds] for system, s in found.items() if s}

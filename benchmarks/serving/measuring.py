@@ -131,6 +131,7 @@ def _cell(key: Key, measurement: Measurement, parts: list[list[Request]], spent:
         statistics=statistics.as_json(),
         parts=[summarize(part).as_json() for part in parts],
         cpu_s=by_role(spent),
+        rest_cores=measurement.deployment.rest_cores.get(measurement.system.name, {}),
         processes=[asdict(one) for one in spent if one.cpu_s],
         answers=[request.answer or "" for request in parts[0]] if measurement.workload.load.image else [],
     )

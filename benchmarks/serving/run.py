@@ -75,6 +75,7 @@ def _open_turns(plan: Plan, store: CellStore) -> list[Turn]:
 
 
 def _run_block(plan: Plan, deployment: Deployment, tools: Tools, store: CellStore, say: Say) -> None:
+    deployment.watch_at_rest(plan.systems)
     for turn in _open_turns(plan, store):
         for system in turn.systems:
             key = Key(plan.block.name, turn.workload.name, turn.round, system.name)

@@ -48,9 +48,9 @@ def _aligned(cell: str, width: int, column: int) -> str:
 def everything(cells: Sequence[Cell]) -> str:
     parts = [f"{name}\n{text(_workload_rows(mine))}" for name in WORKLOADS if (mine := _of(cells, name))]
     if chats := _of(cells, "chat_c64"):
-        parts.append(
-            f"µs of processor time per token by process, chat_c64, mean of rounds\n{text(_role_rows(chats))}"
-        )
+        by_process = text(_role_rows(chats, role_us_per_token))
+        parts.append(f"µs of processor time per token by process, chat_c64, mean of rounds\n{by_process}")
+        parts.append(f"% of a core at rest by process\n{text(_role_rows(chats, role_rest_percent))}")
     parts.append(
         f"beside vllm serve of the same block and round, median (least to most)\n{text(_figure_rows(cells))}"
     )
@@ -112,9 +112,9 @@ def _statistic(name: str, which: str, cell: Cell) -> float | None:
     return statistic(cell, name, which)
 
 
-def _role_rows(cells: Sequence[Cell]) -> list[Row]:
+def _role_rows(cells: Sequence[Cell], of: Callable[[list[Cell]], dict[str, float]]) -> list[Row]:
     systems = [system for system in _systems(cells) if measured(c for c in cells if c.key.system == system)]
-    shares = {system: role_us_per_token([c for c in cells if c.key.system == system]) for system in systems}
+    shares = {system: of([c for c in cells if c.key.system == system]) for system in systems}
     roles = sorted(
         {role for share in shares.values() for role in share}, key=lambda role: (role in ENGINE_ROLES, role)
     )
@@ -132,6 +132,14 @@ def role_us_per_token(cells: Iterable[Cell]) -> dict[str, float]:
     roles = dict.fromkeys(role for cell in done for role in cell.cpu_s)
     found = {role: mean(1e6 * cell.cpu_s.get(role, 0.0) / num_tokens(cell) for cell in done) for role in roles}
     return {role: value for role, value in found.items() if value >= 0.5}
+
+
+def role_rest_percent(cells: Iterable[Cell]) -> dict[str, float]:
+    """Processor time at rest by role, the mean of rounds; what takes less than 0.05 % is left out."""
+    done = [cell for cell in measured(cells) if cell.rest_cores]
+    roles = dict.fromkeys(role for cell in done for role in cell.rest_cores)
+    found = {role: mean(100 * cell.rest_cores.get(role, 0.0) for cell in done) for role in roles}
+    return {role: value for role, value in found.items() if value >= 0.05}
 
 
 def _figure_rows(cells: Sequence[Cell]) -> list[Row]:

@@ -119,4 +119,4 @@ def _srgb(image: Image.Image, profile: object) -> Image.Image:
             return converted or image.convert("RGB")
         except PILLOW_ERRORS:
             pass
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it

@@ -5,7 +5,6 @@ The only file beside `app.py` and `catalog.py` that knows how a model's applicat
 
 import asyncio
 import logging
-import pickle
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Protocol, TypeVar
@@ -256,9 +255,7 @@ class _Methods:
 
 
 def _is_large(request: GenerationRequest) -> bool:
-    if sum(len(image.rgb) for image in request.images) > _MOST_BY_VALUE:
-        return True
-    return len(pickle.dumps(request, pickle.HIGHEST_PROTOCOL)) > _MOST_BY_VALUE
+    return request.num_bytes > _MOST_BY_VALUE
 
 
 class _Call:

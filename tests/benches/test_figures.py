@@ -11,10 +11,12 @@ from benchmarks.serving.figures import (
     MAIN_FIGURES,
     Figure,
     compared,
+    cores_at_rest,
     same_answers,
     serving_cpu_s,
     serving_per_worker,
     serving_us_per_token,
+    serving_us_per_token_at_rest_apart,
     summary,
 )
 from benchmarks.serving.processes import WHOLE
@@ -22,6 +24,7 @@ from benchmarks.serving.workloads import WORKLOADS
 
 PROMISED = (
     "serving_cpu_per_token_vs_vllm_serve",
+    "serving_cpu_per_token_at_rest_apart_vs_vllm_serve",
     "throughput_vs_vllm_serve_c64",
     "ttft_added_ms_c1",
     "itl_p99_vs_vllm_serve_c64",
@@ -31,13 +34,13 @@ PROMISED = (
 
 def cell(
     system: str, workload: str = "chat_c64", round: int = 1, *, tokens_per_s: float = 1000.0, ttft_ms: float = 10.0,
-    serving_s: float = 1.0, worker_s: float = 2.0, block: str = "chat", session: str = "today",
+    rest_cores: float = 0.0, serving_s: float = 1.0, worker_s: float = 2.0, block: str = "chat", session: str = "today",
 ) -> Cell:  # fmt: skip
     quantiles = {"median": ttft_ms, "p90": ttft_ms, "p99": ttft_ms}
     statistics = {
         "num_requests": 10, "num_failed": 0, "failures": {}, "num_tokens": 10_000, "tokens_per_s": tokens_per_s,
         "requests_per_s": tokens_per_s / 64, "tokens_per_event": 1.0, "first_token_ms": quantiles,
-        "inter_token_ms": quantiles, "end_to_end_ms": quantiles,
+        "inter_token_ms": quantiles, "end_to_end_ms": quantiles, "duration_s": 10_000 / tokens_per_s,
     }  # fmt: skip
     cpu_s = {"replica": 0.75 * serving_s, "HAProxy": 0.25 * serving_s, "engine core": 1.0, "engine worker": worker_s}
     return Cell(
@@ -47,11 +50,28 @@ def cell(
         statistics=statistics,
         parts=[statistics],
         cpu_s=cpu_s,
+        rest_cores={"Ray's agents": rest_cores, "engine worker": 0.5} if rest_cores else {},
     )
 
 
 def figure(name: str) -> Figure:
     return next(one for one in FIGURES if one.name == name)
+
+
+def test_what_rests_is_told_apart() -> None:
+    """10,000 tokens in 5 s: of 1 s of serving, half went to what takes a tenth of a core anyway."""
+    busy = cell("serve_app", tokens_per_s=2_000, serving_s=1.0, rest_cores=0.1)
+    assert cores_at_rest(busy) == pytest.approx(0.1)
+    assert serving_us_per_token(busy) == pytest.approx(100.0)
+    assert serving_us_per_token_at_rest_apart(busy) == pytest.approx(50.0)
+    unwatched = cell("serve_app")
+    assert cores_at_rest(unwatched) is None
+    assert serving_us_per_token_at_rest_apart(unwatched) is None
+    told = summary([busy, cell("vllm_serve", tokens_per_s=2_000, serving_s=0.5, rest_cores=0.02)], {})
+    assert told["serving_cpu_per_token_at_rest_apart_vs_vllm_serve"]["serve_app"] == pytest.approx(
+        0.5 / 0.45, abs=1e-3
+    )
+    assert told["cores_at_rest"] == {"serve_app": 0.1, "vllm_serve": 0.02}
 
 
 def test_serving_is_everything_but_the_engine() -> None:
