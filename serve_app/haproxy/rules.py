@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serve_app.dialects.tgi.dialect import TGI
 from serve_app.errors import BodyTooSlow
-from serve_app.exchange.dialect import SERVICE
+from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.lane_secret import DRAWN_HEADER, LANES_PATH, SECRET_HEADER
 
 # The paths whose JSON body names the model, and those that are told by `X-Model` or `?model=`.
@@ -106,8 +107,12 @@ def _rules(lanes: Sequence[Backend], secret: str) -> str:
         f"http-request set-log-level silent if {{ path {LANES_PATH} }}",  # else two requests a second, in every count
         f"acl sa_body path {' '.join(BODY_PATHS)}",
         f"acl sa_head path {' '.join(HEAD_PATHS)}",
-        f"http-error status 408 content-type application/json string {_quoted(_too_slow())}",
+        f"http-request set-var-fmt(txn.sa_too_slow) {_too_slow(SERVICE)} if METH_POST sa_body",
+        f"http-request set-var-fmt(txn.sa_too_slow) {_too_slow(TGI)} if METH_POST sa_head",
+        "http-error status 408 content-type application/json lf-string %[var(txn.sa_too_slow)]",
+        # at the other paths only to see, from then on, when the client leaves
         f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_FIRST_LOOK} if METH_POST sa_body",
+        f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_FIRST_LOOK} if METH_POST sa_head",
         f"http-request set-var(txn.sa_name) {look} if METH_POST sa_body",
         f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_SECOND_LOOK} if {unnamed}",
         f"http-request set-var(txn.sa_name) {look} if {unnamed}",
@@ -169,8 +174,8 @@ def _chosen_by_cache(lane: Backend) -> str:
     return "\n" + "\n    ".join(lines)
 
 
-def _too_slow() -> str:
-    return json.dumps(SERVICE.error_json(BodyTooSlow.after(_BODY_TIMEOUT_S)))
+def _too_slow(dialect: Dialect) -> str:
+    return _quoted(json.dumps(dialect.error_json(BodyTooSlow.after(_BODY_TIMEOUT_S))))
 
 
 def _quoted(text: str) -> str:

@@ -154,27 +154,33 @@ def test_a_new_table_holds_at_once_and_a_missing_one_changes_nothing(front: Fron
 
 
 @pytest.mark.slow
-def test_a_slow_body_without_a_name_is_told_in_the_apis_shape_and_holds_nobody_up(front: Front) -> None:
-    with socket.create_connection(("127.0.0.1", front.port), 90) as slow:
-        slow.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
+def test_a_slow_body_is_told_in_the_apis_shape_and_holds_nobody_up(front: Front) -> None:
+    with ExitStack() as stack:
+        connections = [stack.enter_context(socket.create_connection(("127.0.0.1", front.port), 90)) for _ in range(2)]
+        for slow, path in zip(connections, (CHAT, "/generate"), strict=True):
+            slow.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{{".encode())
         assert asked(front, json={"model": "demo"})["by"] == "demo"
-        answer = slow.recv(10_000)
-    head, _, body = answer.partition(b"\r\n\r\n")
-    assert head.startswith(b"HTTP/1.1 408")
-    assert b"application/json" in head.lower()
-    assert json.loads(body)["error"]["code"] == "body_too_slow"
+        answers = [slow.recv(10_000).partition(b"\r\n\r\n") for slow in connections]
+    for head, _, _ in answers:
+        assert head.startswith(b"HTTP/1.1 408")
+        assert b"application/json" in head.lower()
+    chat, generate = (json.loads(body) for _, _, body in answers)
+    assert chat["error"]["code"] == "body_too_slow"
+    assert generate == {"error": chat["error"]["message"], "error_type": "body_too_slow"}
 
 
 @pytest.mark.parametrize("num_more", [0, 30_000, 1_000_000])
 @pytest.mark.parametrize(("name", "server"), [("demo", "demo"), ("nobody", "ingress")])
+@pytest.mark.parametrize("path", [CHAT, "/generate"])
 def test_a_client_that_leaves_before_the_answer_is_noticed(
-    front: Front, name: str, server: str, num_more: int
+    front: Front, path: str, name: str, server: str, num_more: int
 ) -> None:
     """Also where its body came later than its head, as from Python's httpx."""
     backend = front.ingress if server == "ingress" else front.models[server]
     backend.left.clear()
+    body = {"model": name, "more": "x" * num_more}
     with front.client as client, pytest.raises(httpx.ReadTimeout):
-        client.post(CHAT, json={"model": name, "more": "x" * num_more}, headers={"x-hold": "1"}, timeout=0.5)
+        client.post(path, json=body, headers={"x-hold": "1", "x-model": name}, timeout=0.5)
     assert backend.left.wait(10)
 
 
