@@ -47,10 +47,11 @@ class Backend:
     prefix: str
     servers: Mapping[str, str]
     settings: tuple[str, ...]
+    has_own_choice: bool  # by a request router of Ray Serve's
 
     @property
     def has_choice(self) -> bool:
-        return len(self.servers) > 1
+        return len(self.servers) > 1 and not self.has_own_choice
 
 
 class UnusableConfiguration(ValueError):
@@ -93,7 +94,8 @@ def _backends(config: str) -> list[Backend]:
             servers = re.findall(r"^    server (\S+) (\S+) (?!.*backup$).*$", section, re.MULTILINE)
             lines = [line.strip() for line in section.splitlines()]
             settings = tuple(line for line in lines if line.startswith(_KEPT_SETTINGS))
-            backends.append(Backend(head[1], prefixes[head[1]], dict(servers), settings))
+            has_own_choice = f"backend {head[1]}{_BY_CACHE}\n" in config
+            backends.append(Backend(head[1], prefixes[head[1]], dict(servers), settings, has_own_choice))
     return backends
 
 

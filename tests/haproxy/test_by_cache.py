@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from serve_app.haproxy.rules import with_lanes
 from tests.haproxy.front import Front, started
 
 pytestmark = pytest.mark.engine
@@ -179,3 +180,23 @@ def test_a_hostile_body_is_taken_to_a_replica_as_it_is(front: Front, content: by
     assert told["by"].startswith("demo")
     assert told["num_bytes"] == len(content)
     assert time.monotonic() - begun < 5
+
+
+def test_an_application_with_a_request_router_of_its_own_is_left_alone() -> None:
+    def section(name: str) -> str:
+        servers = "".join(f"    server r{number} 127.0.0.1:{9000 + number} check\n" for number in range(2))
+        return f"backend {name}\n    http-reuse always\n{servers}"
+
+    config = (
+        "global\nfrontend http_frontend\n    bind *:8000\n    # Per-backend path ACLs\n"
+        "    acl is_http-ours path /ours\n    acl is_http-other path /other\n"
+        "    # Static routing based on path prefixes\n    default_backend default_backend\nbackend default_backend\n"
+        + section("http-ours")
+        + section("http-other")
+        + section("http-other-via-ingress-request-router")
+    )
+    changed, lanes = with_lanes(config, "lanes.lua", "secret")
+    assert [lane.name for lane in lanes] == ["http-ours", "http-other"]
+    assert changed.count("backend http-ours-via-ingress-request-router\n") == 1
+    assert changed.count("backend http-other-via-ingress-request-router\n") == 1
+    assert changed.count("balance hash") == 1
