@@ -8,6 +8,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -182,6 +183,27 @@ async def test_short_prompts_are_rendered_at_once_and_the_rest_in_a_thread(
     assert busy.result()
     many = replace(several, messages=several.messages * 30)
     assert not any((await ids_of(many))[1])
+
+
+async def test_prompts_that_come_together_leave_the_loop_to_others_between_them(engine: "VllmEngine") -> None:
+    from serve_app.engines.vllm import prompt
+
+    model = engine._model
+    assert model is not None
+    num_rendered, seen = 0, []
+
+    async def render_one(number: int) -> None:
+        nonlocal num_rendered
+        await prompt.render(a_request(f"together {number}", "Hello"), model)
+        num_rendered += 1
+
+    async def look() -> None:
+        while num_rendered < 40:
+            seen.append(num_rendered)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(look(), *(render_one(number) for number in range(40)))
+    assert max(later - earlier for earlier, later in pairwise(seen)) <= 8
 
 
 async def test_both_engines_read_raw_prompts_alike(engine: "VllmEngine") -> None:
