@@ -31,7 +31,7 @@ _THE_CHOICE = "    # Static routing based on path prefixes"  # another: the choi
 _AFTER_FRONTEND = "\nbackend default_backend\n"
 # The same replicas, chosen by what they have in cache. Ray Serve counts a backend's requests under this name too.
 _BY_CACHE = "-via-ingress-request-router"
-_PLACES = 128  # of a server among the hashes: with one each, some would have twice the share of others
+_WEIGHT = 128  # of a server, which has sixteen places on the ring for each; with few its share would be uneven
 _KEPT_SETTINGS = ("log ", "http-reuse ", "timeout ")
 
 
@@ -169,7 +169,7 @@ def _chosen_by_cache(lane: Backend) -> str:
         "hash-type consistent",
         f"hash-balance-factor {_most_load(len(lane.servers))}",
         *(
-            f"server {name} {lane.servers[name]} track {lane.name}/{name} weight {_PLACES} id {id}"
+            f"server {name} {lane.servers[name]} track {lane.name}/{name} weight {_WEIGHT} id {id}"
             for id, name in ids.items()
         ),
     ]
