@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,16 @@ class Backend:
     is_healthy: bool = True
     secrets: list[str] = field(default_factory=list)
     left: Event = field(default_factory=Event)  # set when the client of a request with `x-hold` has gone
+    held: list[socket.socket] = field(default_factory=list)
+    server: ThreadingHTTPServer | None = None
+
+    def die(self) -> None:
+        """As a killed process: its connections end, and no new one is taken."""
+        assert self.server is not None, "it listens"
+        self.server.shutdown()
+        self.server.server_close()
+        for connection in self.held:
+            connection.shutdown(socket.SHUT_RDWR)
 
     def answer(self, handler: BaseHTTPRequestHandler) -> tuple[int, bytes]:
         if handler.path == "/-/healthz":
@@ -51,6 +62,7 @@ class Backend:
 
     def _wait_for_leaving(self, handler: BaseHTTPRequestHandler) -> None:
         handler.connection.settimeout(20)
+        self.held.append(handler.connection)
         try:
             is_gone = not handler.connection.recv(1)
         except TimeoutError:
@@ -82,7 +94,7 @@ class Backend:
             def log_message(self, *_: Any) -> None:
                 pass
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         server.daemon_threads = True
         self.port = server.server_address[1]
         Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()

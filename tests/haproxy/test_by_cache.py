@@ -147,15 +147,42 @@ def test_a_replica_that_goes_moves_its_own_requests_only(front: Front) -> None:
         assert time.monotonic() < deadline, "it never came back"
 
 
+def test_a_replica_that_dies_costs_no_request_that_it_had_not_begun() -> None:
+    """Of two: the other has as much as it may, until HAProxy has seen that this one is gone."""
+    ends: Counter[str] = Counter()
+
+    def hold(number: int) -> None:
+        body = {"model": "demo", "messages": about(f"https://site.example/{number}.jpg", "What?")}
+        with running.client as client:
+            try:
+                ends[str(client.post(CHAT, json=body, headers={"x-hold": "1"}, timeout=5).status_code)] += 1
+            except httpx.ReadTimeout:
+                ends["held"] += 1
+
+    with started({"demo": "/models/demo"}, num_replicas={"demo": 2}) as running:
+        running.show(TABLE)
+        gone = running.models["demo0"]
+        with ThreadPoolExecutor(40) as pool:
+            holding = [pool.submit(hold, number) for number in range(12)]
+            while sum(len(replica.held) for replica in running.models.values()) < 12:
+                time.sleep(0.05)
+            assert gone.held
+            gone.die()
+            holding += [pool.submit(hold, number) for number in range(12, 40)]
+            for one in holding:
+                one.result()
+    assert ends == {"held": 40}
+
+
 def test_a_replicas_place_follows_from_its_name_alone() -> None:
     """Several HAProxys, and one before and after a change, agree."""
-    with started({"demo": "/models/demo"}, num_replicas={"demo": 3}) as front:
-        lines = [line for line in front.config.read_text().splitlines() if " track " in line]
-    places = {line.split()[1]: line.rpartition(" ")[2] for line in lines}
-    assert len(set(places.values())) == 3
-    with started({"demo": "/models/demo"}, num_replicas={"demo": 4}) as front:
-        more = [line for line in front.config.read_text().splitlines() if " track " in line]
-    assert places.items() <= {line.split()[1]: line.rpartition(" ")[2] for line in more}.items()
+    places = []
+    for num_replicas in (3, 4):
+        with started({"demo": "/models/demo"}, num_replicas={"demo": num_replicas}) as front:
+            servers = [line.split() for line in front.config.read_text().splitlines() if " weight " in line]
+        places.append({words[1]: words[-1] for words in servers})
+    assert len(set(places[0].values())) == 3
+    assert places[0].items() < places[1].items()
 
 
 def test_one_replica_needs_no_choice() -> None:
