@@ -1,7 +1,8 @@
 -- Asks the ingress which names lead to which lane, and finds a request's lane by the name that it gives.
--- Loaded by HAProxy with the address of its own frontend and the secret that its rules let pass.
+-- Loaded by HAProxy with the address of its own frontend, the secret that its rules let pass, and how many bytes of a
+-- body they wait for.
 
-local host, port, secret = ...
+local host, port, secret, looked_at = ...
 
 -- A line of the answer: a task, a name, and the models that may answer, each with its weight, its backend ("-" for
 -- none) and its balancing, all separated by tabs. The model's name is "=" where it is the one that was asked for.
@@ -121,7 +122,7 @@ local function beginning_of(conversation, txn)
 end
 
 core.register_action("serve_app_key", { "http-req" }, function(txn)
-    local body = txn.sf:req_body() or ""
+    local body = (txn.sf:req_body() or ""):sub(1, tonumber(looked_at)) -- more may be there, as chance has it
     local key = image_in(body) or beginning_of(body, txn)
     if #key > 0 then
         txn:set_var("txn.sa_key", tostring(txn.c:xxh64(key)))

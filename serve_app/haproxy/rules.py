@@ -78,7 +78,9 @@ def with_lanes(config: str, lua: str, secret: str) -> tuple[str, list[Backend]]:
     )
     for lane in lanes:
         config = config.replace(f"\nbackend {lane.name}\n", f"\nbackend {lane.name}\n    {_RETRY}\n", 1)
-    config = config.replace("global\n", f"global\n    lua-load {_quoted(lua)} {host} {bind[2]} {secret}\n", 1)
+    config = config.replace(
+        "global\n", f"global\n    lua-load {_quoted(lua)} {host} {bind[2]} {secret} {_SECOND_LOOK}\n", 1
+    )
     by_cache = [lane for lane in lanes if lane.has_choice]
     config = config.replace(_AFTER_FRONTEND, "".join(map(_chosen_by_cache, by_cache)) + _AFTER_FRONTEND)
     config = config.replace(_THE_CHOICE, "".join(map(_choice, by_cache)) + _THE_CHOICE)

@@ -1,6 +1,7 @@
 """HAProxy sends a request to the replica that has its image or its conversation in cache, unless that is too busy."""
 
 import base64
+import json
 import random
 import time
 from collections import Counter
@@ -65,6 +66,15 @@ def test_an_image_finds_its_replica_whatever_is_asked_about_it(front: Front, num
         assert len(asked) == 1
         replicas += asked
     assert min(Counter(replicas)[f"demo{number}"] for number in range(NUM_REPLICAS)) >= 2
+
+
+def test_an_image_far_back_in_a_body_finds_its_replica_however_the_body_comes(front: Front) -> None:
+    """HAProxy may hold more of one body than of the next."""
+    url = f"data:image/png;base64,{image(5, 200_000)}"
+    body = json.dumps({"model": "demo", "messages": about(url, "x" * 45_000, is_text_first=True)}).encode()
+    pieces = (61_500, 62_500, 63_500, 64_500)
+    found = {front.asked(CHAT, content=iter([body[:size], body[size:]]))["by"] for size in pieces for _ in range(4)}
+    assert len(found) == 1
 
 
 def test_an_image_by_its_address_or_as_bare_base64_has_one_too(front: Front) -> None:
