@@ -36,6 +36,7 @@ class FakeApi:
         self.chats: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.sees: Callable[[Request], None] = lambda request: None
+        self.sees_image: Callable[[bytes], None] = lambda data: None
         self.delay_s = 0.0
         self.fault: Fault = lambda content, num_times: None
         self.chat_events: list[str] = []
@@ -62,18 +63,29 @@ class FakeApi:
         self.headers.append(dict(request.headers))
         if int(request.headers["content-length"]) > 5_000_000:
             return failure(413, "body_too_large", "too large: send less")
-        async with request.form() as form:
-            upload = form["image"]
-            assert isinstance(upload, UploadFile)
-            content = (await upload.read()).decode()
-            self.forms.append({key: value for key, value in form.items() if isinstance(value, str)})
-            if options := form.getlist("options"):
-                self.forms[-1]["options"] = options
+        if request.headers["content-type"] == "application/json":
+            body = await request.json()
+            content = body.pop("image")["url"]
+            self.forms.append(body)
+        else:
+            content = await self._read_form(request)
         self.seen[content] += 1
         await asyncio.sleep(self.delay_s)
         if response := self.fault(content, self.seen[content]):
             return response
         return JSONResponse(own_answers.caption_answer(f"caption of {content}"))
+
+    async def _read_form(self, request: Request) -> str:
+        """The image's bytes as a text."""
+        async with request.form() as form:
+            upload = form["image"]
+            assert isinstance(upload, UploadFile)
+            data = await upload.read()
+            self.forms.append({key: value for key, value in form.items() if isinstance(value, str)})
+            if options := form.getlist("options"):
+                self.forms[-1]["options"] = options
+        self.sees_image(data)
+        return data.decode(errors="replace")
 
     async def _chat(self, request: Request) -> Response:
         self.sees(request)

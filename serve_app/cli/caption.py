@@ -1,82 +1,228 @@
 """`serve-app caption`: images in, captions out, however many there are."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
 
+if TYPE_CHECKING:
+    from serve_app.cli.captioning.finish import TagRules
+
+_SHAPE, _TEXT, _RUN = "What is asked", "What is written", "How it runs"
+
 
 def caption(
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE|FOLDER|PATTERN...", show_default=False)],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="IMAGE|FOLDER|PATTERN|URL...", show_default=False)
+    ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
-    model: Annotated[str | None, typer.Option(help="Which model. Left out: the service's first one.")] = None,
-    style: Annotated[
-        str | None, typer.Option(help="short, detailed, tags or one of the model's own. Left out: short.")
+    model: Annotated[
+        str | None, typer.Option(help="Which model. Left out: the service's first one.", rich_help_panel=_SHAPE)
     ] = None,
-    length: Annotated[str | None, typer.Option(help="Words, or: very short, short, medium-length, long …")] = None,
-    option: Annotated[list[str] | None, typer.Option(help="One of the model's extra options; repeatable.")] = None,
-    name: Annotated[str | None, typer.Option(help="What a person in the image is called (JoyCaption).")] = None,
-    prompt: Annotated[str | None, typer.Option(help="Your own words instead of a style.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest caption, in tokens.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed draws the same numbers.")] = None,
+    style: Annotated[
+        str | None,
+        typer.Option(
+            help="short, detailed, tags or one of the model's own. Left out: short.", rich_help_panel=_SHAPE
+        ),
+    ] = None,
+    length: Annotated[
+        str | None, typer.Option(help="Words, or: very short, short, medium-length, long …", rich_help_panel=_SHAPE)
+    ] = None,
+    option: Annotated[
+        list[str] | None,
+        typer.Option(help="One of the model's extra options; repeatable.", rich_help_panel=_SHAPE),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="What a person in the image is called (JoyCaption).", rich_help_panel=_SHAPE)
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="The caption's language, such as de.", rich_help_panel=_SHAPE)
+    ] = None,
+    task: Annotated[
+        str | None, typer.Option(help="A task of Florence-2, such as '<OD>'.", rich_help_panel=_SHAPE)
+    ] = None,
+    prompt: Annotated[
+        str | None, typer.Option(help="Your own words instead of a style.", rich_help_panel=_SHAPE)
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="tags (a list of them too), json, or a file with a JSON schema to follow.",
+            rich_help_panel=_SHAPE,
+        ),
+    ] = None,
+    guard: Annotated[
+        bool,
+        typer.Option("--guard", help="Ask again for refusals, loops and other bad captions.", rich_help_panel=_SHAPE),
+    ] = False,
+    temperature: Annotated[
+        float | None, typer.Option(min=0, max=2, help="0 is the likeliest caption.", rich_help_panel=_SHAPE)
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="The longest caption, in tokens.", rich_help_panel=_SHAPE)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="The same seed draws the same numbers.", rich_help_panel=_SHAPE)
+    ] = None,
+    prepend: Annotated[
+        str, typer.Option(help="Written before each caption, such as 'sks dog, '.", rich_help_panel=_TEXT)
+    ] = "",
+    append: Annotated[str, typer.Option(help="Written after each caption.", rich_help_panel=_TEXT)] = "",
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OLD=NEW", help="Replace a text in each caption; repeatable.", rich_help_panel=_TEXT),
+    ] = None,
+    one_line: Annotated[
+        bool, typer.Option("--one-line", help="Line breaks become spaces.", rich_help_panel=_TEXT)
+    ] = False,
+    tag_separator: Annotated[
+        str | None, typer.Option(help="Between tags; left out: ', '.", rich_help_panel=_TEXT)
+    ] = None,
+    underscores: Annotated[
+        bool | None,
+        typer.Option("--underscores/--spaces", help="long_hair or long hair in tags.", rich_help_panel=_TEXT),
+    ] = None,
+    escape_parentheses: Annotated[
+        bool, typer.Option("--escape-parentheses", help=r"\( and \) in tags.", rich_help_panel=_TEXT)
+    ] = False,
+    drop_tag: Annotated[
+        list[str] | None, typer.Option(help="A tag that is left out; repeatable.", rich_help_panel=_TEXT)
+    ] = None,
+    max_tags: Annotated[
+        int | None, typer.Option(min=1, help="The first so many tags.", rich_help_panel=_TEXT)
+    ] = None,
     output: Annotated[
-        str | None, typer.Option("--output", "-o", help="FILE.jsonl, FILE.csv, or txt: a.txt beside each a.jpg.")
+        str | None,
+        typer.Option(
+            "--output", "-o", help="FILE.jsonl, FILE.csv, txt (a.txt beside each a.jpg), or - (rows on stdout)."
+        ),
+    ] = None,
+    text_extension: Annotated[
+        str, typer.Option(help="With --output txt: the texts' extension, such as .caption.", rich_help_panel=_TEXT)
+    ] = ".txt",
+    fill_empty: Annotated[
+        bool,
+        typer.Option(
+            "--fill-empty", help="With --output txt: texts without a word count as missing.", rich_help_panel=_TEXT
+        ),
+    ] = False,
+    files_from: Annotated[
+        str | None, typer.Option("--files-from", help="A file that lists images and addresses; - is stdin.")
+    ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Pass over names and paths of this pattern; repeatable.")
     ] = None,
     recursive: Annotated[bool, typer.Option(help="Enter folders inside folders.")] = True,
-    concurrency: Annotated[int, typer.Option(min=1, max=1024, help="Images on their way at once.")] = 8,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.")] = None,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try the failed ones again.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Drop earlier captions; begin anew.")] = False,
-    patience: Annotated[float, typer.Option(min=0, help="Seconds to wait for a service that has gone away.")] = 60.0,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Caption equal files once, and write it for each.", rich_help_panel=_RUN)
+    ] = False,
+    concurrency: Annotated[
+        int, typer.Option(min=1, max=1024, help="Images on their way at once.", rich_help_panel=_RUN)
+    ] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.", rich_help_panel=_RUN)] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the failed ones again.", rich_help_panel=_RUN)
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Drop earlier captions; begin anew.", rich_help_panel=_RUN)
+    ] = False,
+    patience: Annotated[
+        float,
+        typer.Option(min=0, help="Seconds to wait for a service that has gone away.", rich_help_panel=_RUN),
+    ] = 60.0,
 ) -> None:
-    """Caption an image, a folder, or files that match a pattern.
+    """Caption an image, a folder, files that match a pattern, or addresses.
 
     \b
     serve-app caption cat.jpg
     serve-app caption holiday/ --output captions.jsonl
-    serve-app caption holiday/ --style tags --output txt
+    serve-app caption holiday/ --style tags --prepend 'sks dog, ' --output txt
     serve-app caption holiday/ --style descriptive --length 80 --option include_lighting
+    find photos -name '*.webp' -print0 | serve-app caption --files-from - -o captions.csv
 
     With --output the run can be stopped at any moment: the same command
     continues where it stopped. Images that failed wait for --retry-failed.
-    A row counts for the model, style, length, options, name and prompt that were
-    asked when it was made; asking otherwise adds rows of its own. With txt an image whose text
-    file is there is done, and failures stand in serve-app-failures.jsonl.
+    A row counts for what was asked when it was made (all of "What is asked" but the
+    guard and the seed); asking otherwise adds rows of its own. A caption that was cut
+    short is asked again with another --max-tokens. With txt an image whose text
+    file is there is done, and serve-app-captions.jsonl beside the images has the reasons of failures.
 
     Exit codes: 0 all captioned, 1 some failed, 2 the command can't work,
     3 no service, 130 stopped by Ctrl-C.
     """
+    from serve_app.cli.captioning.finish import Finish
+    from serve_app.cli.captioning.images import FileList
     from serve_app.cli.captioning.request import CaptionRequest
     from serve_app.cli.captioning.rows import CaptionSettings
+    from serve_app.cli.captioning.same import SameImages
     from serve_app.cli.captioning.session import Session
 
-    kind = _output_kind(output)
+    if not images and files_from is None:
+        raise CliError("Name an image, a folder, a pattern or an address, or --files-from a list of them", USAGE)
     if overwrite and retry_failed:
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
-    request = CaptionRequest(
-        CaptionSettings(model, style, prompt, length, tuple(option or ()), name), max_tokens, seed
-    )
+    if not text_extension.startswith(".") or "/" in text_extension:
+        raise CliError(f"--text-extension {text_extension}: write it with its dot, such as .caption", USAGE)
+    finish = Finish.of(
+        replace or [], prepend=prepend, append=append, is_one_line=one_line,
+        tags=_tag_rules(tag_separator, underscores, escape_parentheses, drop_tag or [], max_tags),
+    )  # fmt: skip
+    settings = CaptionSettings.of(
+        model, style, prompt,
+        length=_as_length(length), options=option or None, name=name, language=language, task=task,
+        format=_as_format(form), temperature=temperature, finish=finish.detail,
+    )  # fmt: skip
+    request = CaptionRequest(settings, max_tokens, seed, guard, finish, SameImages() if dedupe else None)
     session = Session(
-        url=url, api_key=api_key, images=images, is_recursive=recursive, request=request, kind=kind,
-        output=output, is_overwriting=overwrite, is_retrying=retry_failed, concurrency=concurrency, limit=limit,
-        patience_s=patience,
+        url=url, api_key=api_key, images=images or [], listed=FileList(files_from) if files_from else None,
+        excluded=exclude or [], is_recursive=recursive, request=request,
+        kind=_output_kind(output), output=output, is_overwriting=overwrite, is_retrying=retry_failed,
+        concurrency=concurrency, limit=limit, patience_s=patience, text_extension=text_extension,
+        fills_empty=fill_empty,
     )  # fmt: skip
     if exit_code := session.run():
         raise typer.Exit(exit_code)
 
 
+def _tag_rules(
+    separator: str | None, underscores: bool | None, escapes_parentheses: bool, dropped: list[str], most: int | None
+) -> "TagRules | None":
+    """None where no option speaks of tags: a caption is a sentence then."""
+    from serve_app.cli.captioning.finish import TagRules
+
+    rules = TagRules(", " if separator is None else separator, underscores, escapes_parentheses, tuple(dropped), most)
+    return None if separator is None and rules == TagRules() else rules
+
+
+def _as_length(length: str | None) -> int | str | None:
+    return int(length) if length and length.isascii() and length.isdigit() else length
+
+
+def _as_format(form: str | None) -> Any:
+    """A form's name, or the schema that a file holds."""
+    if form in (None, "text", "tags", "json"):
+        return form
+    try:
+        schema = json.loads(Path(str(form)).read_text())
+    except (OSError, ValueError) as exc:
+        raise CliError(f"--format {form}: write tags, json or the path of a JSON schema ({exc})", USAGE) from exc
+    return {"type": "json", "schema": schema}
+
+
 def _output_kind(output: str | None) -> str:
-    """`printed`, `txt` or `rows`, or a sentence on what --output takes."""
-    if output is None:
-        return "printed"
+    """`printed`, `stream`, `txt` or `rows`, or a sentence on what --output takes."""
+    if output in (None, "-"):
+        return "printed" if output is None else "stream"
     if output == "txt":
         return "txt"
     if Path(output).suffix.lower() not in (".jsonl", ".csv"):
-        raise CliError(f"--output {output}: name a file that ends in .jsonl or .csv, or write txt", USAGE)
+        raise CliError(f"--output {output}: name a file that ends in .jsonl or .csv, or write txt or -", USAGE)
     if Path(output).is_dir():
         raise CliError(f"--output {output} is a folder: name a file in it, like {output}/captions.jsonl", USAGE)
     return "rows"

@@ -90,21 +90,19 @@ class ApiClient:
             response = await self._http.get(path, params=query, headers=_headers(authorization))
         return _object_of(response)
 
-    async def caption(self, fields: dict[str, Any], image: tuple[str, bytes, str | None]) -> dict[str, Any]:
-        """The answer for an image, which has a name, its bytes, and a media type."""
+    async def caption(
+        self, fields: dict[str, Any], image: bytes | str, media_type: str = "application/octet-stream"
+    ) -> dict[str, Any]:
+        """The answer for an image, which is its bytes or an address that the service fetches."""
         with self._translated_errors():
-            response = await self._http.post("/v1/captions", data=fields, files={"image": image})
+            response = await self._http.post("/v1/captions", **_caption_request(fields, image, media_type))
         return _object_of(response)
 
     async def stream_caption(
         self, fields: dict[str, Any], image: bytes | str, authorization: str | None = None
     ) -> AsyncGenerator[Delta]:
         """The caption of an image, which is its bytes or an address that the service fetches."""
-        fields = fields | {"stream": True}
-        if isinstance(image, bytes):
-            request: dict[str, Any] = {"data": _form(fields), "files": {"image": ("image", image)}}
-        else:
-            request = {"json": fields | {"image": {"url": image}}}
+        request = _caption_request(fields | {"stream": True}, image)
         async with aclosing(self._events("/v1/captions", authorization, request)) as events:
             async for event in events:
                 if event["object"] == "caption.chunk":
@@ -292,6 +290,15 @@ def _key_hint(response: httpx.Response) -> str:
 
 def _headers(authorization: str | None) -> dict[str, str]:
     return {"authorization": authorization} if authorization else {}
+
+
+def _caption_request(
+    fields: dict[str, Any], image: bytes | str, media_type: str = "application/octet-stream"
+) -> dict[str, Any]:
+    """httpx's arguments: a form for an image's bytes, which get no name of ours, and JSON for its address."""
+    if isinstance(image, bytes):
+        return {"data": _form(fields), "files": {"image": ("image", image, media_type)}}
+    return {"json": fields | {"image": {"url": image}}}
 
 
 def _form(fields: dict[str, Any]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError
 from serve_app.images.bombs import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, num_jpeg_scans, num_png_chunks, num_tile_pixels
 from serve_app.images.fetch import ImageFetcher
+from serve_app.images.kinds import kind_of
 from serve_app.images.pixels import PILLOW_ERRORS, plain
 from serve_app.messages import ImageEdge, RgbImage
 
@@ -54,27 +55,6 @@ _ACCEPTED: Final = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are taken"
 
 _JPEG_START: Final = b"\xff\xd8\xff"
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
-_LOOKS_LIKE: Final = (
-    (rb"\xff\xd8\xff", "a broken JPEG"),
-    (rb"\x89PNG", "a broken PNG"),
-    (rb"RIFF....WEBP", "a broken WEBP"),
-    (rb"GIF8", "a broken GIF"),
-    (rb"BM", "a broken BMP"),
-    (rb"II[*+]\0|MM\0[*+]", "a broken TIFF"),
-    (rb"....ftyp(avif|avis)", "a broken AVIF"),
-    (rb"....ftyp(hei|hev|mif1|msf1)", "HEIC"),
-    (rb"....ftyp", "a video"),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "JPEG 2000"),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
-    (rb"8BPS", "a Photoshop file"),
-    (rb"%PDF", "a PDF"),
-    (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", "an archive"),
-    (rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?(<!--.{0,400}?-->\s*)?(<!DOCTYPE svg[^>]*>\s*)?<svg", "SVG"),
-    (rb"(\xef\xbb\xbf)?\s*<(!doctype )?html", "an HTML page"),
-    (rb"(\xef\xbb\xbf)?\s*<\?xml", "XML"),
-    (rb"[\s\x20-\x7e\x80-\xff]*$", "text"),
-)
-
 _URL_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}:")
 _MAX_METADATA_BYTES: Final = 16 << 20  # inflated; editors write histories of some MB
 _TO_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
@@ -228,6 +208,7 @@ def _check_tiles(image: Image.Image, data: bytes, config: ImageConfig) -> None:
 
 
 def _looks_like(data: bytes) -> str:
-    start = data[:1024]
-    matches = (name for magic, name in _LOOKS_LIKE if re.match(magic, start, re.IGNORECASE | re.DOTALL))
-    return next(matches, "no image")
+    kind = kind_of(data)
+    if kind is None:
+        return "no image"
+    return f"a broken {kind.name}" if kind.media_type else kind.name

@@ -3,13 +3,13 @@
 Knows nothing about its origin, the accepted formats or our errors: whatever Pillow raises goes up.
 """
 
-import math
 import struct
 import zlib
+from collections.abc import Callable
 from io import BytesIO
-from typing import Final, cast
+from typing import Any, Final, cast
 
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageCms, ImageMath, features
 
 from serve_app.config.http import ImageConfig
 from serve_app.messages import ImageEdge, RgbImage
@@ -33,6 +33,7 @@ _TURNS: Final = {  # EXIF orientation to what sets it upright
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION: Final = 0x0112
+_MOST_FLOAT: Final = 3.4e38  # a larger 32-bit number is infinite
 
 # An image with an `edge` isn't resized up to this multiple of its size: bytes are cheaper than a filter here.
 _MAX_UNRESIZED: Final = 1.5
@@ -73,7 +74,8 @@ def _orientation(image: Image.Image) -> object:
 def _eight_bit(image: Image.Image) -> Image.Image:
     """The image as L, LA, RGB, RGBA or CMYK: 8 bits a channel, no palette, no colour that means transparent."""
     if image.mode == "F" or image.mode.startswith("I"):
-        return _eight_bit_gray(image)
+        gray, key = _eight_bit_gray(image), image.info.get("transparency")
+        return gray if not isinstance(key, int) else Image.merge("LA", (gray, _unlike(image, key)))
     if "transparency" in image.info or image.mode in ("PA", "La", "RGBa"):
         return image.convert("RGBA")
     return image if image.mode in ("L", "LA", "RGB", "RGBA", "CMYK") else image.convert("RGB")
@@ -83,12 +85,11 @@ def _eight_bit_gray(image: Image.Image) -> Image.Image:
     """Deep gray scaled to 8 bits.
 
     16-bit gray is scaled by its full range; 32-bit integers and floats by the first of 1 (floats only), 255 and 65535
-    that holds every value. If none does, or some values are negative, the range is that of the values.
+    that holds every value. If none does, or some values are negative, the range is that of the values. What is no
+    number is black, as measuring programs mark pixels without a value; infinities are the range's ends.
     """
-    deep = image if image.mode == "F" else image.convert("I")
+    deep = _finite(image) if image.mode == "F" else image.convert("I")
     low, high = cast(tuple[float, float], deep.getextrema())
-    if not (math.isfinite(low) and math.isfinite(high)):
-        raise ValueError("brightness without bounds")
     if image.mode.startswith("I;16"):
         low, high = 0, 65535
     elif low >= 0:
@@ -97,6 +98,30 @@ def _eight_bit_gray(image: Image.Image) -> Image.Image:
     scale = 255 / (high - low) if high > low else 0.0
     offset = 0.5 - low * scale  # half, because the conversion cuts off
     return deep.point(lambda value: value * scale + offset).convert("L")
+
+
+def _finite(image: Image.Image) -> Image.Image:
+    """A float image without infinities and what is no number."""
+    is_finite = _mask(image, lambda value: (value > -_MOST_FLOAT) * (value < _MOST_FLOAT))
+    if is_finite.getextrema() == (255, 255):
+        return image
+    finite = Image.new("F", image.size)
+    finite.paste(image, mask=is_finite)
+    low, high = cast(tuple[float, float], finite.getextrema())
+    finite.paste(low, mask=_mask(image, lambda value: value <= -_MOST_FLOAT))
+    finite.paste(high, mask=_mask(image, lambda value: value >= _MOST_FLOAT))
+    return finite
+
+
+def _unlike(image: Image.Image, key: int) -> Image.Image:
+    """The transparency of a gray image whose pixels of the value `key` are transparent."""
+    return _mask(image.convert("I"), lambda value: value != key).convert("L")
+
+
+def _mask(image: Image.Image, is_so: Callable[[Any], Any]) -> Image.Image:
+    """Where it is so, as an image of mode 1."""
+    truth = ImageMath.lambda_eval(lambda operands: is_so(operands["value"]), value=image)
+    return cast(Image.Image, truth).point(lambda value: value * 255).convert("L").convert("1")
 
 
 def _opaque(image: Image.Image, profile: object, background: tuple[int, int, int]) -> Image.Image:

@@ -254,7 +254,8 @@ def test_the_session_does_not_show_the_key() -> None:
     from serve_app.cli.captioning.session import Session
 
     session = Session(
-        url="u", api_key=SECRET, images=[], is_recursive=True, request=CaptionRequest(CaptionSettings()),
+        url="u", api_key=SECRET, images=[], listed=None, excluded=[], is_recursive=True,
+        request=CaptionRequest(CaptionSettings()),
         kind="printed", output=None, is_overwriting=False, is_retrying=False, concurrency=1, limit=None, patience_s=1,
     )  # fmt: skip
     assert SECRET not in repr(session)

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import io
+import math
 import random
 import struct
 import threading
@@ -143,6 +144,9 @@ def modes() -> dict[str, tuple[bytes, tuple[int, int, int]]]:
         "float TIFF to 1": (save(Image.new("F", (8, 8), 0.5), "TIFF"), (128, 128, 128)),
         "float TIFF to 255": (save(Image.new("F", (8, 8), 200.0), "TIFF"), (200, 200, 200)),
         "float TIFF to 65535": (save(Image.new("F", (8, 8), 65535.0), "TIFF"), WHITE),
+        "float TIFF without a value": (save(Image.new("F", (8, 8), math.nan), "TIFF"), (0, 0, 0)),
+        "16-bit, one gray transparent": (save(Image.new("I;16", (8, 8), 300), transparency=300), (0, 0, 200)),
+        "16-bit, another gray transparent": (save(deep, transparency=300), (128, 128, 128)),
     }
 
 
@@ -159,6 +163,15 @@ async def test_float_with_negative_values_is_stretched() -> None:
     image.putpixel((1, 0), 1000.0)
     loaded = await load(save(image, "TIFF"))
     assert (pixel(loaded), pixel(loaded, 1)) == ((0, 0, 0), WHITE)
+
+
+async def test_floats_that_are_no_numbers_dont_spoil_the_others() -> None:
+    values = (math.nan, math.inf, -math.inf, 0.5, 1.0)
+    image = Image.new("F", (len(values), 1))
+    for x, value in enumerate(values):
+        image.putpixel((x, 0), value)
+    loaded = await load(save(image, "TIFF"))
+    assert [pixel(loaded, x)[0] for x in range(len(values))] == [0, 255, 0, 128, 255]
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "WEBP", *(["AVIF"] if "AVIF" in FORMATS else [])])

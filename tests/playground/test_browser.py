@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pytest
 
+from tests.chromium import chromium
 from tests.conftest import CONFIG
 from tests.drawings import png
 from tests.own_lane import MODEL
@@ -22,8 +23,7 @@ from tests.service import RunningService, serving
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'serve-app[playground]'")
 import gradio_client
-from selenium.webdriver import Chrome, ChromeOptions
-from selenium.webdriver.chrome.service import Service as Driver
+from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
@@ -50,15 +50,7 @@ def playground() -> Iterator[RunningService]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
-    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("no Chromium here: install chromium and chromium-driver")
-    options = ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1200,1100",
-                     "--no-proxy-server", "--disable-background-networking"):  # fmt: skip
-        options.add_argument(argument)
-    with Chrome(options=options, service=Driver(driver)) as opened:
+    with chromium() as opened:
         yield opened
 
 

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
+from serve_app.cli.captioning.rows import Row
 from serve_app.cli.terminal import printable
 
 PLAIN_LINE_EVERY_S = 15.0
@@ -25,7 +26,13 @@ class RunProgress:
         self.num_failed = 0
         self.num_done_before = 0
         self.num_failed_before = 0
+        self.num_cut = 0
+        self.num_tokens = 0
+        self.failures: Counter[str] = Counter()
+        self.findings: Counter[str] = Counter()
+        self.num_not_tried = 0
         self.num_found: int | None = None
+        self._begun_at = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
         self._next_line_at = time.monotonic() + PLAIN_LINE_EVERY_S
         self._console = Console(stderr=True, highlight=False)
@@ -42,6 +49,18 @@ class RunProgress:
             self._bar.add_task(self.sentence, total=None)
             yield
         self._bar = None
+
+    def count(self, row: Row) -> None:
+        """Take in an image's result, and show the counts as they are now."""
+        if row.is_failed:
+            self.num_failed += 1
+            self.failures[row.error_code or ""] += 1
+        else:
+            self.num_captioned += 1
+            self.num_cut += row.is_cut
+            self.num_tokens += (row.usage or {}).get("completion_tokens") or 0
+            self.findings.update((row.more.get("guard") or {}).get("findings") or ())
+        self.advance()
 
     def advance(self) -> None:
         """Show the counts as they are now."""
@@ -82,18 +101,28 @@ class RunProgress:
         return " · ".join([*parts, f"{self.num_failed:,} failed"])
 
     @property
+    def report(self) -> str:
+        """«12.5 captions/s · 5,312 tokens · failed: 2 invalid_image · guard found: 3 loop»."""
+        seconds = max(time.monotonic() - self._begun_at, 0.001)
+        parts = [f"{self.num_captioned / seconds:.1f} captions/s", f"{self.num_tokens:,} tokens"]
+        for title, counts in (("failed", self.failures), ("guard found", self.findings)):
+            if counts:
+                parts.append(f"{title}: " + ", ".join(f"{n:,} {name}" for name, n in counts.most_common()))
+        return " · ".join(parts)
+
+    @property
     def _num_now(self) -> int:
         return self.num_captioned + self.num_failed
 
     @property
     def _num_completed(self) -> int:
-        return self._num_now + self.num_done_before + self.num_failed_before
+        return self._num_now + self.num_done_before + self.num_failed_before + self.num_not_tried
 
     @property
     def _num_total(self) -> int | None:
         if self.num_found is None or self._limit is None:
             return self.num_found
-        return min(self.num_found, self._limit + self.num_done_before + self.num_failed_before)
+        return min(self.num_found, self._limit + self._num_completed - self._num_now)
 
     @property
     def _rate(self) -> float:

@@ -8,44 +8,51 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
-from hashlib import blake2b
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from serve_app.cli.errors import USAGE, CliError
+
+MORE: Final = ("tags", "json", "regions", "captions", "guard")  # what an answer may hold beside its caption
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, slots=True)
 class CaptionSettings:
-    """The options that decide whether an image's row counts for a run. One that the command left out is None."""
+    """The options that decide whether an image's row counts for a run. One that the command left out is None.
+
+    `detail` holds the others as one JSON object with sorted names; None where all of them were left out.
+    """
 
     model: str | None = None
     style: str | None = None
     prompt: str | None = None
-    length: str | None = None
-    options: tuple[str, ...] = ()
-    name: str | None = None
-
-    @property
-    def detail(self) -> str | None:
-        """Length, options and name as one JSON text; None where all of them were left out."""
-        values = {"length": self.length, "options": list(self.options) or None, "name": self.name}
-        values = {name: value for name, value in values.items() if value is not None}
-        return json.dumps(values) if values else None
+    detail: str | None = None
 
     @classmethod
-    def of_row(
-        cls, model: str | None, style: str | None, prompt: str | None, detail: str | None
-    ) -> "CaptionSettings":
-        """The settings that a row holds. Raises `ValueError` for a `detail` that isn't ours."""
-        values = json.loads(detail) if detail else {}
-        if not isinstance(values, dict):
-            raise ValueError("no detail of ours")
-        return cls(model, style, prompt, values.get("length"), tuple(values.get("options") or ()), values.get("name"))
+    def of(cls, model: str | None, style: str | None, prompt: str | None, **others: Any) -> "CaptionSettings":
+        """Options whose value is None were left out."""
+        options = {name: value for name, value in others.items() if value is not None}
+        return cls(model, style, prompt, json.dumps(options, sort_keys=True) if options else None)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The request's fields. How a caption is finished is our own matter."""
+        options = {"model": self.model, "style": self.style, "prompt": self.prompt}
+        options |= json.loads(self.detail) if self.detail else {}
+        options.pop("finish", None)
+        return {name: value for name, value in options.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An image's caption, or why it has none. `model` is the one that answered, `usage` its token counts."""
+    """An image's caption, or why it has none.
+
+    `file` is its path, relative to the row's file once it stands there. `model` is the one that answered, `usage` its
+    token counts, `more` what of `MORE` the answer holds. `text` is the name of its
+    text file, where it has one.
+    """
 
     file: str
     settings: CaptionSettings
@@ -55,103 +62,182 @@ class Row:
     usage: dict[str, Any] | None = None
     error_code: str | None = None
     error_message: str | None = None
+    max_tokens: int | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    text: str | None = None
 
     @property
     def is_failed(self) -> bool:
         return self.error_code is not None
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the caption ended because it had too many tokens."""
+        return self.finish_reason == "length"
 
-def file_id(file: str) -> bytes:
-    """16 bytes that stand for a file, however its path is spelled from the current folder."""
-    return blake2b(os.path.abspath(file).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    def as_failure(self, code: str, message: str) -> "Row":
+        return Row(self.file, self.settings, error_code=code, error_message=message)
 
 
 class JsonLines:
-    """One JSON object a line. `records` yields each whole record's length in bytes, and its row or None."""
+    """One JSON object a line. `records` yields each whole record's bytes, and its row or None.
+
+    `file_key` is what an image's path is called: `file_name` in the `metadata.jsonl` of Hugging Face's imagefolder.
+    """
 
     header = b""
-    start = b'{"file": "'
+
+    def __init__(self, file_key: str = "file") -> None:
+        self._file_key = file_key
 
     def encode(self, row: Row) -> bytes:
         settings = {"style": row.settings.style, "prompt": row.settings.prompt, "asked_model": row.settings.model}
         settings |= {"detail": row.settings.detail} if row.settings.detail else {}
-        value: dict[str, Any] = {"file": row.file}
+        value: dict[str, Any] = {self._file_key: row.file}
         if row.is_failed:
             value |= {"error": {"code": row.error_code, "message": row.error_message}} | settings
         else:
             value |= {"caption": row.caption, "model": row.model} | settings
             value |= {"finish_reason": row.finish_reason, "usage": row.usage}
+            value |= {"max_tokens": row.max_tokens} if row.max_tokens is not None else {}
+            value |= {"text": row.text} if row.text is not None else {}
+            value |= row.more
         try:
             return json.dumps(value, ensure_ascii=False).encode() + b"\n"
         except UnicodeEncodeError:
             return json.dumps(value).encode() + b"\n"
 
-    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[int, Row | None]]:
+    def read_header(self, head: bytes, path: str) -> None:
+        """Raises `CliError` where the file's beginning isn't one of ours."""
+        start = f'{{"{self._file_key}": "'.encode()
+        head = head.removeprefix(_BYTE_ORDER_MARK)[: len(start)]
+        if not (head.startswith(start) or start.startswith(head)):
+            raise _not_ours(path)
+
+    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Row | None]]:
         for line in lines:
             if line.endswith(b"\n"):
-                yield len(line), self._row(line)
+                yield line, self._row(line)
 
     def _row(self, line: bytes) -> Row | None:
         try:
-            value = json.loads(line)
-            settings = CaptionSettings.of_row(
-                value["asked_model"], value["style"], value["prompt"], value.get("detail")
-            )
-            row = Row(value["file"], settings)
+            value = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
+            settings = _settings(value["asked_model"], value["style"], value["prompt"], value.get("detail"))
+            row = Row(value[self._file_key], settings, text=value.get("text"))
             if not isinstance(row.file, str):
                 return None
             if "error" in value:
                 error = value["error"]
                 return replace(row, error_code=error["code"], error_message=error["message"])
-            return replace(row, caption=value["caption"], model=value["model"], usage=value["usage"])
+            return replace(
+                row,
+                caption=value["caption"],
+                model=value["model"],
+                usage=value["usage"],
+                finish_reason=value["finish_reason"],
+                max_tokens=value.get("max_tokens"),
+                more={name: value[name] for name in MORE if name in value},
+            )
         except (ValueError, KeyError, TypeError):
             return None
 
 
 class CsvRecords:
-    """RFC 4180: commas, double quotes, CR LF; a caption's own newlines stay inside its quotes."""
+    """RFC 4180: commas, double quotes, CR LF; a caption's own newlines stay inside its quotes.
 
-    columns = (
-        "file", "caption", "model", "style", "prompt", "asked_model", "finish_reason",
-        "prompt_tokens", "completion_tokens", "error_code", "error_message", "detail",
+    The file's own header decides the order of columns, and may have further ones, which stay empty in new rows.
+    """
+
+    columns: Sequence[str] = (
+        "file", "caption", "model", "style", "prompt", "asked_model", "finish_reason", "prompt_tokens",
+        "completion_tokens", "error_code", "error_message", "detail", "max_tokens", "more",
     )  # fmt: skip
     header = ",".join(columns).encode() + b"\r\n"
-    start = header
+    _needed = frozenset(columns[:-2])  # files from before the last two go on without them
 
     def encode(self, row: Row) -> bytes:
         usage, settings = row.usage or {}, row.settings
-        values = (
-            row.file, row.caption, row.model, settings.style, settings.prompt, settings.model, row.finish_reason,
-            usage.get("prompt_tokens"), usage.get("completion_tokens"), row.error_code, row.error_message,
-            settings.detail,
-        )  # fmt: skip
+        values = {
+            "file": row.file, "caption": row.caption, "model": row.model, "style": settings.style,
+            "prompt": settings.prompt, "asked_model": settings.model, "finish_reason": row.finish_reason,
+            "prompt_tokens": usage.get("prompt_tokens"), "completion_tokens": usage.get("completion_tokens"),
+            "error_code": row.error_code, "error_message": row.error_message, "detail": settings.detail,
+            "max_tokens": row.max_tokens,
+            "more": json.dumps(row.more, ensure_ascii=False) if row.more else None,
+        }  # fmt: skip
         text = io.StringIO()
-        csv.writer(text).writerow(values)
+        csv.writer(text).writerow([values.get(column) for column in self.columns])
         return text.getvalue().encode("utf-8", "surrogateescape")
 
-    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[int, Row | None]]:
+    def read_header(self, head: bytes, path: str) -> None:
+        """Take over the columns of the file, which may have been moved. Raises `CliError` where some are missing."""
+        head = head.removeprefix(_BYTE_ORDER_MARK)
+        if self.header.startswith(head):  # empty, or torn in its first line
+            return
+        columns = _csv_values(head.partition(b"\n")[0])
+        if "file" not in columns or "caption" not in columns:
+            raise _not_ours(path)
+        if missing := sorted(self._needed - set(columns)):
+            names = ", ".join(f"'{name}'" for name in missing)
+            raise CliError(f"{path} has no column {names} any more: put it back, or choose another --output", USAGE)
+        if len(set(columns)) < len(columns):
+            raise CliError(f"{path} has two columns of one name: rename one, or choose another --output", USAGE)
+        self.columns = columns
+
+    def records(self, lines: Iterable[bytes]) -> Iterator[tuple[bytes, Row | None]]:
         record, is_quoted = [], False
         for line in lines:
             record.append(line)
             is_quoted ^= line.count(b'"') % 2 == 1
             if line.endswith(b"\n") and not is_quoted:
                 joined = b"".join(record)
-                yield len(joined), self._row(joined)
+                yield joined, self._row(joined)
                 record = []
 
     def _row(self, record: bytes) -> Row | None:
-        try:
-            values = next(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
-        except (csv.Error, StopIteration):
+        values = _csv_values(record)
+        if len(values) != len(self.columns):
             return None
-        if len(values) != len(self.columns) or values[0].removeprefix("\ufeff") == "file":
+        cells = {name: value or None for name, value in zip(self.columns, values, strict=True)}
+        if cells["file"] in (None, "file"):
             return None
-        row = dict(zip(self.columns, values, strict=True))
         try:
-            settings = CaptionSettings.of_row(
-                *(row[name] or None for name in ("asked_model", "style", "prompt", "detail"))
-            )
+            settings = _settings(cells["asked_model"], cells["style"], cells["prompt"], cells["detail"])
+            max_tokens = int(cells.get("max_tokens") or 0) or None
         except (ValueError, TypeError):
             return None
-        error_code = row["error_code"] or None
-        return Row(row["file"], settings, row["caption"], error_code=error_code, error_message=row["error_message"])
+        return Row(
+            cells["file"],
+            settings,
+            caption=cells["caption"] or "",
+            finish_reason=cells["finish_reason"],
+            error_code=cells["error_code"],
+            error_message=cells["error_message"],
+            max_tokens=max_tokens,
+        )
+
+
+def records_of(path: str) -> JsonLines | CsvRecords:
+    """How rows stand in the file, by its name."""
+    if path.lower().endswith(".csv"):
+        return CsvRecords()
+    return JsonLines("file_name" if os.path.basename(path) == "metadata.jsonl" else "file")
+
+
+def _csv_values(record: bytes) -> list[str]:
+    try:
+        return next(csv.reader(io.StringIO(record.decode("utf-8", "surrogateescape"), newline="")))
+    except (csv.Error, StopIteration):
+        return []
+
+
+def _settings(model: str | None, style: str | None, prompt: str | None, detail: str | None) -> CaptionSettings:
+    """The settings that a row holds. Raises `ValueError` for a `detail` that isn't ours."""
+    others = json.loads(detail) if detail else {}
+    if not isinstance(others, dict):
+        raise ValueError("no detail of ours")
+    return CaptionSettings(model, style, prompt, json.dumps(others, sort_keys=True) if others else None)
+
+
+def _not_ours(path: str) -> CliError:
+    return CliError(f"{path} holds something else than captions: choose another --output, or --overwrite", USAGE)

@@ -10,12 +10,15 @@ from collections.abc import Iterator
 from itertools import islice
 
 from serve_app.cli.captioning.images import FoundImage, ImageWalk
-from serve_app.cli.captioning.outputs import Output
+from serve_app.cli.captioning.ledger import Ledger
 from serve_app.cli.captioning.pace import Pace, local_pause_s
+from serve_app.cli.captioning.places import key, place
+from serve_app.cli.captioning.printed import Printed
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused
-from serve_app.cli.captioning.rows import Row, file_id
-from serve_app.cli.errors import UNREACHABLE, CliError
+from serve_app.cli.captioning.rows import Row
+from serve_app.cli.captioning.text_files import FolderRefused, TextFiles
+from serve_app.cli.errors import UNREACHABLE, USAGE, CliError
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import Unreachable
 
@@ -23,6 +26,7 @@ MAX_BROKEN = 4  # tries of an image at which the service itself fails
 MAX_REFUSALS = 100  # of one image while others are served
 GRACE_S = 10.0  # for the answers on their way when Ctrl-C comes
 SYNC_EVERY_S = 5.0
+Output = Ledger | TextFiles | Printed
 BATCH = 256  # names looked up at a time, off the event loop
 
 
@@ -41,7 +45,8 @@ class CaptionRun:
         self._concurrency = concurrency
         self._limit = limit
         self._is_retrying = is_retrying
-        self._seen: set[bytes] = set()
+        self._seen: set[int] = set()
+        self._refused_folders: set[str] = set()
         self._queue: asyncio.Queue[FoundImage | None] = asyncio.Queue(maxsize=2 * concurrency)
         self._workers: list[asyncio.Task[None]] = []
         self._sending: set[asyncio.Task[None] | None] = set()
@@ -98,17 +103,31 @@ class CaptionRun:
 
     def _todo(self, walk: Iterator[FoundImage]) -> Iterator[FoundImage]:
         for image in walk:
-            key = file_id(image.path)
-            if key in self._seen:
+            image_key = key(place(image.path))
+            if image_key in self._seen:
                 continue
-            self._seen.add(key)
-            state = self._output.state(image.path)
+            self._seen.add(image_key)
+            try:
+                state = self._output.state(image.path)
+            except FolderRefused as refused:
+                self._refuse(refused)
+                continue
             if state == "done":
                 self._progress.num_done_before += 1
             elif state == "failed" and not self._is_retrying:
                 self._progress.num_failed_before += 1
             else:
                 yield image
+
+    def _refuse(self, refused: FolderRefused) -> None:
+        """One failure for the images of a folder. Raises `CliError` where it is the run's first."""
+        self._progress.num_not_tried += 1
+        if refused.folder in self._refused_folders:
+            return
+        if len(self._seen) == 1:
+            raise CliError(refused.reason, USAGE)
+        self._refused_folders.add(refused.folder)
+        self._progress.say(f"{refused.folder}: {refused.reason}")
 
     def _count(self, walk: ImageWalk) -> None:
         num_found = 0
@@ -120,9 +139,8 @@ class CaptionRun:
 
     async def _work(self) -> None:
         while image := await self._queue.get():
-            if image.folder_reason is not None:
-                reason = f"the folder can't be listed: {image.folder_reason}"
-                self._finish(self._request.failure(image.path, "unreadable_folder", reason))
+            if image.error_code is not None:
+                self._finish(self._request.failure(image.path, image.error_code, image.reason))
                 continue
             self._finish(await self._caption(image.path))
             if self.signal_number is not None:
@@ -173,12 +191,7 @@ class CaptionRun:
             )  # fmt: skip
 
     def _finish(self, row: Row) -> None:
-        self._output.write(row)
-        if row.is_failed:
-            self._progress.num_failed += 1
-        else:
-            self._progress.num_captioned += 1
-        self._progress.advance()
+        self._progress.count(self._output.write(row))
 
     async def _sync_regularly(self) -> None:
         while True:

@@ -19,26 +19,53 @@ FINDINGS: tuple[Finding, ...] = get_args(Finding)  # the worst first
 _MOST_SEEN = 20_000  # characters and words that are looked at one by one
 _LONGEST_UNIT = 60  # words or characters that a loop repeats
 _LEAST_ECHO = 4  # words: a shorter prompt is what a caption may well begin with
+_LEAST_TAGS = 6  # of which most are repeated
+_LONGEST_NOTHING = 100  # characters
 _LONGEST_OPENING = 6  # words of a prompt with which no caption begins by chance
 _WORD = re.compile(r"\w+")
+_NOTHING = re.compile(
+    r"""\W* (?: n / ?a | null | none | undefined | nil | not\ (?:available|applicable)
+      | no\ (?:caption|description|image|picture|tags|text|answer)(?:\ (?:available|provided|given|found))? ) \W*""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_IMAGE = r"""(?:image | picture | photo | photograph | illustration | painting | drawing | artwork | screenshot |
+    sketch | rendering | snapshot)"""
+_SHOWS = r"""(?:shows? | showing | depicts? | depicting | features? | featuring | displays? | displaying | captures? |
+    capturing | portrays? | portraying | presents? | presenting | illustrates? | contains? | containing)\b"""
 _META = re.compile(
-    r"""\W* (?: (?:sure | certainly | of\ course | here\ is | here's | okay)\b [^.!:\n]{0,60} [.!:,]? \s* )?
-    (?: in\ (?:this|the)\ (?:image | picture | photo | photograph | illustration | scene)\b
-      | (?:this|the)\ (?:\w+\ ){0,3}? (?:image | picture | photo | photograph | illustration | painting | drawing)[ ]
-        (?:is\ | appears\ to\ be\ | seems\ to\ be\ )?
-        (?:shows? | showing | depicts? | depicting | features? | featuring | displays? | displaying | captures? |
-           capturing | portrays? | presents? | contains? | of | a | an | the)\b
-      | you\ are\ looking\ at\b | we\ can\ see\b | you\ can\ see\b
-      | (?:here\ is | here's)\ (?:a | the | your)\ (?:\w+\ ){0,3}? (?:caption | description | prompt | list)\b )""",
+    rf"""\W* (?: (?:sure | certainly | absolutely | of\ course | here\ is | here's | okay)\b
+        [^.!:\n]{{0,60}} [.!:,]? \s* )?
+    (?: in\ (?:this|the)\ (?:\w+\ ){{0,2}}? (?:{_IMAGE} | scene)\b
+      | (?:this|the)\ (?:\w+\ ){{0,3}}? {_IMAGE} \ (?:{_SHOWS}
+          | (?:is | appears\ to\ be | seems\ to\ be)\ (?:{_SHOWS} | (?:of | a | an | the)\b))
+      | this\ (?:\w+\ ){{0,3}}? {_IMAGE} \ (?:of | a | an | the)\b
+      | this\ is\ (?:a | an | the)\ (?:\w+\ ){{0,3}}? {_IMAGE} \b
+      | you\ are\ looking\ at\b | (?:we | you | i)\ can\ see\b | i\ see\ (?:a | an | the)\b
+      | (?:here\ is | here's)\ (?:a | the | your)\ (?:\w+\ ){{0,3}}? (?:caption | description | prompt | list)\b
+      | (?:(?:\w+\ ){{0,2}}? (?:caption | description | alt\ ?text | prompt | summary | keywords | tags)
+          | answer | response | output | assistant) [\s*_#]* :
+      | (?:sure | certainly | absolutely | of\ course) [!,] )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _REFUSAL = re.compile(
     r"""(?: ^ | [.!?\n]\s* | \bunfortunately,?\s+ ) [\s*_]*
-    (?: i['’]?m\ sorry | i\ am\ sorry | i\ apologi[sz]e | as\ an\ ai\b | i['’]?m\ just\ an\ ai
-      | (?: i['’]?m | i\ am )\ (?: not\ able | unable )\ to
-      | i\ (?: cannot | can['’]?t | can\ not | won['’]?t )[ ]
+    (?: (?:i['’]?m | i\ am)\ (?:\w+\ )?sorry | i\ apologi[sz]e | (?:my\ )?apologies\b
+      | (?:\w+\ )?sorry\b [^.\n]{0,80}? \b
+        (?: can['’]?t | can\ ?not | could(?:n['’]?t|\ not) | unable | not\ able | won['’]?t |
+            don['’]?t | not\ (?:allowed|permitted|appropriate|comfortable) | no\ image )
+      | as\ an?\ (?:ai | (?:\w+\ )?language\ model)\b | (?:i['’]?m | i\ am)\ (?:just\ )?an\ ai
+      | (?: i['’]?m | i\ am | we['’]?re | we\ are )[ ]
+        (?: unable | not\ (?:able | comfortable | permitted | allowed) )\b
+      | unable\ to\ (?: assist | help | provide | describe | caption | comply | process | view | see | generate )\b
+      | i\ (?: must | have\ to )\ decline\b
+      | i\ (?:do\ not | don['’]?t)\ see\ an(?:y)?\ (?:image | picture | photo)\b
+      | (?: there\ (?:is | was)\ )? no\ (?:image | picture | photo)\ (?:was\ | is\ | has\ been\ )?
+        (?: attached | provided | given | included | uploaded | available | shared )\b
+      | (?: i | we )\ (?: cannot | can['’]?t | can\ not | won['’]?t | couldn['’]?t | don['’]?t |
+            (?:could | do)\ not )[ ]
+        (?: be\ able\ to\ | feel\ )?
         (?: assist | help | provide | describe | caption | comply | fulfill? | create | generate | see | view |
-            identify | do\ that )\b )""",
+            identify | process | engage | comfortable | do\ that )\b )""",
     re.IGNORECASE | re.VERBOSE,
 )
 _REFUSAL_WITHIN = 200  # characters of the beginning: later such words may be a quotation
@@ -76,8 +103,8 @@ def findings(sight: Sight, checks: Sequence[Finding] = FINDINGS) -> tuple[Findin
 
 
 def is_empty(text: str) -> bool:
-    """Without a single letter or digit."""
-    return _WORD.search(text.replace("_", " ")) is None
+    """Without a single letter or digit, or a word for nothing, such as N/A."""
+    return _WORD.search(text.replace("_", " ")) is None or _NOTHING.fullmatch(text[:_LONGEST_NOTHING]) is not None
 
 
 def is_refusal(text: str) -> bool:
@@ -105,7 +132,9 @@ def is_loop(text: str, lists_tags: bool = False) -> bool:
         return True
     if lists_tags:
         tags = [tag.strip().lower() for tag in re.split(r"[,;\n]", text) if tag.strip()]
-        return len(tags) >= 10 and len(set(tags)) < 0.6 * len(tags)
+        return (len(tags) >= 10 and len(set(tags)) < 0.6 * len(tags)) or (
+            len(tags) >= _LEAST_TAGS and len(set(tags)) < 0.5 * len(tags)
+        )
     fours = list(zip(words, words[1:], words[2:], words[3:], strict=False))
     return len(fours) >= 40 and len(set(fours)) < 0.5 * len(fours)
 

@@ -82,6 +82,34 @@ def test_loops(text: str) -> None:
 def test_a_loop_in_the_middle_and_one_of_tags() -> None:
     assert "loop" in found("A dog. " + "It is a good dog on a road. " * 20 + "Then the sun sets behind the hills.")
     assert "loop" in found("blue eyes, red hair, " * 6 + "smile", lists_tags=True)
+    assert "loop" in found("hat, dog, red, " * 3, lists_tags=True)
+    assert "loop" in found("1girl, solo, solo, solo, solo, hat, solo", lists_tags=True)
+    assert found("1girl, solo, hat, dog, red, sea, hat", lists_tags=True) == ()
+
+
+@pytest.mark.parametrize(
+    "text", ["N/A", "n/a.", "None", "null", "No caption available.", "[no description]", "(none)", "—"]
+)
+def test_words_for_nothing_are_empty(text: str) -> None:
+    assert found(text) == ("empty",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The image of a saint is carved above the door.", "None of the windows is lit.",
+        "The photograph on the wall is old.",
+        "A sorry sight: a dog in the rain.", "Sorry! board game box on a table",
+        "A sign that says: sorry, we are closed",
+        "The painting hangs above a sofa.", "A response: two people shout.",
+        "No image is visible on the screen of a phone.",
+        "The picture frame is made of gold.", "A caption below the comic reads: help!",
+        "Unable to fly, a penguin swims.",
+        "Tags hang from a suitcase.", "Sure-footed goats climb a cliff.", "We see more of the sea on the left.",
+    ],
+)  # fmt: skip
+def test_captions_that_only_sound_like_a_fault_pass(text: str) -> None:
+    assert found(text) == ()
 
 
 @pytest.mark.parametrize(
@@ -91,7 +119,12 @@ def test_a_loop_in_the_middle_and_one_of_tags() -> None:
         "The picture features a dog.", "the photograph captures a dog", "This black and white photo shows a dog.",
         "The image is a close-up of a camera.", "You are looking at a dog.",
         "Sure! Here is a caption for this image: A dog.", "Here's a description of the image: a dog",
-        "**This image shows** a dog", "In the image a dog runs.",
+        "**This image shows** a dog", "In the image a dog runs.", "This artwork depicts a dog.",
+        "This screenshot shows a form.", "Caption: a dog on a road", "**Image description:** a dog on a road",
+        "Tags: dog, road", "The screenshot displays a form.", "This is a photo of a dog.",
+        "This digital painting portrays a dog.",
+        "The image is showing a dog.", "I can see a dog.", "Certainly! A dog on a road.", "Alt text: a dog",
+        "In this vintage photograph, a dog runs.",
     ],
 )  # fmt: skip
 def test_meta_phrases(text: str) -> None:
@@ -104,6 +137,13 @@ def test_meta_phrases(text: str) -> None:
         "I'm sorry, but I can't help with that.", "I’m sorry, I cannot describe this.", "I apologize, but no.",
         "As an AI language model, I don't see pictures.", "I am unable to view it.", "**I cannot assist with that.**",
         "Unfortunately, I'm not able to do it.", "A picture. I can't provide a description of people.",
+        "Sorry, I can't assist with that request.", "Sorry, but I am unable to process this.",
+        "I'm really sorry, no.",
+        "We cannot help with this.", "My apologies, this is not allowed.",
+        "I do not feel comfortable describing this.",
+        "Unable to process the image.", "I must decline.", "No image was provided.", "I don't see an image here.",
+        "I'm not comfortable with that.", "As a language model, I have no eyes.",
+        "Sorry, there is no image attached.",
     ],
 )  # fmt: skip
 def test_refusals(text: str) -> None:

@@ -1,0 +1,244 @@
+"""A text file beside each image, as trainers read it: `a.txt` for `a.jpg`.
+
+In each folder `serve-app-captions.jsonl` says which texts are ours, which image they are of, and what failed. It
+keeps a text with its image when a neighbour of the same name comes or goes, and one that was corrected by hand.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+
+from serve_app.cli.captioning.images import IMAGE_EXTENSIONS, LEDGER_NAME, extension_of, is_address
+from serve_app.cli.captioning.ledger import Ledger, State
+from serve_app.cli.captioning.locks import lock
+from serve_app.cli.captioning.places import place
+from serve_app.cli.captioning.rows import CaptionSettings, Row
+from serve_app.cli.errors import CliError
+
+_MOST_OPEN = 64  # folders without images on their way that stay open
+
+
+@dataclass(eq=False)
+class FolderRefused(Exception):
+    """No text of this folder can be written."""
+
+    folder: str
+    reason: str
+
+
+class TextFiles:
+    """The texts of any number of folders. Each is locked from its first image to its last.
+
+    An image whose text is there is done, whoever wrote it, except for one that was cut at another `max_tokens` and is
+    still as it was written.
+    """
+
+    def __init__(
+        self,
+        settings: CaptionSettings,
+        max_tokens: int | None = None,
+        *,
+        is_overwriting: bool = False,
+        is_retrying: bool = False,
+        extension: str = ".txt",
+        fills_empty: bool = False,
+    ) -> None:
+        """`fills_empty`: a text without a word counts as missing."""
+        self._settings = settings
+        self._max_tokens = max_tokens
+        self._is_retrying = is_retrying
+        self._extension = extension
+        self._fills_empty = fills_empty
+        self._is_overwriting = is_overwriting
+        self._folders: OrderedDict[str, _Folder] = OrderedDict()
+
+    def state(self, path: str) -> State:
+        """Raises `FolderRefused`."""
+        if is_address(path):
+            raise FolderRefused(path, "an address has no folder for a text: use --output FILE.jsonl")
+        folder = self._opened(_folder_of(path))
+        state = "new" if self._is_overwriting else folder.state(path)
+        folder.num_on_their_way += state == "new" or (state == "failed" and self._is_retrying)
+        return state
+
+    def write(self, row: Row) -> Row:
+        """The row as it was kept: a failure if its text couldn't be written."""
+        try:
+            folder = self._opened(_folder_of(row.file))
+        except FolderRefused as refused:
+            return row.as_failure("text_not_written", refused.reason)
+        folder.num_on_their_way -= 1
+        return folder.write(row)
+
+    def sync(self) -> None:
+        for folder in list(self._folders.values()):
+            folder.sync()
+
+    def close(self) -> None:
+        for folder in self._folders.values():
+            folder.close()
+
+    def _opened(self, path: str) -> "_Folder":
+        if path not in self._folders:
+            idle = [name for name, folder in self._folders.items() if not folder.num_on_their_way]
+            for name in idle[: max(0, len(self._folders) - _MOST_OPEN)]:
+                self._folders.pop(name).close()
+            self._folders[path] = _Folder(path, self._settings, self._max_tokens, self._extension, self._fills_empty)
+        return self._folders[path]
+
+
+class _Folder:
+    """One folder's texts. Raises `FolderRefused` on creation where they can't be written."""
+
+    def __init__(
+        self, path: str, settings: CaptionSettings, max_tokens: int | None, extension: str, fills_empty: bool
+    ) -> None:
+        self.num_on_their_way = 0
+        self._fills_empty = fills_empty
+        self._path = path
+        self._settings = settings
+        self._max_tokens = max_tokens
+        self._texts = _Texts(path, extension)
+        try:
+            self._fd = os.open(path, os.O_RDONLY)
+            if not os.access(path, os.W_OK | os.X_OK):
+                raise PermissionError(0, "it is read-only")
+        except OSError as exc:
+            raise FolderRefused(path, f"no text can be written here: {exc.strerror}") from exc
+        try:
+            lock(self._fd, path)
+            is_there = os.path.exists(os.path.join(path, LEDGER_NAME))
+            self._ledger = self._open_ledger() if is_there else None
+        except CliError as exc:
+            os.close(self._fd)
+            raise FolderRefused(path, exc.message) from exc
+
+    def state(self, path: str) -> State:
+        name = os.path.basename(path)
+        text = self._texts.of(name)
+        if self._texts.is_of_nobody(name) and self._is_there(self._texts.of_stem(name)):
+            return "done"
+        if self._is_there(text):
+            return "new" if self._texts.is_to_be_asked_again(name, lambda: self._read(text)) else "done"
+        return "failed" if self._ledger and self._ledger.state(path) == "failed" else "new"
+
+    def write(self, row: Row) -> Row:
+        name = os.path.basename(row.file)
+        if not row.is_failed:
+            row = replace(row, text=self._texts.of(name))
+            try:
+                self._write_text(row.text or "", row.caption or "")
+            except OSError as exc:
+                reason = exc.strerror
+                row = row.as_failure("text_not_written", f"its text {row.text} can't be written: {reason}")
+        self._ledger = self._ledger or self._open_ledger()
+        return self._ledger.write(row)
+
+    def sync(self) -> None:
+        if self._ledger:
+            self._ledger.sync()
+
+    def close(self) -> None:
+        try:
+            if self._ledger:
+                self._ledger.close()
+        finally:
+            os.close(self._fd)
+
+    def _open_ledger(self) -> Ledger:
+        path = os.path.join(self._path, LEDGER_NAME)
+        return Ledger(path, self._settings, self._max_tokens, see=lambda row: self._texts.see(row, self._max_tokens))
+
+    def _is_there(self, name: str) -> bool:
+        is_file = os.path.isfile(os.path.join(self._path, name))
+        return is_file and not (self._fills_empty and not self._read(name).strip())
+
+    def _read(self, name: str) -> str:
+        with suppress(OSError), open(os.path.join(self._path, name), encoding="utf-8", errors="replace") as file:
+            return file.read()
+        return ""
+
+    def _write_text(self, name: str, caption: str) -> None:
+        """All of the text or none: a new file takes the name only when it is whole."""
+        mark = blake2b(os.fsencode(name), digest_size=8).hexdigest()
+        unfinished = os.path.join(self._path, f".serve-app-{mark}.tmp")
+        try:
+            with open(unfinished, "wb") as file:
+                file.write(caption.encode("utf-8", "replace") + b"\n")
+            os.replace(unfinished, os.path.join(self._path, name))
+        except OSError:
+            with suppress(OSError):
+                os.unlink(unfinished)
+            raise
+
+
+@dataclass
+class _Texts:
+    """Which text belongs to which image of a folder, by the names in it and by what was written before.
+
+    `a.txt` is the text of `a.jpg`. Where images would share a text, each has its own, `a.jpg.txt` and `a.png.txt`,
+    but for one that has `a.txt` already.
+    """
+
+    folder: str
+    extension: str
+    _text_of: dict[str, str] = field(default_factory=dict)  # image to text, where the image's name doesn't say it
+    _owned: set[str] = field(default_factory=set)  # the texts among them
+    _cut: dict[str, str] = field(default_factory=dict)  # image to the text that was cut at another length
+    _contested: frozenset[str] | None = None
+
+    def see(self, row: Row, max_tokens: int | None) -> None:
+        name = os.path.basename(row.file)
+        if row.is_failed or row.text is None or not row.text.endswith(self.extension):
+            return
+        if row.text != self.of_stem(name) or self._is_contested(name):
+            self._text_of[name] = row.text
+            self._owned.add(row.text)
+        self._cut.pop(name, None)
+        if row.is_cut and row.max_tokens != max_tokens:
+            self._cut[name] = row.caption or ""
+
+    def of(self, name: str) -> str:
+        if text := self._text_of.get(name):
+            return text
+        return f"{name}{self.extension}" if self._is_contested(name) else self.of_stem(name)
+
+    def of_stem(self, name: str) -> str:
+        return f"{_stem(name)}{self.extension}"
+
+    def is_of_nobody(self, name: str) -> bool:
+        """Whether nothing says that the text of this image's stem is another image's."""
+        return self._is_contested(name) and name not in self._text_of and self.of_stem(name) not in self._owned
+
+    def is_to_be_asked_again(self, name: str, read: Callable[[], str]) -> bool:
+        return name in self._cut and read().strip() == self._cut[name].strip()
+
+    def _is_contested(self, name: str) -> bool:
+        if self._contested is None:
+            self._contested = _contested_stems(self.folder)
+        return _stem(name).casefold() in self._contested
+
+
+def _folder_of(path: str) -> str:
+    return os.path.dirname(place(path))
+
+
+def _stem(name: str) -> str:
+    """What the text of an image is called after."""
+    return os.path.splitext(name)[0] if extension_of(name) in IMAGE_EXTENSIONS else name
+
+
+def _contested_stems(folder: str) -> frozenset[str]:
+    """Stems, in one case, that several images have, or that are an image's whole name (a.jpg and a.jpg.jpg)."""
+    seen: set[str] = set()
+    contested: set[str] = set()
+    try:
+        names = [name.casefold() for name in os.listdir(folder) if extension_of(name) in IMAGE_EXTENSIONS]
+    except OSError:
+        return frozenset()
+    for stem in map(_stem, names):
+        (contested if stem in seen else seen).add(stem)
+    return frozenset(contested | (seen & set(names)))
