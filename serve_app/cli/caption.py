@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -47,7 +47,8 @@ def caption(
         str | None, typer.Option(help="A task of Florence-2, such as '<OD>'.", rich_help_panel=_SHAPE)
     ] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Your own words instead of a style.", rich_help_panel=_SHAPE)
+        str | None,
+        typer.Option(help="Your own words instead of a style; {name}, {folder}, {text}.", rich_help_panel=_SHAPE),
     ] = None,
     form: Annotated[
         str | None,
@@ -112,6 +113,13 @@ def caption(
             "--fill-empty", help="With --output txt: texts without a word count as missing.", rich_help_panel=_TEXT
         ),
     ] = False,
+    existing: Annotated[
+        Literal["append", "prepend"] | None,
+        typer.Option(help="With --output txt: add captions to the texts that are there.", rich_help_panel=_TEXT),
+    ] = None,
+    context_extension: Annotated[
+        str, typer.Option(help="Of the file beside an image that {text} stands for.", rich_help_panel=_SHAPE)
+    ] = ".txt",
     files_from: Annotated[
         str | None, typer.Option("--files-from", help="A file that lists images and addresses; - is stdin.")
     ] = None,
@@ -165,6 +173,8 @@ def caption(
 
     if not images and files_from is None:
         raise CliError("Name an image, a folder, a pattern or an address, or --files-from a list of them", USAGE)
+    if existing and (overwrite or output != "txt"):
+        raise CliError("--existing adds to text files: use it with --output txt, without --overwrite", USAGE)
     if overwrite and retry_failed:
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
     if not text_extension.startswith(".") or "/" in text_extension:
@@ -178,13 +188,14 @@ def caption(
         length=_as_length(length), options=option or None, name=name, language=language, task=task,
         format=_as_format(form), temperature=temperature, finish=finish.detail,
     )  # fmt: skip
-    request = CaptionRequest(settings, max_tokens, seed, guard, finish, SameImages() if dedupe else None)
+    same = SameImages() if dedupe else None
+    request = CaptionRequest(settings, max_tokens, seed, guard, finish, same, context_extension)
     session = Session(
         url=url, api_key=api_key, images=images or [], listed=FileList(files_from) if files_from else None,
         excluded=exclude or [], is_recursive=recursive, request=request,
         kind=_output_kind(output), output=output, is_overwriting=overwrite, is_retrying=retry_failed,
         concurrency=concurrency, limit=limit, patience_s=patience, text_extension=text_extension,
-        fills_empty=fill_empty,
+        fills_empty=fill_empty, adding=existing,
     )  # fmt: skip
     if exit_code := session.run():
         raise typer.Exit(exit_code)

@@ -518,3 +518,36 @@ def test_metadata_jsonl_is_huggingfaces(api: FakeApi, url: str, tmp_path: Path) 
     found = {row["file_name"]: row["caption"] for row in rows(tmp_path / "in/metadata.jsonl")}
     assert found == {"a.jpg": "caption of in/a.jpg", "sub/b.jpg": "caption of in/sub/b.jpg"}
     assert api.seen.total() == 2
+
+
+def test_prompts_and_trigger_words_have_an_images_own_words(api: FakeApi, url: str, tmp_path: Path) -> None:
+    write(tmp_path, "10_sks/cat 1.jpg", "10_sks/dog.jpg")
+    (tmp_path / "10_sks/cat 1.tags").write_text("cat, {name}, sofa\n")
+    done = run("caption", "10_sks", "--prompt", "{name} {x} with: {text}", "--context-extension", ".tags",
+               "--prepend", "{folder}: ", "--concurrency", "1", url=url, cwd=tmp_path)  # fmt: skip
+    assert [form["prompt"] for form in api.forms] == ["cat 1 {x} with: cat, {name}, sofa", "dog {x} with: "]
+    assert printed(done)["10_sks/dog.jpg"] == "10_sks: caption of 10_sks/dog.jpg"
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"),
+    [
+        ("append", ["1girl, hat, caption of a.jpg", "A hat. caption of b.jpg", "caption of c.jpg"]),
+        ("prepend", ["caption of a.jpg, 1girl, hat", "caption of b.jpg, A hat.", "caption of c.jpg"]),
+    ],
+)
+def test_captions_are_added_to_texts_once(
+    api: FakeApi, url: str, tmp_path: Path, how: str, expected: list[str]
+) -> None:
+    write(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    (tmp_path / "a.txt").write_text("1girl, hat\n")
+    (tmp_path / "b.txt").write_text("A hat.")
+    for _ in range(2):
+        assert run("caption", ".", "-o", "txt", "--existing", how, url=url, cwd=tmp_path).returncode == 0
+        assert list(texts(tmp_path).values()) == expected
+    assert set(api.seen.values()) == {1}
+    (tmp_path / "b.txt").write_text("A hat.")  # as after a kill between the row and the text
+    assert run("caption", ".", "-o", "txt", "--existing", how, url=url, cwd=tmp_path).returncode == 0
+    assert list(texts(tmp_path).values()) == expected
+    refused = run("caption", ".", "-o", "o.jsonl", "--existing", how, url=url, cwd=tmp_path)
+    assert (refused.returncode, b"--existing adds to text files" in refused.stderr) == (2, True)

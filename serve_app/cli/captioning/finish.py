@@ -1,7 +1,7 @@
 """What becomes of a caption before it is written: trigger words, tags as trainers want them, replaced words."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -56,13 +56,14 @@ class Finish:
                 raise CliError(f"--replace '{text}': write OLD=NEW, such as photograph=photo", USAGE)
         return cls(replaced=tuple((old, new) for old, _, new in pairs), **others)
 
-    def apply(self, caption: str) -> str:
+    def apply(self, caption: str, fill: Callable[[str], str] = lambda words: words) -> str:
+        """The written caption. `fill` puts an image's own words in what is prepended and appended."""
         text = self.tags.apply(caption) if self.tags else caption
         for old, new in self.replaced:
             text = text.replace(old, new)
         if self.is_one_line:
             text = _SPACES.sub(" ", text).strip()
-        return f"{self.prepend}{text}{self.append}"
+        return f"{fill(self.prepend)}{text}{fill(self.append)}"
 
     @property
     def detail(self) -> dict[str, Any] | None:

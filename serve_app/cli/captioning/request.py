@@ -15,6 +15,7 @@ from serve_app.cli.captioning.images import extension_of, is_address
 from serve_app.cli.captioning.rows import MORE, CaptionSettings, Row
 from serve_app.cli.captioning.same import SameImages
 from serve_app.cli.captioning.shrink import smaller
+from serve_app.cli.captioning.templates import Template
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
 from serve_app.images.kinds import kind_of
@@ -56,11 +57,13 @@ class CaptionRequest:
     guard: bool = False
     finish: Finish = field(default_factory=Finish)
     same: SameImages | None = None  # where the same bytes aren't captioned twice
+    text_extension: str = ".txt"  # of the file that `{text}` stands for
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The request's fields, without those that are left to the service's defaults."""
-        options = {"max_tokens": self.max_tokens, "seed": self.seed, "guard": self.guard or None}
+    def fields(self, file: str) -> dict[str, Any]:
+        """The request's fields for an image, without those that are left to the service's defaults."""
+        options: dict[str, Any] = {"max_tokens": self.max_tokens, "seed": self.seed, "guard": self.guard or None}
+        if self.settings.prompt is not None:
+            options["prompt"] = self._words(self.settings.prompt, file)
         return self.settings.fields | {name: value for name, value in options.items() if value is not None}
 
     async def send(self, client: ApiClient, file: str) -> Row:
@@ -97,7 +100,7 @@ class CaptionRequest:
 
     async def _ask(self, client: ApiClient, file: str, image: bytes | str) -> Row:
         try:
-            return self._row(file, await client.caption(self.fields, image, _media_type(file, image)))
+            return self._row(file, await client.caption(self.fields(file), image, _media_type(file, image)))
         except Unreachable:
             raise
         except BrokenOff as exc:
@@ -121,7 +124,10 @@ class CaptionRequest:
             return self.failure(file, "bad_answer", "the service's answer holds no caption")
         if not text.strip() and not row.more.get("regions"):
             return row.as_failure("empty_caption", "the model answered without a word: try another style or --guard")
-        return replace(row, caption=self.finish.apply(text))
+        return replace(row, caption=self.finish.apply(text, lambda words: self._words(words, file)))
+
+    def _words(self, text: str, file: str) -> str:
+        return Template(text, self.text_extension).of(file)
 
     def _judge(self, file: str, error: ServiceError) -> Row:
         status = error.status or 0

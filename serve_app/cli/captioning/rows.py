@@ -51,7 +51,7 @@ class Row:
 
     `file` is its path, relative to the row's file once it stands there. `model` is the one that answered, `usage` its
     token counts, `more` what of `MORE` the answer holds. `text` is the name of its
-    text file, where it has one.
+    text file, where it has one, and `before` what stood there to which this caption was added.
     """
 
     file: str
@@ -65,6 +65,7 @@ class Row:
     max_tokens: int | None = None
     more: dict[str, Any] = field(default_factory=dict)
     text: str | None = None
+    before: str | None = None
 
     @property
     def is_failed(self) -> bool:
@@ -101,6 +102,7 @@ class JsonLines:
             value |= {"finish_reason": row.finish_reason, "usage": row.usage}
             value |= {"max_tokens": row.max_tokens} if row.max_tokens is not None else {}
             value |= {"text": row.text} if row.text is not None else {}
+            value |= {"before": row.before} if row.before is not None else {}
             value |= row.more
         try:
             return json.dumps(value, ensure_ascii=False).encode() + b"\n"
@@ -123,7 +125,7 @@ class JsonLines:
         try:
             value = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
             settings = _settings(value["asked_model"], value["style"], value["prompt"], value.get("detail"))
-            row = Row(value[self._file_key], settings, text=value.get("text"))
+            row = Row(value[self._file_key], settings, text=value.get("text"), before=value.get("before"))
             if not isinstance(row.file, str):
                 return None
             if "error" in value:

@@ -13,7 +13,7 @@ from serve_app.cli.captioning.printed import Printed
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import CaptionRequest
 from serve_app.cli.captioning.run import CaptionRun, Output
-from serve_app.cli.captioning.text_files import TextFiles
+from serve_app.cli.captioning.text_files import Adding, TextFiles
 from serve_app.cli.errors import FAILED, USAGE, CliError
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import ServiceError
@@ -44,6 +44,7 @@ class Session:
     patience_s: float
     text_extension: str = ".txt"
     fills_empty: bool = False
+    adding: Adding | None = None
 
     def run(self) -> int:
         """The exit code. Raises `CliError` where the run can't begin or go on."""
@@ -70,7 +71,8 @@ class Session:
         if not self._is_kept:
             return "nothing was kept: use --output FILE.jsonl"
         if self.is_overwriting:
-            return "run it without --overwrite to continue; with it, it begins anew"
+            anew = "with --overwrite it begins anew"
+            return anew if self.kind == "txt" else f"run it without --overwrite to continue; {anew}"
         return "run the same command again to continue"
 
     def _walk(self) -> ImageWalk:
@@ -81,7 +83,7 @@ class Session:
         if self.kind == "txt":
             return TextFiles(
                 settings, max_tokens, is_overwriting=self.is_overwriting, is_retrying=self.is_retrying,
-                extension=self.text_extension, fills_empty=self.fills_empty,
+                extension=self.text_extension, fills_empty=self.fills_empty, adding=self.adding,
             )  # fmt: skip
         if self.kind != "rows" or self.output is None:
             if self.kind == "stream":

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from typing import Literal
 
 from serve_app.cli.captioning.images import IMAGE_EXTENSIONS, LEDGER_NAME, extension_of, is_address
 from serve_app.cli.captioning.ledger import Ledger, State
@@ -18,6 +19,7 @@ from serve_app.cli.captioning.places import place
 from serve_app.cli.captioning.rows import CaptionSettings, Row
 from serve_app.cli.errors import CliError
 
+Adding = Literal["append", "prepend"]
 _MOST_OPEN = 64  # folders without images on their way that stay open
 
 
@@ -45,13 +47,15 @@ class TextFiles:
         is_retrying: bool = False,
         extension: str = ".txt",
         fills_empty: bool = False,
+        adding: Adding | None = None,
     ) -> None:
-        """`fills_empty`: a text without a word counts as missing."""
+        """`fills_empty`: a text without a word counts as missing. `adding`: captions go to the texts that are."""
         self._settings = settings
         self._max_tokens = max_tokens
         self._is_retrying = is_retrying
         self._extension = extension
         self._fills_empty = fills_empty
+        self._adding = adding
         self._is_overwriting = is_overwriting
         self._folders: OrderedDict[str, _Folder] = OrderedDict()
 
@@ -86,26 +90,24 @@ class TextFiles:
             idle = [name for name, folder in self._folders.items() if not folder.num_on_their_way]
             for name in idle[: max(0, len(self._folders) - _MOST_OPEN)]:
                 self._folders.pop(name).close()
-            self._folders[path] = _Folder(path, self._settings, self._max_tokens, self._extension, self._fills_empty)
+            texts = _Texts(path, self._extension, self._settings, self._max_tokens)
+            self._folders[path] = _Folder(path, texts, self._fills_empty, self._adding)
         return self._folders[path]
 
 
 class _Folder:
     """One folder's texts. Raises `FolderRefused` on creation where they can't be written."""
 
-    def __init__(
-        self, path: str, settings: CaptionSettings, max_tokens: int | None, extension: str, fills_empty: bool
-    ) -> None:
+    def __init__(self, path: str, texts: "_Texts", fills_empty: bool, adding: Adding | None) -> None:
         self.num_on_their_way = 0
-        self._fills_empty = fills_empty
         self._path = path
-        self._settings = settings
-        self._max_tokens = max_tokens
-        self._texts = _Texts(path, extension)
+        self._texts = texts
+        self._fills_empty = fills_empty
+        self._adding = adding
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise FolderRefused(path, "no text can be written here: it is read-only")
         try:
             self._fd = os.open(path, os.O_RDONLY)
-            if not os.access(path, os.W_OK | os.X_OK):
-                raise PermissionError(0, "it is read-only")
         except OSError as exc:
             raise FolderRefused(path, f"no text can be written here: {exc.strerror}") from exc
         try:
@@ -119,23 +121,34 @@ class _Folder:
     def state(self, path: str) -> State:
         name = os.path.basename(path)
         text = self._texts.of(name)
+        if self._adding:
+            if self._ledger and self._texts.was_added(name, lambda: self._read(text)):
+                return "done"
+            return self._ledger_state(path)
         if self._texts.is_of_nobody(name) and self._is_there(self._texts.of_stem(name)):
             return "done"
         if self._is_there(text):
             return "new" if self._texts.is_to_be_asked_again(name, lambda: self._read(text)) else "done"
-        return "failed" if self._ledger and self._ledger.state(path) == "failed" else "new"
+        return self._ledger_state(path)
 
     def write(self, row: Row) -> Row:
-        name = os.path.basename(row.file)
-        if not row.is_failed:
-            row = replace(row, text=self._texts.of(name))
-            try:
-                self._write_text(row.text or "", row.caption or "")
-            except OSError as exc:
-                reason = exc.strerror
-                row = row.as_failure("text_not_written", f"its text {row.text} can't be written: {reason}")
+        """The row as it was kept. What is added to a text is in the ledger before it is in the text."""
         self._ledger = self._ledger or self._open_ledger()
-        return self._ledger.write(row)
+        if row.is_failed:
+            return self._ledger.write(row)
+        text, caption = self._texts.of(os.path.basename(row.file)), row.caption or ""
+        row = replace(row, text=text)
+        if self._adding and (before := self._read(text).strip()):
+            row = self._ledger.write(replace(row, before=before))
+            caption = _joined(before, caption) if self._adding == "append" else _joined(caption, before)
+        try:
+            self._write_text(text, caption)
+        except OSError as exc:
+            row = row.as_failure("text_not_written", f"its text {text} can't be written: {exc.strerror}")
+        return row if row.before is not None else self._ledger.write(row)
+
+    def _ledger_state(self, path: str) -> State:
+        return "failed" if self._ledger and self._ledger.state(path) == "failed" else "new"
 
     def sync(self) -> None:
         if self._ledger:
@@ -150,7 +163,7 @@ class _Folder:
 
     def _open_ledger(self) -> Ledger:
         path = os.path.join(self._path, LEDGER_NAME)
-        return Ledger(path, self._settings, self._max_tokens, see=lambda row: self._texts.see(row, self._max_tokens))
+        return Ledger(path, self._texts.settings, self._texts.max_tokens, see=self._texts.see)
 
     def _is_there(self, name: str) -> bool:
         is_file = os.path.isfile(os.path.join(self._path, name))
@@ -185,12 +198,16 @@ class _Texts:
 
     folder: str
     extension: str
+    settings: CaptionSettings
+    max_tokens: int | None
     _text_of: dict[str, str] = field(default_factory=dict)  # image to text, where the image's name doesn't say it
     _owned: set[str] = field(default_factory=set)  # the texts among them
     _cut: dict[str, str] = field(default_factory=dict)  # image to the text that was cut at another length
+    _added: dict[str, str | None] = field(default_factory=dict)  # image to what stood there before, by these settings
     _contested: frozenset[str] | None = None
 
-    def see(self, row: Row, max_tokens: int | None) -> None:
+    def see(self, row: Row) -> None:
+        """Take in a row of the folder's ledger."""
         name = os.path.basename(row.file)
         if row.is_failed or row.text is None or not row.text.endswith(self.extension):
             return
@@ -198,8 +215,10 @@ class _Texts:
             self._text_of[name] = row.text
             self._owned.add(row.text)
         self._cut.pop(name, None)
-        if row.is_cut and row.max_tokens != max_tokens:
+        if row.is_cut and row.max_tokens != self.max_tokens:
             self._cut[name] = row.caption or ""
+        if row.settings == self.settings:
+            self._added[name] = row.before
 
     def of(self, name: str) -> str:
         if text := self._text_of.get(name):
@@ -216,10 +235,19 @@ class _Texts:
     def is_to_be_asked_again(self, name: str, read: Callable[[], str]) -> bool:
         return name in self._cut and read().strip() == self._cut[name].strip()
 
+    def was_added(self, name: str, read: Callable[[], str]) -> bool:
+        """Whether this run's caption is in the text: a kill may come between the row and the text."""
+        return name in self._added and read().strip() != (self._added[name] or "")
+
     def _is_contested(self, name: str) -> bool:
         if self._contested is None:
             self._contested = _contested_stems(self.folder)
         return _stem(name).casefold() in self._contested
+
+
+def _joined(first: str, second: str) -> str:
+    """Two sentences, or two lists of tags: with a comma where the first doesn't end like a sentence."""
+    return f"{first.strip()}{' ' if first.rstrip().endswith(tuple('.!?…。')) else ', '}{second.strip()}"
 
 
 def _folder_of(path: str) -> str:
