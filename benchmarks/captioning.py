@@ -34,6 +34,7 @@ from benchmarks.serving.workloads import CAPTION_TOKENS, CAPTIONER, Size
 PROMPT = "Describe this picture in one sentence."
 START_TIMEOUT_S = 300.0
 REFERENCE = "offline_chat"
+WAYS = ("serve_app", "serve_app_direct", REFERENCE, "offline_script")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ def main() -> None:
     parser.add_argument("--small", type=int, default=3000, help="images of 0.3 megapixels")
     parser.add_argument("--large", type=int, default=300, help="images of 12 megapixels")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--concurrency", type=int, default=32, help="of the command line")
+    parser.add_argument("--concurrency", default="", help="of the command line; left out: its own choice")
+    parser.add_argument("--ways", default=",".join(WAYS), help="which of them, with commas between")
     parser.add_argument("--out", type=Path, default=Path("build/bench"))
     options = parser.parse_args()
     numbers: dict[Size, int] = {"0.3mp": options.small, "12mp": options.large}
@@ -60,7 +62,7 @@ def main() -> None:
     print(json.dumps({"machine": machine(), **vars(options)}, default=str), flush=True)
     runs: dict[tuple[Size, str], list[Run]] = {}
     for number in range(options.rounds):
-        for name, run in _round(folders, options.concurrency, options.out):
+        for name, run in _round(options.ways.split(","), options.concurrency, options.out):
             for size, folder in folders.items():
                 done = run(folder)
                 runs.setdefault((size, name), []).append(done)
@@ -68,12 +70,15 @@ def main() -> None:
     _tell(runs)
 
 
-def _round(folders: dict[Size, Path], concurrency: int, out: Path) -> Iterator[tuple[str, Callable[[Path], Run]]]:
-    with _service(out) as (address, service):
-        yield "serve_app", partial(_by_command_line, address, concurrency, service)
-        yield "serve_app_direct", partial(_by_command_line, f"{address}/models/{CAPTIONER}", concurrency, service)
-    yield REFERENCE, partial(_offline, "chat")
-    yield "offline_script", partial(_offline, "script")
+def _round(ways: list[str], concurrency: str, out: Path) -> Iterator[tuple[str, Callable[[Path], Run]]]:
+    lanes = {"serve_app": "", "serve_app_direct": f"/models/{CAPTIONER}"}
+    if ours := [way for way in ways if way in lanes]:
+        with _service(out) as (address, service):
+            for way in ours:
+                yield way, partial(_by_command_line, address + lanes[way], concurrency, service)
+    for way in ways:
+        if way.startswith("offline_"):
+            yield way, partial(_offline, way.removeprefix("offline_"))
 
 
 def _folder(out: Path, size: Size, number: int) -> Path:
@@ -120,13 +125,13 @@ def _wait_until_ready(address: str, service: Service) -> None:
     raise SystemExit(f"the service isn't ready after {START_TIMEOUT_S:.0f} s:\n{service.last_lines()}")
 
 
-def _by_command_line(address: str, concurrency: int, service: Service, folder: Path) -> Run:
+def _by_command_line(address: str, concurrency: str, service: Service, folder: Path) -> Run:
     output = folder.with_suffix(".jsonl")
     output.unlink(missing_ok=True)
     words = [
         sys.executable, "-m", "serve_app", "caption", str(folder), "--output", str(output), "--url", address,
-        "--model", CAPTIONER, "--prompt", PROMPT, "--max-tokens", str(CAPTION_TOKENS), "--concurrency",
-        str(concurrency), "--temperature", "0",
+        "--model", CAPTIONER, "--prompt", PROMPT, "--max-tokens", str(CAPTION_TOKENS), "--temperature", "0",
+        *(("--concurrency", concurrency) if concurrency else ()),
     ]  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with CpuMeter(service.roots, [service.mark]) as meter:
@@ -161,7 +166,7 @@ def _rate(run: Run) -> float:
 def _tell(runs: dict[tuple[Size, str], list[Run]]) -> None:
     """A line for each way: medians, and the ratio to the reference's run of the same round."""
     for (size, name), done in runs.items():
-        reference = runs[size, REFERENCE]
+        reference = runs.get((size, REFERENCE), done)
         ratios = sorted(_rate(run) / _rate(other) for run, other in zip(done, reference, strict=True))
         same = [
             sum(a == b for a, b in zip(run.captions, other.captions, strict=True)) / len(run.captions)

@@ -34,7 +34,8 @@ _LEAST_PX = 8
 def config() -> dict[str, Any]:
     """Two replicas of a scripted captioner, two ingresses."""
     args = {
-        "source": "none", "engine": "scripted", "num_cpus": 0.1, "engine_args": {"takes_images": True, "tokens_per_s": TOKENS_PER_S},
+        "source": "none", "engine": "scripted", "num_cpus": 0.1,
+        "engine_args": {"takes_images": True, "tokens_per_s": TOKENS_PER_S},
         "autoscaling": {"min_replicas": 2, "max_replicas": 2},
     }  # fmt: skip
     names = {"name": "Ingress", "user_config": {"models": ["script"]}}

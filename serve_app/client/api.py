@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, Self
+from urllib.request import getproxies
 
 import httpx
 from httpx_sse import EventSource, SSEError
 
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
+from serve_app.client.transport import Transport
 from serve_app.errors import ConfigError
 
 # A little above the service's own request_timeout_s (300), so that its 504 arrives before we hang up.
@@ -71,6 +73,7 @@ class ApiClient:
                 max_connections=num_connections, max_keepalive_connections=num_connections or _NUM_IDLE_CONNECTIONS
             ),
             trust_env=may_use_proxy and not is_local,
+            transport=None if may_use_proxy and not is_local and getproxies() else Transport(num_connections),
         )
 
     async def __aenter__(self) -> Self:
@@ -163,7 +166,7 @@ class ApiClient:
         try:
             yield
         except (httpx.ConnectError, httpx.ConnectTimeout) as exc:
-            is_plain = not str(exc) or "refused" in str(exc) or "attempts failed" in str(exc)
+            is_plain = not str(exc) or "refused" in str(exc) or "Connect call failed" in str(exc)
             reason = "" if is_plain else f" ({exc})"
             raise Unreachable(
                 f"No service answers at {address}{reason}: start one with `serve-app up` or pass --url"

@@ -80,9 +80,12 @@ class ImageWalk:
         is_recursive: bool = True,
         excluded: Sequence[str] = (),
         listed: "FileList | None" = None,
+        is_counting: bool = False,
     ) -> None:
+        """`is_counting`: in any order, so that no folder's names are held."""
         self._arguments = arguments
         self._listed = listed
+        self._is_counting = is_counting
         self._is_recursive = is_recursive
         self._excluded = [os.path.normpath(pattern) for pattern in excluded]
         self._entered: set[str] = set()
@@ -103,6 +106,11 @@ class ImageWalk:
                 yield FoundImage(_plain(path), "unreadable_file", "there is no such file")
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether an image may come twice: within one argument none does."""
+        return self._listed is not None or len(self._arguments) > 1
+
+    @property
     def passed_over(self) -> str:
         """«3 hidden and 2 other files passed over», or nothing."""
         kinds = [f"{n} {kind}" for n, kind in ((self.num_hidden, "hidden"), (self.num_others, "other")) if n]
@@ -117,19 +125,38 @@ class ImageWalk:
             yield from self._judged(path)
 
     def _walk(self, top: str) -> Iterator[FoundImage]:
-        errors: list[OSError] = []
-        for folder, subfolders, names in os.walk(top, onerror=errors.append, followlinks=True):
+        """The images of a folder and, where it is recursive, of those below it."""
+        waiting = [top]
+        while waiting:
+            folder, subfolders = waiting.pop(), list[str]()
             if (real_path := os.path.realpath(folder)) in self._entered:
-                subfolders.clear()
                 continue
             self._entered.add(real_path)
-            self.num_hidden += sum(name.startswith(".") for name in subfolders + names)
-            subfolders[:] = sorted(name for name in subfolders if self._is_entered(folder, name))
-            for name in sorted(name for name in names if not name.startswith(".")):
-                yield from self._judged(os.path.join(folder, name))
-        for error in errors:
-            reason = f"the folder can't be listed: {error.strerror or error}"
-            yield FoundImage(_plain(error.filename or top), "unreadable_folder", reason)
+            try:
+                yield from self._files(folder, subfolders)
+            except OSError as exc:
+                reason = f"the folder can't be listed: {exc.strerror or exc}"
+                yield FoundImage(_plain(folder), "unreadable_folder", reason)
+            waiting += [os.path.join(folder, name) for name in sorted(subfolders, reverse=True)]
+
+    def _files(self, top: str, subfolders: list[str]) -> Iterator[FoundImage]:
+        """The images in a folder. The names of the folders in it go to `subfolders`."""
+        names: list[str] = []
+        with os.scandir(top) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.startswith("."):
+                    self.num_hidden += 1
+                elif _is_folder(entry):
+                    if self._is_entered(top, name):
+                        subfolders.append(name)
+                elif self._is_counting:
+                    yield from self._judged(os.path.join(top, name))
+                else:
+                    names.append(name)
+        names.sort()
+        for name in names:
+            yield from self._judged(os.path.join(top, name))
 
     def _is_entered(self, folder: str, name: str) -> bool:
         if not self._is_recursive or name.startswith(".") or name.lower() in _FOREIGN_FOLDERS:
@@ -226,6 +253,13 @@ def _plain(path: str) -> str:
     """Without `./` and doubled slashes. What stands before `..` stays: it may be a link that leads elsewhere."""
     parts = [part for part in path.split(os.sep) if part not in ("", ".")]
     return (os.sep if path.startswith(os.sep) else "") + os.sep.join(parts)
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _can_be_image(path: str) -> bool:

@@ -46,6 +46,7 @@ class CaptionRun:
         self._limit = limit
         self._is_retrying = is_retrying
         self._seen: set[int] = set()
+        self._num_looked_at = 0
         self._refused_folders: set[str] = set()
         self._queue: asyncio.Queue[FoundImage | None] = asyncio.Queue(maxsize=2 * concurrency)
         self._workers: list[asyncio.Task[None]] = []
@@ -92,7 +93,7 @@ class CaptionRun:
 
     async def _produce(self, walk: ImageWalk) -> None:
         """Put what is still to do in the queue, in the walk's order."""
-        todo = self._todo(iter(walk))
+        todo = self._todo(walk)
         if self._limit is not None:
             todo = islice(todo, self._limit)
         while batch := await asyncio.to_thread(lambda: list(islice(todo, BATCH))):
@@ -101,12 +102,14 @@ class CaptionRun:
         for _ in range(self._concurrency):
             await self._queue.put(None)
 
-    def _todo(self, walk: Iterator[FoundImage]) -> Iterator[FoundImage]:
+    def _todo(self, walk: ImageWalk) -> Iterator[FoundImage]:
         for image in walk:
-            image_key = key(place(image.path))
-            if image_key in self._seen:
-                continue
-            self._seen.add(image_key)
+            self._num_looked_at += 1
+            if walk.may_repeat:
+                image_key = key(place(image.path))
+                if image_key in self._seen:
+                    continue
+                self._seen.add(image_key)
             try:
                 state = self._output.state(image.path)
             except FolderRefused as refused:
@@ -124,7 +127,7 @@ class CaptionRun:
         self._progress.num_not_tried += 1
         if refused.folder in self._refused_folders:
             return
-        if len(self._seen) == 1:
+        if self._num_looked_at == 1:
             raise CliError(refused.reason, USAGE)
         self._refused_folders.add(refused.folder)
         self._progress.say(f"{refused.folder}: {refused.reason}")

@@ -49,7 +49,7 @@ class Session:
     def run(self) -> int:
         """The exit code. Raises `CliError` where the run can't begin or go on."""
         progress = RunProgress(self.limit)
-        walk, counted = self._walk(), self._walk()
+        walk, counted = self._walk(), self._walk(is_counting=True)
         with closing(self._open_output(progress)) as output:
             try:
                 signal_number = asyncio.run(self._caption_all(output, progress, walk, counted))
@@ -75,8 +75,8 @@ class Session:
             return anew if self.kind == "txt" else f"run it without --overwrite to continue; {anew}"
         return "run the same command again to continue"
 
-    def _walk(self) -> ImageWalk:
-        return ImageWalk(self.images, self.is_recursive, self.excluded, self.listed)
+    def _walk(self, is_counting: bool = False) -> ImageWalk:
+        return ImageWalk(self.images, self.is_recursive, self.excluded, self.listed, is_counting)
 
     def _open_output(self, progress: RunProgress) -> Output:
         settings, max_tokens = self.request.settings, self.request.max_tokens
