@@ -132,7 +132,7 @@ def caption(
     ] = False,
     concurrency: Annotated[
         int, typer.Option(min=1, max=1024, help="Images on their way at once.", rich_help_panel=_RUN)
-    ] = 8,
+    ] = 32,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.", rich_help_panel=_RUN)] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the failed ones again.", rich_help_panel=_RUN)

@@ -45,7 +45,10 @@ class _Stream(httpx.AsyncByteStream):
 
 @contextmanager
 def _told_apart() -> Iterator[None]:
-    """`AiohttpTransport` calls each of them `ConnectTimeout`: no connection, a slow one, and one that broke."""
+    """`AiohttpTransport` calls each of them `ConnectTimeout`: no connection, a slow one, and one that broke.
+
+    What isn't HTTP it lets through as aiohttp's own error.
+    """
     try:
         yield
     except httpx.ConnectTimeout as exc:
@@ -55,3 +58,5 @@ def _told_apart() -> Iterator[None]:
         if isinstance(cause, aiohttp.ServerTimeoutError):
             raise
         raise httpx.ReadError(str(exc) or "the connection was closed") from exc
+    except aiohttp.ClientError as exc:
+        raise httpx.RemoteProtocolError(" ".join(str(exc).split())) from exc

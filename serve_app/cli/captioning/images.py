@@ -141,7 +141,7 @@ class ImageWalk:
 
     def _files(self, top: str, subfolders: list[str]) -> Iterator[FoundImage]:
         """The images in a folder. The names of the folders in it go to `subfolders`."""
-        names: list[str] = []
+        names, links = list[str](), set[str]()
         with os.scandir(top) as entries:
             for entry in entries:
                 name = entry.name
@@ -151,23 +151,28 @@ class ImageWalk:
                     if self._is_entered(top, name):
                         subfolders.append(name)
                 elif self._is_counting:
-                    yield from self._judged(os.path.join(top, name))
+                    yield from self._judged(os.path.join(top, name), is_file=_is_file(entry))
                 else:
                     names.append(name)
+                    if not _is_file(entry):
+                        links.add(name)
         names.sort()
         for name in names:
-            yield from self._judged(os.path.join(top, name))
+            yield from self._judged(os.path.join(top, name), is_file=name not in links)
 
     def _is_entered(self, folder: str, name: str) -> bool:
         if not self._is_recursive or name.startswith(".") or name.lower() in _FOREIGN_FOLDERS:
             return False
-        return not self._is_excluded(os.path.join(folder, name))
+        return not (self._excluded and self._is_excluded(os.path.join(folder, name)))
 
-    def _judged(self, path: str) -> Iterator[FoundImage]:
-        """The file at `path` as an image, as one that can't be taken, or not at all."""
+    def _judged(self, path: str, *, is_file: bool = False) -> Iterator[FoundImage]:
+        """What is at `path` as an image, as one that can't be taken, or not at all.
+
+        `is_file`: it is known to be a file of its own, so that nobody need look.
+        """
         if os.path.basename(path) == LEDGER_NAME:
             return
-        if self._is_excluded(path) or not _can_be_image(path):
+        if (self._excluded and self._is_excluded(path)) or not (is_file or _can_be_image(path)):
             self.num_others += 1
         elif extension_of(path) in MEDIA_TYPES:
             yield FoundImage(_plain(path))
@@ -259,6 +264,13 @@ def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a link to itself
+        return False
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_file(follow_symlinks=False)
+    except OSError:
         return False
 
 
