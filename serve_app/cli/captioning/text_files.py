@@ -58,6 +58,7 @@ class TextFiles:
         self._adding = adding
         self._is_overwriting = is_overwriting
         self._folders: OrderedDict[str, _Folder] = OrderedDict()
+        self._refused: dict[str, FolderRefused] = {}
 
     def state(self, path: str) -> State:
         """Raises `FolderRefused`."""
@@ -79,19 +80,26 @@ class TextFiles:
 
     def sync(self) -> None:
         for folder in list(self._folders.values()):
-            folder.sync()
+            with suppress(ValueError):  # closed meanwhile, which syncs it as well
+                folder.sync()
 
     def close(self) -> None:
         for folder in self._folders.values():
             folder.close()
 
     def _opened(self, path: str) -> "_Folder":
+        if path in self._refused:
+            raise self._refused[path]
         if path not in self._folders:
             idle = [name for name, folder in self._folders.items() if not folder.num_on_their_way]
             for name in idle[: max(0, len(self._folders) - _MOST_OPEN)]:
                 self._folders.pop(name).close()
             texts = _Texts(path, self._extension, self._settings, self._max_tokens)
-            self._folders[path] = _Folder(path, texts, self._fills_empty, self._adding)
+            try:
+                self._folders[path] = _Folder(path, texts, self._fills_empty, self._adding)
+            except FolderRefused as refused:
+                self._refused[path] = refused
+                raise
         return self._folders[path]
 
 
