@@ -12,6 +12,19 @@ from serve_app.cli.options import DEFAULT_URL, ApiKey, Url
 if TYPE_CHECKING:
     from serve_app.cli.captioning.finish import TagRules
 
+_OWN_OPTIONS = (
+    "model",
+    "style",
+    "prompt",
+    "length",
+    "name",
+    "language",
+    "task",
+    "format",
+    "temperature",
+    "max_tokens",
+    "seed",
+)
 _SHAPE, _TEXT, _RUN = "What is asked", "What is written", "How it runs"
 
 
@@ -64,6 +77,14 @@ def caption(
     ] = False,
     temperature: Annotated[
         float | None, typer.Option(min=0, max=2, help="0 is the likeliest caption.", rich_help_panel=_SHAPE)
+    ] = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="Any other field of the API, such as top_p=0.9; repeatable.",
+            rich_help_panel=_SHAPE,
+        ),
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="The longest caption, in tokens.", rich_help_panel=_SHAPE)
@@ -137,6 +158,9 @@ def caption(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the failed ones again.", rich_help_panel=_RUN)
     ] = False,
+    only_failed: Annotated[
+        bool, typer.Option("--only-failed", help="Try nothing but the failed ones again.", rich_help_panel=_RUN)
+    ] = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Drop earlier captions; begin anew.", rich_help_panel=_RUN)
     ] = False,
@@ -175,7 +199,7 @@ def caption(
         raise CliError("Name an image, a folder, a pattern or an address, or --files-from a list of them", USAGE)
     if existing and (overwrite or output != "txt"):
         raise CliError("--existing adds to text files: use it with --output txt, without --overwrite", USAGE)
-    if overwrite and retry_failed:
+    if overwrite and (retry_failed or only_failed):
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
     if not text_extension.startswith(".") or "/" in text_extension:
         raise CliError(f"--text-extension {text_extension}: write it with its dot, such as .caption", USAGE)
@@ -186,14 +210,15 @@ def caption(
     settings = CaptionSettings.of(
         model, style, prompt,
         length=_as_length(length), options=option or None, name=name, language=language, task=task,
-        format=_as_format(form), temperature=temperature, finish=finish.detail,
+        format=_as_format(form), temperature=temperature, finish=finish.detail, fields=_fields(field or []),
     )  # fmt: skip
     same = SameImages() if dedupe else None
     request = CaptionRequest(settings, max_tokens, seed, guard, finish, same, context_extension)
     session = Session(
         url=url, api_key=api_key, images=images or [], listed=FileList(files_from) if files_from else None,
         excluded=exclude or [], is_recursive=recursive, request=request,
-        kind=_output_kind(output), output=output, is_overwriting=overwrite, is_retrying=retry_failed,
+        kind=_output_kind(output), output=output, is_overwriting=overwrite,
+        is_retrying=retry_failed or only_failed, is_only_retrying=only_failed,
         concurrency=concurrency, limit=limit, patience_s=patience, text_extension=text_extension,
         fills_empty=fill_empty, adding=existing,
     )  # fmt: skip
@@ -209,6 +234,21 @@ def _tag_rules(
 
     rules = TagRules(", " if separator is None else separator, underscores, escapes_parentheses, tuple(dropped), most)
     return None if separator is None and rules == TagRules() else rules
+
+
+def _fields(texts: list[str]) -> dict[str, Any] | None:
+    """The values of `NAME=VALUE`, as JSON where they are that and as texts otherwise. None where there are none."""
+    fields: dict[str, Any] = {}
+    for text in texts:
+        name, sign, value = text.partition("=")
+        if not sign or not name.isidentifier() or name in _OWN_OPTIONS:
+            option = f": it is --{name.replace('_', '-')}" if name in _OWN_OPTIONS else ""
+            raise CliError(f"--field '{text}': write NAME=VALUE, such as top_p=0.9{option}", USAGE)
+        try:
+            fields[name] = json.loads(value)
+        except ValueError:
+            fields[name] = value
+    return fields or None
 
 
 def _as_length(length: str | None) -> int | str | None:

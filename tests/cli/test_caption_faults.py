@@ -551,3 +551,26 @@ def test_captions_are_added_to_texts_once(
     assert list(texts(tmp_path).values()) == expected
     refused = run("caption", ".", "-o", "o.jsonl", "--existing", how, url=url, cwd=tmp_path)
     assert (refused.returncode, b"--existing adds to text files" in refused.stderr) == (2, True)
+
+
+def test_any_field_of_the_api_can_be_asked_for(api: FakeApi, url: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "b.jpg")
+    asked = ("caption", ".", "-o", "o.jsonl", "--concurrency", "1", "--field", "top_p=0.9", "--field", "stop=END")
+    for _ in range(2):
+        assert run(*asked, url=url, cwd=tmp_path).returncode == 0
+    assert api.forms == [{"top_p": "0.9", "stop": "END"}] * 2
+    api.fault = lambda *_: failure(400, "invalid_request", "top_q: unknown field", param="top_q")
+    unknown = run("caption", ".", "-o", "o.jsonl", "--field", "top_q=1", url=url, cwd=tmp_path)
+    assert (unknown.returncode, b"top_q: unknown field" in unknown.stderr) == (2, True)
+    wrong = run("caption", ".", "--field", "max_tokens=3", url=url, cwd=tmp_path)
+    assert (wrong.returncode, b"it is --max-tokens" in wrong.stderr) == (2, True)
+
+
+def test_only_the_failed_ones_are_tried_again(api: FakeApi, url: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg", "b.jpg")
+    api.fault = lambda content, n: failure(400, "invalid_image", "no") if content == "b.jpg" and n == 1 else None
+    run("caption", ".", "-o", "o.jsonl", url=url, cwd=tmp_path)
+    write(tmp_path, "c.jpg")
+    done = run("caption", ".", "-o", "o.jsonl", "--only-failed", url=url, cwd=tmp_path)
+    assert b"1 captioned; 1 done before; 1 new ones left" in done.stderr
+    assert api.seen == {"a.jpg": 1, "b.jpg": 2}

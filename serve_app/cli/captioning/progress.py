@@ -31,6 +31,7 @@ class RunProgress:
         self.failures: Counter[str] = Counter()
         self.findings: Counter[str] = Counter()
         self.num_not_tried = 0
+        self.num_left = 0  # new ones, where only failed ones are tried
         self.num_found: int | None = None
         self._begun_at = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque([(time.monotonic(), 0)])
@@ -116,7 +117,7 @@ class RunProgress:
 
     @property
     def _num_completed(self) -> int:
-        return self._num_now + self.num_done_before + self.num_failed_before + self.num_not_tried
+        return self._num_now + self.num_done_before + self.num_failed_before + self.num_not_tried + self.num_left
 
     @property
     def _num_total(self) -> int | None:

@@ -137,7 +137,8 @@ class CaptionRequest:
         if status >= 500:
             raise Broken(row)
         is_about_run = status in (401, 403, 404, 405) or status < 400
-        if is_about_run or error.code in _RUN_CODES or _field(error.param) in _RUN_PARAMS:
+        run_params = _RUN_PARAMS | self.settings.fields.keys()
+        if is_about_run or error.code in _RUN_CODES or _field(error.param) in run_params:
             raise error
         return row
 

@@ -39,9 +39,10 @@ class CaptionSettings:
     @property
     def fields(self) -> dict[str, Any]:
         """The request's fields. How a caption is finished is our own matter."""
-        options = {"model": self.model, "style": self.style, "prompt": self.prompt}
+        options: dict[str, Any] = {"model": self.model, "style": self.style, "prompt": self.prompt}
         options |= json.loads(self.detail) if self.detail else {}
         options.pop("finish", None)
+        options |= options.pop("fields", {})
         return {name: value for name, value in options.items() if value is not None}
 
 

@@ -36,6 +36,7 @@ class CaptionRun:
     def __init__(
         self, client: ApiClient, request: CaptionRequest, output: Output, pace: Pace,
         progress: RunProgress, *, concurrency: int, limit: int | None, is_retrying: bool,
+        is_only_retrying: bool = False,
     ) -> None:  # fmt: skip
         self._client = client
         self._request = request
@@ -45,6 +46,7 @@ class CaptionRun:
         self._concurrency = concurrency
         self._limit = limit
         self._is_retrying = is_retrying
+        self._is_only_retrying = is_only_retrying
         self._seen: set[int] = set()
         self._num_looked_at = 0
         self._refused_folders: set[str] = set()
@@ -119,6 +121,8 @@ class CaptionRun:
                 self._progress.num_done_before += 1
             elif state == "failed" and not self._is_retrying:
                 self._progress.num_failed_before += 1
+            elif state == "new" and self._is_only_retrying:
+                self._progress.num_left += 1
             else:
                 yield image
 

@@ -45,6 +45,7 @@ class Session:
     text_extension: str = ".txt"
     fills_empty: bool = False
     adding: Adding | None = None
+    is_only_retrying: bool = False
 
     def run(self) -> int:
         """The exit code. Raises `CliError` where the run can't begin or go on."""
@@ -110,6 +111,7 @@ class Session:
             run = CaptionRun(
                 client, self.request, output, pace, progress,
                 concurrency=self.concurrency, limit=self.limit, is_retrying=self.is_retrying,
+                is_only_retrying=self.is_only_retrying,
             )  # fmt: skip
             with progress.shown(self._is_kept or not sys.stdout.isatty()):
                 await run.run(walk, counted)
@@ -129,6 +131,8 @@ class Session:
             parts.append(f"{progress.num_cut:,} cut short{self._how_to_lengthen}")
         if progress.num_done_before:
             parts.append(f"{progress.num_done_before:,} done before")
+        if progress.num_left:
+            parts.append(f"{progress.num_left:,} new ones left")
         if progress.num_failed_before:
             parts.append(f"{progress.num_failed_before:,} failed before (--retry-failed tries them again)")
         if walk.passed_over:
