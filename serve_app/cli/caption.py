@@ -180,10 +180,11 @@ def caption(
 
     With --output the run can be stopped at any moment: the same command
     continues where it stopped. Images that failed wait for --retry-failed.
-    A row counts for what was asked when it was made (all of "What is asked" but the
-    guard and the seed); asking otherwise adds rows of its own. A caption that was cut
-    short is asked again with another --max-tokens. With txt an image whose text
-    file is there is done, and serve-app-captions.jsonl beside the images has the reasons of failures.
+    A row counts for what was asked when it was made: all of "What is asked"
+    but the guard and the seed, and how it was written. Asking otherwise adds
+    rows of its own. A caption that was cut short is asked again with another
+    --max-tokens. With txt an image whose text file is there is done, and
+    serve-app-captions.jsonl beside the images has the reasons of failures.
 
     Exit codes: 0 all captioned, 1 some failed, 2 the command can't work,
     3 no service, 130 stopped by Ctrl-C.
