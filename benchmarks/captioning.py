@@ -44,7 +44,6 @@ class Run:
     seconds: float
     captions: list[str]
     cli_cpu_s: float | None = None
-    cli_peak_mb: float | None = None
     engine_cpu_s: float | None = None
 
 
@@ -145,7 +144,6 @@ def _by_command_line(address: str, concurrency: str, service: Service, folder: P
         ended_s - begun_s,
         [row["caption"] for row in sorted(rows, key=lambda row: row["file"])],
         after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
-        after.ru_maxrss / 1000,
         sum(spent.get(role, 0.0) for role in ENGINE_ROLES),
     )
 
@@ -182,7 +180,6 @@ def _tell(runs: dict[tuple[Size, str], list[Run]]) -> None:
         if done[0].engine_cpu_s:
             shares = [(run.cli_cpu_s or 0) / (run.engine_cpu_s or 1) for run in done]
             line["cli_cpu_vs_engine_cpu"] = round(statistics.median(shares), 3)
-            line["cli_peak_mb"] = round(max(run.cli_peak_mb or 0 for run in done))
         print(json.dumps(line), flush=True)
 
 
