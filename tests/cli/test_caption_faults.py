@@ -278,6 +278,15 @@ def test_a_csv_whose_columns_were_moved_and_added_to_is_read_by_its_header(url: 
     assert found == [("a.jpg", "caption of a.jpg", "yes"), ("b.jpg", "caption of b.jpg", "")]
 
 
+def test_the_mark_that_excel_puts_before_a_csv_is_no_part_of_it(url: str, tmp_path: Path) -> None:
+    write(tmp_path, "a.jpg")
+    run("caption", ".", "-o", "o.csv", url=url, cwd=tmp_path)
+    (tmp_path / "o.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "o.csv").read_bytes())
+    done = run("caption", ".", "-o", "o.csv", url=url, cwd=tmp_path)
+    assert b"0 captioned; 1 done before" in done.stderr
+    assert run("gallery", "o.csv", url=url, cwd=tmp_path).stdout == b"o.csv.html: 1 images\n"
+
+
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
@@ -385,6 +394,9 @@ def test_an_image_that_is_too_large_for_the_service_is_made_smaller(api: FakeApi
     api.fault = lambda content, n: JSONResponse(own_answers.error("image_too_large", "x"), 413) if n == 1 else None
     assert run("caption", "small.jpg", url=url, cwd=tmp_path).returncode == 0
     assert sent[-1].size == (20, 40)
+    Image.new("I;16", (30, 30), 32768).save(tmp_path / "deep.png")
+    assert run("caption", "deep.png", url=url, cwd=tmp_path).returncode == 0
+    assert sent[-1].convert("L").getpixel((9, 9)) in range(126, 131)  # gray, not white
 
 
 def test_addresses_and_lists_of_files(api: FakeApi, url: str, tmp_path: Path) -> None:

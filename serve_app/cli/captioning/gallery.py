@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
-from io import BytesIO
 from itertools import islice
 from typing import Any, Final
 
 from serve_app.cli.captioning.images import LEDGER_NAME
 from serve_app.cli.captioning.places import from_row
 from serve_app.cli.captioning.rows import Row, records_of
+from serve_app.cli.captioning.shrink import jpeg
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.dialects.captions.quality import Sight, findings
 
@@ -102,19 +102,9 @@ def _findings(row: Row) -> tuple[str, ...]:
 
 
 def _thumbnail(path: str) -> str | None:
-    from PIL import Image, ImageOps
-
-    from serve_app.images.pixels import PILLOW_ERRORS
-
     try:
-        with Image.open(path) as image:
-            image.draft("RGB", (_EDGE_PX, _EDGE_PX))
-            image.thumbnail((_EDGE_PX, _EDGE_PX), reducing_gap=2.0)
-            small = ImageOps.exif_transpose(image).convert("RGBA")
-        canvas = Image.new("RGB", small.size, "white")
-        canvas.paste(small, mask=small.getchannel("A"))
-        made = BytesIO()
-        canvas.save(made, "JPEG", quality=_QUALITY)
-    except PILLOW_ERRORS:
+        with open(path, "rb") as file:
+            made = jpeg(file.read(), _EDGE_PX, _QUALITY)
+    except OSError:
         return None
-    return f"data:image/jpeg;base64,{base64.b64encode(made.getvalue()).decode()}"
+    return f"data:image/jpeg;base64,{base64.b64encode(made).decode()}" if made else None

@@ -194,7 +194,7 @@ class CsvRecords:
             is_quoted ^= line.count(b'"') % 2 == 1
             if line.endswith(b"\n") and not is_quoted:
                 joined = b"".join(record)
-                yield joined, self._row(joined)
+                yield joined, self._row(joined.removeprefix(_BYTE_ORDER_MARK))
                 record = []
 
     def _row(self, record: bytes) -> Row | None:

@@ -1,4 +1,4 @@
-"""Makes an image smaller that the service found too large: pixels first, then the quality of the file."""
+"""Makes an image smaller that the service found too large."""
 
 from io import BytesIO
 from typing import Final
@@ -9,32 +9,29 @@ _MAX_PIXELS: Final = 1_000_000_000  # the user's own files, so a bound for memor
 
 
 def smaller(data: bytes, num_before: int) -> bytes | None:
-    """The image as a JPEG (a PNG where it is transparent); None where it can't be made smaller still.
+    """The image as a JPEG with its first frame; None where it is broken or was made smaller twice.
 
-    `num_before` is how often it was made smaller already.
+    It is what the service's own gate would make of it: upright, opaque, sRGB. `num_before` is how often it was made
+    smaller already.
     """
-    from PIL import Image, ImageFile, ImageOps
-
-    from serve_app.images.pixels import PILLOW_ERRORS
-
     if num_before >= len(_EDGES_PX):
         return None
-    edge = _EDGES_PX[num_before]
+    return jpeg(data, _EDGES_PX[num_before], _QUALITY)
+
+
+def jpeg(data: bytes, edge_px: int, quality: int) -> bytes | None:
+    """The image with no edge above `edge_px`; None where it can't be read."""
+    from PIL import Image
+
+    from serve_app.config.http import ImageConfig
+    from serve_app.images.pixels import PILLOW_ERRORS, plain
+
     Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    made = BytesIO()
     try:
         with Image.open(BytesIO(data)) as image:
-            image.draft(None, (edge, edge))
-            image.thumbnail((edge, edge), Image.Resampling.LANCZOS, reducing_gap=2.0)
-            upright = ImageOps.exif_transpose(image)
-            profile = image.info.get("icc_profile")
-        is_transparent = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
-        kept = upright.convert("RGBA" if is_transparent else "RGB") if upright.mode not in ("L", "CMYK") else upright
-        made = BytesIO()
-        if is_transparent:
-            kept.save(made, "PNG", icc_profile=profile)
-        else:
-            kept.save(made, "JPEG", quality=_QUALITY, icc_profile=profile)
+            rgb = plain(image, ImageConfig(max_edge_px=edge_px), None)
+        Image.frombytes("RGB", (rgb.width, rgb.height), rgb.rgb).save(made, "JPEG", quality=quality)
     except PILLOW_ERRORS:  # the service's own sentence says what is wrong with it
         return None
     return made.getvalue()
