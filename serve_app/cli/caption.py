@@ -1,6 +1,7 @@
 """`serve-app caption`: images in, captions out, however many there are."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -125,6 +126,14 @@ def caption(
             "--output", "-o", help="FILE.jsonl, FILE.csv, txt (a.txt beside each a.jpg), or - (rows on stdout)."
         ),
     ] = None,
+    texts_in: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --output txt: where the texts go, in the same folders below it.",
+            rich_help_panel=_TEXT,
+        ),
+    ] = None,
     text_extension: Annotated[
         str, typer.Option(help="With --output txt: the texts' extension, such as .caption.", rich_help_panel=_TEXT)
     ] = ".txt",
@@ -198,6 +207,8 @@ def caption(
 
     if not images and files_from is None:
         raise CliError("Name an image, a folder, a pattern or an address, or --files-from a list of them", USAGE)
+    if texts_in and (output != "txt" or files_from or not all(map(os.path.exists, images or []))):
+        raise CliError("--texts-in goes with --output txt, and with images and folders that are named", USAGE)
     if existing and (overwrite or output != "txt"):
         raise CliError("--existing adds to text files: use it with --output txt, without --overwrite", USAGE)
     if overwrite and (retry_failed or only_failed):
@@ -221,7 +232,7 @@ def caption(
         kind=_output_kind(output), output=output, is_overwriting=overwrite,
         is_retrying=retry_failed or only_failed, is_only_retrying=only_failed,
         concurrency=concurrency, limit=limit, patience_s=patience, text_extension=text_extension,
-        fills_empty=fill_empty, adding=existing,
+        fills_empty=fill_empty, adding=existing, texts_in=texts_in,
     )  # fmt: skip
     if exit_code := session.run():
         raise typer.Exit(exit_code)

@@ -586,3 +586,23 @@ def test_only_the_failed_ones_are_tried_again(api: FakeApi, url: str, tmp_path: 
     done = run("caption", ".", "-o", "o.jsonl", "--only-failed", url=url, cwd=tmp_path)
     assert b"1 captioned; 1 done before; 1 new ones left" in done.stderr
     assert api.seen == {"a.jpg": 1, "b.jpg": 2}
+
+
+def test_texts_go_to_a_folder_of_their_own(api: FakeApi, url: str, tmp_path: Path) -> None:
+    write(tmp_path, "in/a.jpg", "in/a.png", "in/sub/b.jpg")
+    for _ in range(2):
+        done = run("caption", "in", "-o", "txt", "--texts-in", "out/texts", url=url, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert texts(tmp_path / "out/texts") == {
+        "a.jpg.txt": "caption of in/a.jpg", "a.png.txt": "caption of in/a.png",
+        "sub/b.txt": "caption of in/sub/b.jpg",
+    }  # fmt: skip
+    assert set(api.seen.values()) == {1}
+    assert sorted(path.name for path in (tmp_path / "in").rglob("*") if path.is_file()) == ["a.jpg", "a.png", "b.jpg"]
+    (tmp_path / "out/texts/sub/b.txt").write_text("by hand")
+    assert run("gallery", "out/texts", url=url, cwd=tmp_path).returncode == 0
+    assert "by hand" in (tmp_path / "out/texts/gallery.html").read_text()
+    (tmp_path / "file").write_text("")
+    refused = run("caption", "in", "-o", "txt", "--texts-in", "file/x", url=url, cwd=tmp_path)
+    assert (refused.returncode, b"can't be made for its texts: Not a directory" in refused.stderr) == (2, True)
+    assert run("caption", "in", "-o", "o.jsonl", "--texts-in", "x", url=url, cwd=tmp_path).returncode == 2

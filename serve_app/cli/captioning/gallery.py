@@ -64,7 +64,7 @@ def _entries(path: str) -> Iterator[Entry]:
     if not ledgers:
         raise CliError(f"{path} has no {LEDGER_NAME}: caption it with --output txt, or name a .jsonl or .csv", USAGE)
     for ledger in sorted(ledgers):
-        yield from (_as_it_is_now(entry) for entry in _rows_of(ledger, path))
+        yield from (_as_it_is_now(entry, os.path.dirname(ledger)) for entry in _rows_of(ledger, path))
 
 
 def _rows_of(path: str, top: str) -> Iterator[Entry]:
@@ -82,11 +82,11 @@ def _rows_of(path: str, top: str) -> Iterator[Entry]:
         raise CliError(f"{path} can't be read: {exc.strerror}", USAGE) from exc
 
 
-def _as_it_is_now(entry: Entry) -> Entry:
-    """With the text that stands in its file, which somebody may have corrected."""
+def _as_it_is_now(entry: Entry, folder: str) -> Entry:
+    """With the text that stands in its file in the folder, which somebody may have corrected."""
     if entry.row.text is None:
         return entry
-    with suppress(OSError), open(os.path.join(os.path.dirname(entry.place), entry.row.text), "rb") as file:
+    with suppress(OSError), open(os.path.join(folder, entry.row.text), "rb") as file:
         return replace(entry, row=replace(entry.row, caption=file.read().decode("utf-8", "replace").strip()))
     return entry
 

@@ -46,6 +46,7 @@ class Session:
     fills_empty: bool = False
     adding: Adding | None = None
     is_only_retrying: bool = False
+    texts_in: str | None = None
 
     def run(self) -> int:
         """The exit code. Raises `CliError` where the run can't begin or go on."""
@@ -85,6 +86,7 @@ class Session:
             return TextFiles(
                 settings, max_tokens, is_overwriting=self.is_overwriting, is_retrying=self.is_retrying,
                 extension=self.text_extension, fills_empty=self.fills_empty, adding=self.adding,
+                into=(self._top, self.texts_in) if self.texts_in else None,
             )  # fmt: skip
         if self.kind != "rows" or self.output is None:
             if self.kind == "stream":
@@ -94,6 +96,12 @@ class Session:
         if ledger.num_bad_records:
             progress.say(f"{self.output}: {ledger.num_bad_records} rows can't be read and don't count as done")
         return ledger
+
+    @property
+    def _top(self) -> str:
+        """The real path of the folder that has all images below it."""
+        folders = [os.path.realpath(path if os.path.isdir(path) else os.path.dirname(path)) for path in self.images]
+        return os.path.commonpath(folders)
 
     @property
     def _is_single(self) -> bool:

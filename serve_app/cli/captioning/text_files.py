@@ -48,14 +48,19 @@ class TextFiles:
         extension: str = ".txt",
         fills_empty: bool = False,
         adding: Adding | None = None,
+        into: tuple[str, str] | None = None,
     ) -> None:
-        """`fills_empty`: a text without a word counts as missing. `adding`: captions go to the texts that are."""
+        """`fills_empty`: a text without a word counts as missing. `adding`: captions go to the texts that are.
+
+        `into`: the folder of images and the one that gets their texts in its place, with the same folders below it.
+        """
         self._settings = settings
         self._max_tokens = max_tokens
         self._is_retrying = is_retrying
         self._extension = extension
         self._fills_empty = fills_empty
         self._adding = adding
+        self._into = into
         self._is_overwriting = is_overwriting
         self._folders: OrderedDict[str, _Folder] = OrderedDict()
         self._refused: dict[str, FolderRefused] = {}
@@ -96,15 +101,26 @@ class TextFiles:
                 self._folders.pop(name).close()
             texts = _Texts(path, self._extension, self._settings, self._max_tokens)
             try:
-                self._folders[path] = _Folder(path, texts, self._fills_empty, self._adding)
+                self._folders[path] = _Folder(self._folder_of_texts(path), texts, self._fills_empty, self._adding)
             except FolderRefused as refused:
                 self._refused[path] = refused
                 raise
         return self._folders[path]
 
+    def _folder_of_texts(self, path: str) -> str:
+        if self._into is None:
+            return path
+        images, texts = self._into
+        folder = os.path.normpath(os.path.join(texts, os.path.relpath(path, images)))
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as exc:
+            raise FolderRefused(path, f"{folder} can't be made for its texts: {exc.strerror}") from exc
+        return folder
+
 
 class _Folder:
-    """One folder's texts. Raises `FolderRefused` on creation where they can't be written."""
+    """One folder of texts. Raises `FolderRefused` on creation where they can't be written."""
 
     def __init__(self, path: str, texts: "_Texts", fills_empty: bool, adding: Adding | None) -> None:
         self.num_on_their_way = 0
