@@ -48,12 +48,6 @@ async def test_a_refused_connection_is_no_service() -> None:
             await client.get("/v1/models")
 
 
-async def test_a_name_that_nobody_knows_is_told() -> None:
-    async with ApiClient("http://no-such-host.invalid") as client:
-        with pytest.raises(Unreachable, match=r"No service answers at http://no-such-host\.invalid"):
-            await client.get("/v1/models")
-
-
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 2", HEAD + b"content-length: 100\r\n\r\n{", b"what\r\n\r\n"])
 async def test_a_connection_that_breaks_was_there(answer: bytes) -> None:
     """Another try may caption the image a second time, so it isn't as if nothing had been sent."""
