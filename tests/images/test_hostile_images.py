@@ -233,6 +233,7 @@ def broken() -> dict[str, Refused]:
         "TIFF with a strip of 4 GB": (made.tiff(gray(8, 8, 2**32 - 1), b"x"), InvalidImage, BROKEN),
         "TIFF of 65535 samples": (made.tiff(gray(8, 8, 9) | {277: 65535}, squeezed), InvalidImage, ""),
         "TIFF of unknown compression": (made.tiff(gray(8, 8, 64, 12345), bytes(64)), InvalidImage, ""),
+        "TIFF of floats, cut short": (_float_tiff(0.5)[:60], InvalidImage, ""),
         "WEBP without image": (b"RIFF\x04\0\0\0WEBP", InvalidImage, "WEBP"),
         "WEBP, lying length": (b"RIFF\xff\xff\xff\xffWEBPVP8 \xff\xff\xff\xff", InvalidImage, BROKEN),
         "JPEG without image": (b"\xff\xd8\xff\xd9", InvalidImage, "JPEG"),
