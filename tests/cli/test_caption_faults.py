@@ -523,6 +523,18 @@ def test_equal_files_are_captioned_once_and_written_for_each(api: FakeApi, url: 
     assert len(found) == 9
 
 
+def test_equal_files_with_words_of_their_own_have_captions_of_their_own(
+    api: FakeApi, url: str, tmp_path: Path
+) -> None:
+    write(tmp_path, "one/a.jpg", "two/a.jpg", data=b"same")
+    for words in (("--prepend", "{folder} "), ("--prompt", "In {folder}:")):
+        done = run("caption", ".", "--dedupe", *words, url=url, cwd=tmp_path)
+        assert set(printed(done)) == {"one/a.jpg", "two/a.jpg"}
+        if "--prepend" in words:
+            assert printed(done) == {"one/a.jpg": "one caption of same", "two/a.jpg": "two caption of same"}
+    assert {form.get("prompt") for form in api.forms} == {None, "In one:", "In two:"}
+
+
 def test_metadata_jsonl_is_huggingfaces(api: FakeApi, url: str, tmp_path: Path) -> None:
     write(tmp_path, "in/a.jpg", "in/sub/b.jpg")
     for _ in range(2):

@@ -13,14 +13,13 @@ from typing import Any, Final
 
 from serve_app.cli.captioning.images import LEDGER_NAME
 from serve_app.cli.captioning.places import from_row
-from serve_app.cli.captioning.rows import Row, records_of
+from serve_app.cli.captioning.rows import HEAD_BYTES, Row, records_of
 from serve_app.cli.captioning.shrink import jpeg
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.dialects.captions.quality import Sight, findings
 
 _EDGE_PX: Final = 320
 _QUALITY: Final = 78
-_HEAD_BYTES: Final = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ def _rows_of(path: str, top: str) -> Iterator[Entry]:
     folder = os.path.realpath(os.path.dirname(path) or ".")
     try:
         with open(path, "rb") as lines:
-            records.read_header(lines.read(_HEAD_BYTES), path)
+            records.read_header(lines.read(HEAD_BYTES), path)
             lines.seek(0)
             for _, row in records.records(lines):
                 if row is not None:

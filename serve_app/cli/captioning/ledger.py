@@ -11,11 +11,10 @@ from typing import Literal
 
 from serve_app.cli.captioning.locks import lock
 from serve_app.cli.captioning.places import from_row, key, place, relative
-from serve_app.cli.captioning.rows import CaptionSettings, Row, records_of
+from serve_app.cli.captioning.rows import HEAD_BYTES, CaptionSettings, Row, records_of
 from serve_app.cli.errors import USAGE, CliError
 
 State = Literal["new", "done", "failed"]
-_HEAD_BYTES = 65_536  # in which a header's line ends
 
 
 class Ledger:
@@ -86,7 +85,7 @@ class Ledger:
         """Read what is done, and drop a torn record at the end. The file's size without it, in bytes."""
         end = 0
         with open(self.path, "rb") as lines:
-            self._format.read_header(lines.read(_HEAD_BYTES), self.path)
+            self._format.read_header(lines.read(HEAD_BYTES), self.path)
             lines.seek(0)
             for record, row in self._format.records(lines):
                 if row is not None:

@@ -76,7 +76,8 @@ class CaptionRequest:
             return self.failure(file, "unreadable_file", f"the file can't be read: {exc.strerror}")
         if self.same is None:
             return await self._send(client, file, data)
-        return await self.same.row(file, data, lambda: self._send(client, file, data))
+        own_words = (self.fields(file), self._words(self.finish.prepend, file), self._words(self.finish.append, file))
+        return await self.same.row(file, data, repr(own_words), lambda: self._send(client, file, data))
 
     async def _send(self, client: ApiClient, file: str, data: bytes) -> Row:
         """Ask, with a smaller image each time that it is too large."""

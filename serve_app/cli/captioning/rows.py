@@ -15,6 +15,7 @@ from typing import Any, Final
 from serve_app.cli.errors import USAGE, CliError
 
 MORE: Final = ("tags", "json", "regions", "captions", "guard")  # what an answer may hold beside its caption
+HEAD_BYTES: Final = 65_536  # of a file, in which a header's line ends
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
 

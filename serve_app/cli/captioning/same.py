@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 from serve_app.cli.captioning.rows import Row
 
-_MOST_KNOWN = 100_000  # images, the latest: some 100 MB
+_MOST_KNOWN = 100_000  # images, the latest
 
 
 class SameImages:
@@ -19,9 +19,12 @@ class SameImages:
         self._rows: LRUCache[bytes, asyncio.Future[Row]] = LRUCache(_MOST_KNOWN)
         self.num_same = 0
 
-    async def row(self, file: str, data: bytes, ask: Callable[[], Awaitable[Row]]) -> Row:
-        """The row of another image with this `data`, or what `ask` returns or raises. A failure is nobody else's."""
-        digest = blake2b(data, digest_size=16).digest()
+    async def row(self, file: str, data: bytes, words: str, ask: Callable[[], Awaitable[Row]]) -> Row:
+        """The row of another image with this `data`, or what `ask` returns or raises. A failure is nobody else's.
+
+        `words` are what is asked and written for this image, which may hold its name.
+        """
+        digest = blake2b(data, digest_size=16, key=blake2b(words.encode("utf-8", "replace")).digest()).digest()
         if digest in self._rows:
             first: asyncio.Future[Row] = self._rows[digest]
             await asyncio.wait([first])

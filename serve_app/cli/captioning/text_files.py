@@ -5,7 +5,6 @@ keeps a text with its image when a neighbour of the same name comes or goes, and
 """
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -62,7 +61,7 @@ class TextFiles:
         self._adding = adding
         self._into = into
         self._is_overwriting = is_overwriting
-        self._folders: OrderedDict[str, _Folder] = OrderedDict()
+        self._folders: dict[str, _Folder] = {}
         self._refused: dict[str, FolderRefused] = {}
 
     def state(self, path: str) -> State:
