@@ -25,13 +25,14 @@ _OWN_OPTIONS = (
     "temperature",
     "max_tokens",
     "seed",
+    "n",
 )
-_SHAPE, _TEXT, _RUN = "What is asked", "What is written", "How it runs"
+_IN, _SHAPE, _TEXT, _RUN = "Which images", "What is asked", "What is written", "How it runs"
 
 
 def caption(
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="IMAGE|FOLDER|PATTERN|URL...", show_default=False)
+        list[str] | None, typer.Argument(metavar="IMAGE|FOLDER|PATTERN|URL|SHARD...", show_default=False)
     ] = None,
     url: Url = DEFAULT_URL,
     api_key: ApiKey = None,
@@ -63,6 +64,20 @@ def caption(
     prompt: Annotated[
         str | None,
         typer.Option(help="Your own words instead of a style; {name}, {folder}, {text}.", rich_help_panel=_SHAPE),
+    ] = None,
+    number: Annotated[
+        int | None, typer.Option("--n", min=1, help="So many captions of each image.", rich_help_panel=_SHAPE)
+    ] = None,
+    rewrite: Annotated[
+        str | None,
+        typer.Option(
+            help="A prompt for a second model, which writes the text anew; {caption} and the words of --prompt.",
+            rich_help_panel=_SHAPE,
+        ),
+    ] = None,
+    rewrite_model: Annotated[
+        str | None,
+        typer.Option(help="The second model. Left out: the first that chats.", rich_help_panel=_SHAPE),
     ] = None,
     form: Annotated[
         str | None,
@@ -123,7 +138,10 @@ def caption(
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", help="FILE.jsonl, FILE.csv, txt (a.txt beside each a.jpg), or - (rows on stdout)."
+            "--output",
+            "-o",
+            help="FILE.jsonl, .csv or .parquet, txt (a.txt beside each a.jpg), FILE-%06d.tar (WebDataset), "
+            "dataset:FOLDER (for load_dataset), or - (rows on stdout).",
         ),
     ] = None,
     texts_in: Annotated[
@@ -148,18 +166,51 @@ def caption(
         typer.Option(help="With --output txt: add captions to the texts that are there.", rich_help_panel=_TEXT),
     ] = None,
     context_extension: Annotated[
-        str, typer.Option(help="Of the file beside an image that {text} stands for.", rich_help_panel=_SHAPE)
+        str,
+        typer.Option(help="Of the file beside an image that {text} stands for; or a column.", rich_help_panel=_SHAPE),
     ] = ".txt",
+    dataset: Annotated[
+        str | None,
+        typer.Option(metavar="FOLDER|ID", help="A Hugging Face dataset, on disk or on the hub.", rich_help_panel=_IN),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="The dataset's split. Left out: all of them.", rich_help_panel=_IN)
+    ] = None,
+    image_column: Annotated[
+        str | None, typer.Option(help="Where a dataset or Parquet file has its images.", rich_help_panel=_IN)
+    ] = None,
     files_from: Annotated[
-        str | None, typer.Option("--files-from", help="A file that lists images and addresses; - is stdin.")
+        str | None,
+        typer.Option(
+            "--files-from",
+            help="A list of images and addresses: lines, .csv or .jsonl; - is stdin.",
+            rich_help_panel=_IN,
+        ),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(help="Pass over names and paths of this pattern; repeatable.")
+        list[str] | None,
+        typer.Option(help="Pass over names and paths of this pattern; repeatable.", rich_help_panel=_IN),
     ] = None,
-    recursive: Annotated[bool, typer.Option(help="Enter folders inside folders.")] = True,
+    recursive: Annotated[bool, typer.Option(help="Enter folders inside folders.", rich_help_panel=_IN)] = True,
+    shard_images: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The most images of a tar (10000) or of a dataset's file (2000).", rich_help_panel=_TEXT
+        ),
+    ] = None,
     dedupe: Annotated[
         bool, typer.Option("--dedupe", help="Caption equal files once, and write it for each.", rich_help_panel=_RUN)
     ] = False,
+    near_duplicates: Annotated[
+        int | None,
+        typer.Option(
+            metavar="BITS",
+            min=0,
+            max=16,
+            help="And images whose perceptual hashes differ in so many of 64 bits.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=1024, help="Images on their way at once.", rich_help_panel=_RUN)
     ] = 32,
@@ -199,40 +250,51 @@ def caption(
     3 no service, 130 stopped by Ctrl-C.
     """
     from serve_app.cli.captioning.finish import Finish
-    from serve_app.cli.captioning.images import FileList
-    from serve_app.cli.captioning.request import CaptionRequest
-    from serve_app.cli.captioning.rows import CaptionSettings
+    from serve_app.cli.captioning.inputs.lists import FileList
+    from serve_app.cli.captioning.inputs.tables import Columns
+    from serve_app.cli.captioning.inputs.walk import Inputs
+    from serve_app.cli.captioning.outputs.rows import CaptionSettings
+    from serve_app.cli.captioning.outputs.target import Target
+    from serve_app.cli.captioning.request import CaptionRequest, Rewrite
     from serve_app.cli.captioning.same import SameImages
     from serve_app.cli.captioning.session import Session
 
-    if not images and files_from is None:
+    if not images and files_from is None and dataset is None:
         raise CliError("Name an image, a folder, a pattern or an address, or --files-from a list of them", USAGE)
-    if texts_in and (output != "txt" or files_from or not all(map(os.path.exists, images or []))):
+    if texts_in and (output != "txt" or files_from or dataset or not all(map(os.path.exists, images or []))):
         raise CliError("--texts-in goes with --output txt, and with images and folders that are named", USAGE)
-    if existing and (overwrite or output != "txt"):
-        raise CliError("--existing adds to text files: use it with --output txt, without --overwrite", USAGE)
     if overwrite and (retry_failed or only_failed):
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
-    if not text_extension.startswith(".") or "/" in text_extension:
-        raise CliError(f"--text-extension {text_extension}: write it with its dot, such as .caption", USAGE)
+    if rewrite_model and rewrite is None:
+        raise CliError("--rewrite-model goes with --rewrite PROMPT, such as 'In one sentence: {caption}'", USAGE)
+    if rewrite is not None and ("{caption}" not in rewrite or (number or 1) > 1):
+        raise CliError("--rewrite needs {caption} in its prompt, and one caption an image (no --n)", USAGE)
+    target = Target(
+        output, overwrite, retry_failed or only_failed, text_extension,
+        fills_empty=fill_empty, adding=existing, texts_in=texts_in, shard_images=shard_images,
+    )  # fmt: skip
     finish = Finish.of(
         replace or [], prepend=prepend, append=append, is_one_line=one_line,
         tags=_tag_rules(tag_separator, underscores, escape_parentheses, drop_tag or [], max_tags),
     )  # fmt: skip
     settings = CaptionSettings.of(
         model, style, prompt,
-        length=_as_length(length), options=option or None, name=name, language=language, task=task,
+        length=_as_length(length), options=option or None, name=name, language=language, task=task, n=number,
         format=_as_format(form), temperature=temperature, finish=finish.detail, fields=_fields(field or []),
+        rewrite=[rewrite, rewrite_model] if rewrite else None,
     )  # fmt: skip
-    same = SameImages() if dedupe else None
-    request = CaptionRequest(settings, max_tokens, seed, guard, finish, same, context_extension)
+    inputs = Inputs(
+        images or [], FileList(files_from) if files_from else None, dataset, split,
+        Columns(image_column, context_extension), exclude or [], recursive,
+    )  # fmt: skip
+    request = CaptionRequest(
+        settings, max_tokens, seed, guard, finish,
+        SameImages(near_duplicates) if dedupe or near_duplicates is not None else None,
+        context_extension, Rewrite(rewrite, rewrite_model) if rewrite else None,
+    )  # fmt: skip
     session = Session(
-        url=url, api_key=api_key, images=images or [], listed=FileList(files_from) if files_from else None,
-        excluded=exclude or [], is_recursive=recursive, request=request,
-        kind=_output_kind(output), output=output, is_overwriting=overwrite,
-        is_retrying=retry_failed or only_failed, is_only_retrying=only_failed,
-        concurrency=concurrency, limit=limit, patience_s=patience, text_extension=text_extension,
-        fills_empty=fill_empty, adding=existing, texts_in=texts_in,
+        url=url, api_key=api_key, inputs=inputs, request=request, target=target, concurrency=concurrency, limit=limit,
+        patience_s=patience, is_retrying=retry_failed or only_failed, is_only_retrying=only_failed,
     )  # fmt: skip
     if exit_code := session.run():
         raise typer.Exit(exit_code)
@@ -276,16 +338,3 @@ def _as_format(form: str | None) -> Any:
     except (OSError, ValueError) as exc:
         raise CliError(f"--format {form}: write tags, json or the path of a JSON schema ({exc})", USAGE) from exc
     return {"type": "json", "schema": schema}
-
-
-def _output_kind(output: str | None) -> str:
-    """`printed`, `stream`, `txt` or `rows`, or a sentence on what --output takes."""
-    if output in (None, "-"):
-        return "printed" if output is None else "stream"
-    if output == "txt":
-        return "txt"
-    if Path(output).suffix.lower() not in (".jsonl", ".csv"):
-        raise CliError(f"--output {output}: name a file that ends in .jsonl or .csv, or write txt or -", USAGE)
-    if Path(output).is_dir():
-        raise CliError(f"--output {output} is a folder: name a file in it, like {output}/captions.jsonl", USAGE)
-    return "rows"

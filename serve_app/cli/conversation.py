@@ -11,7 +11,7 @@ import sys
 from contextlib import aclosing, suppress
 from typing import Any, Self
 
-from serve_app.cli.captioning.images import MEDIA_TYPES, extension_of
+from serve_app.cli.captioning.names import MEDIA_TYPES, extension_of
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.cli.terminal import printable
 from serve_app.client.api import ApiClient, Delta

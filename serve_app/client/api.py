@@ -101,6 +101,12 @@ class ApiClient:
             response = await self._http.post("/v1/captions", **_caption_request(fields, image, media_type))
         return _object_of(response)
 
+    async def chat(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer to a body of `POST /v1/chat/completions`."""
+        with self._translated_errors():
+            response = await self._http.post("/v1/chat/completions", json=body)
+        return _object_of(response)
+
     async def stream_caption(
         self, fields: dict[str, Any], image: bytes | str, authorization: str | None = None
     ) -> AsyncGenerator[Delta]:

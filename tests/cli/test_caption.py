@@ -232,7 +232,7 @@ def test_what_concerns_the_run_ends_it(
     [
         (["nothing.jpg"], "No image, folder or pattern matches 'nothing.jpg'"),
         (["."], "No images there. 1 other files passed over"),
-        ([".", "-o", "out.xml"], "name a file that ends in .jsonl or .csv, or write txt"),
+        ([".", "-o", "out.xml"], "name a file that ends in .jsonl, .csv, .parquet or .tar, or write txt"),
         ([".", "-o", "taken.jsonl"], "holds something else than captions"),
         ([".", "--url", "localhost:8000"], "isn't an address"),
     ],

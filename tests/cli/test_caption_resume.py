@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.cli.captioning.ledger import Ledger
-from serve_app.cli.captioning.rows import CaptionSettings, Row
+from serve_app.cli.captioning.outputs.ledger import Ledger
+from serve_app.cli.captioning.outputs.rows import CaptionSettings, Row
 from tests.cli_fake import EXPECTED, NUM_IMAGES, FakeApi, captions, failure, run, start, wait_for
 
 pytestmark = pytest.mark.engine

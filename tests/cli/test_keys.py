@@ -249,14 +249,15 @@ def test_what_up_suggests_sends_the_key(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_session_does_not_show_the_key() -> None:
+    from serve_app.cli.captioning.inputs.walk import Inputs
+    from serve_app.cli.captioning.outputs.rows import CaptionSettings
+    from serve_app.cli.captioning.outputs.target import Target
     from serve_app.cli.captioning.request import CaptionRequest
-    from serve_app.cli.captioning.rows import CaptionSettings
     from serve_app.cli.captioning.session import Session
 
     session = Session(
-        url="u", api_key=SECRET, images=[], listed=None, excluded=[], is_recursive=True,
-        request=CaptionRequest(CaptionSettings()),
-        kind="printed", output=None, is_overwriting=False, is_retrying=False, concurrency=1, limit=None, patience_s=1,
+        url="u", api_key=SECRET, inputs=Inputs(), request=CaptionRequest(CaptionSettings()), target=Target(),
+        concurrency=1, limit=None, patience_s=1,
     )  # fmt: skip
     assert SECRET not in repr(session)
 

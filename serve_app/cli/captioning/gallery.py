@@ -11,9 +11,9 @@ from importlib import resources
 from itertools import islice
 from typing import Any, Final
 
-from serve_app.cli.captioning.images import LEDGER_NAME
+from serve_app.cli.captioning.names import LEDGER_NAME
+from serve_app.cli.captioning.outputs.rows import HEAD_BYTES, Row, records_of
 from serve_app.cli.captioning.places import from_row
-from serve_app.cli.captioning.rows import HEAD_BYTES, Row, records_of
 from serve_app.cli.captioning.shrink import jpeg
 from serve_app.cli.errors import USAGE, CliError
 from serve_app.dialects.captions.quality import Sight, findings

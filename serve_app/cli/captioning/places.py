@@ -5,15 +5,27 @@ from any working folder.
 """
 
 import os
+import re
 from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 
-from serve_app.cli.captioning.images import is_address
+_SCHEME: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def is_address(path: str) -> bool:
+    """Whether the service fetches it."""
+    return path.startswith(("http://", "https://"))
+
+
+def is_remote(path: str) -> bool:
+    """Whether it is an address or a URL of a store, and no path on this machine."""
+    return _SCHEME.match(path) is not None
 
 
 def place(path: str) -> str:
-    """The absolute path, or the address itself."""
-    if is_address(path):
+    """The absolute path, or the URL itself."""
+    if is_remote(path):
         return path
     folder, name = os.path.split(os.path.join(os.getcwd(), path))
     return os.path.join(_real(folder), name)
@@ -26,12 +38,12 @@ def key(place: str) -> int:
 
 def relative(place: str, folder: str) -> str:
     """How a row in the folder, a real path, spells the place."""
-    return place if is_address(place) else os.path.relpath(place, folder)
+    return place if is_remote(place) else os.path.relpath(place, folder)
 
 
 def from_row(file: str, folder: str) -> str:
     """The place that a row in the folder spells."""
-    return file if is_address(file) else os.path.normpath(os.path.join(folder, file))
+    return file if is_remote(file) else os.path.normpath(os.path.join(folder, file))
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
-from serve_app.cli.captioning.rows import Row
+from serve_app.cli.captioning.outputs.rows import Row
+from serve_app.cli.captioning.report import Report
 from serve_app.cli.terminal import printable
 
 PLAIN_LINE_EVERY_S = 15.0
@@ -22,14 +23,9 @@ class RunProgress:
 
     def __init__(self, limit: int | None = None) -> None:
         self._limit = limit
-        self.num_captioned = 0
-        self.num_failed = 0
+        self.results = Report()
         self.num_done_before = 0
         self.num_failed_before = 0
-        self.num_cut = 0
-        self.num_tokens = 0
-        self.failures: Counter[str] = Counter()
-        self.findings: Counter[str] = Counter()
         self.num_not_tried = 0
         self.num_left = 0  # new ones, where only failed ones are tried
         self.num_found: int | None = None
@@ -53,14 +49,7 @@ class RunProgress:
 
     def count(self, row: Row) -> None:
         """Take in an image's result, and show the counts as they are now."""
-        if row.is_failed:
-            self.num_failed += 1
-            self.failures[row.error_code or ""] += 1
-        else:
-            self.num_captioned += 1
-            self.num_cut += row.is_cut
-            self.num_tokens += (row.usage or {}).get("completion_tokens") or 0
-            self.findings.update((row.more.get("guard") or {}).get("findings") or ())
+        self.results.count(row)
         self.advance()
 
     def advance(self) -> None:
@@ -99,21 +88,22 @@ class RunProgress:
         if self._num_total is not None and self._rate > 0:
             seconds = max(0, round((self._num_total - self._num_completed) / self._rate))
             parts.append(f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left")
-        return " · ".join([*parts, f"{self.num_failed:,} failed"])
+        return " · ".join([*parts, f"{self.results.num_failed:,} failed"])
+
+    def say_all(self) -> None:
+        """Where the run is, at once and in full."""
+        self.say(self.sentence)
+        self.say(self.report)
 
     @property
     def report(self) -> str:
-        """«12.5 captions/s · 5,312 tokens · failed: 2 invalid_image · guard found: 3 loop»."""
+        """«12.5 captions/s · 5,312 tokens · failed: 2 invalid_image …»."""
         seconds = max(time.monotonic() - self._begun_at, 0.001)
-        parts = [f"{self.num_captioned / seconds:.1f} captions/s", f"{self.num_tokens:,} tokens"]
-        for title, counts in (("failed", self.failures), ("guard found", self.findings)):
-            if counts:
-                parts.append(f"{title}: " + ", ".join(f"{n:,} {name}" for name, n in counts.most_common()))
-        return " · ".join(parts)
+        return " · ".join([f"{self.results.num_captioned / seconds:.1f} captions/s", *self.results.parts()])
 
     @property
     def _num_now(self) -> int:
-        return self.num_captioned + self.num_failed
+        return self.results.num_captioned + self.results.num_failed
 
     @property
     def _num_completed(self) -> int:

@@ -6,13 +6,15 @@ again.
 """
 
 import asyncio
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from serve_app.cli.captioning.finish import Finish
-from serve_app.cli.captioning.images import extension_of, is_address
-from serve_app.cli.captioning.rows import MORE, CaptionSettings, Row
+from serve_app.cli.captioning.inputs.image import FoundImage
+from serve_app.cli.captioning.names import extension_of
+from serve_app.cli.captioning.outputs.rows import MORE, CaptionSettings, Row
 from serve_app.cli.captioning.same import SameImages
 from serve_app.cli.captioning.shrink import smaller
 from serve_app.cli.captioning.templates import Template
@@ -20,14 +22,12 @@ from serve_app.client.api import ApiClient
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
 from serve_app.images.kinds import kind_of
 
-# So that `concurrency` images always fit in memory. Services take far less.
-LARGEST_FILE_BYTES = 256 * 1024 * 1024
 # A connection that breaks while more than this is sent was perhaps broken because of it.
 _LARGE_BYTES = 4_000_000
 # Parameters of the run: every other image would be refused too.
 _RUN_PARAMS = {
     "model", "style", "length", "options", "name", "prompt", "max_tokens", "seed", "language", "task", "format",
-    "guard", "temperature",
+    "guard", "temperature", "n",
 }  # fmt: skip
 _RUN_CODES = {"model_not_found", "unsupported_task", "route_not_found", "method_not_allowed"}
 _TOO_LARGE = {"body_too_large", "image_too_large"}
@@ -48,6 +48,23 @@ class Broken(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A second model's turn: the words for it, with `{caption}` in them. `model` None: the first that chats."""
+
+    prompt: str
+    model: str | None = None
+
+
+@dataclass(slots=True)
+class Work:
+    """One image on its way. What was read and captioned stays between the tries."""
+
+    image: FoundImage
+    data: bytes | None = field(default=None, repr=False)
+    captioned: Row | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class CaptionRequest:
     """The request for every image. `seed` and `guard` don't decide whether a row counts as done."""
 
@@ -58,58 +75,98 @@ class CaptionRequest:
     finish: Finish = field(default_factory=Finish)
     same: SameImages | None = None  # where the same bytes aren't captioned twice
     text_extension: str = ".txt"  # of the file that `{text}` stands for
+    rewrite: Rewrite | None = None
 
-    def fields(self, file: str) -> dict[str, Any]:
+    def fields(self, image: FoundImage) -> dict[str, Any]:
         """The request's fields for an image, without those that are left to the service's defaults."""
         options: dict[str, Any] = {"max_tokens": self.max_tokens, "seed": self.seed, "guard": self.guard or None}
         if self.settings.prompt is not None:
-            options["prompt"] = self._words(self.settings.prompt, file)
+            options["prompt"] = self._words(self.settings.prompt, image)
         return self.settings.fields | {name: value for name, value in options.items() if value is not None}
 
-    async def send(self, client: ApiClient, file: str) -> Row:
+    async def send(self, client: ApiClient, work: Work) -> Row:
         """The row of one image. Raises `Refused`, `Broken`, `Unreachable`, or `ServiceError` for the whole run."""
-        if is_address(file):
-            return await self._ask(client, file, file)
+        image = work.image
+        if image.is_fetched_by_service:
+            return await self._caption(client, work, image.path)
         try:
-            data = await asyncio.to_thread(_read, file)
+            data = work.data = work.data if work.data is not None else await asyncio.to_thread(image.read)
         except OSError as exc:
-            return self.failure(file, "unreadable_file", f"the file can't be read: {exc.strerror}")
+            return self.failure(image.path, "unreadable_file", f"the file can't be read: {exc.strerror}")
         if self.same is None:
-            return await self._send(client, file, data)
-        own_words = (self.fields(file), self._words(self.finish.prepend, file), self._words(self.finish.append, file))
-        return await self.same.row(file, data, repr(own_words), lambda: self._send(client, file, data))
+            return await self._caption(client, work, data)
+        words = (self.finish.prepend, self.finish.append, self.rewrite.prompt if self.rewrite else "")
+        own_words = (self.fields(image), *(self._words(text, image) for text in words))
+        return await self.same.row(image.path, data, repr(own_words), lambda: self._caption(client, work, data))
 
-    async def _send(self, client: ApiClient, file: str, data: bytes) -> Row:
+    async def _caption(self, client: ApiClient, work: Work, source: bytes | str) -> Row:
+        """The captioned row, rewritten and finished as far as that is asked for."""
+        row = work.captioned = work.captioned or await self._send(client, work.image, source)
+        if row.is_failed:
+            return row
+        if self.rewrite is not None:
+            row = await self._rewrite(client, work.image, row, self.rewrite)
+        return row if row.is_failed else self._finished(row, work.image)
+
+    async def _send(self, client: ApiClient, image: FoundImage, source: bytes | str) -> Row:
         """Ask, with a smaller image each time that it is too large."""
         num_smaller = 0
         while True:
             try:
-                row = await self._ask(client, file, data)
+                row = await self._ask(client, image, source)
                 if row.error_code not in _TOO_LARGE:
                     return row
             except Broken as exc:
-                if exc.row.error_code != "connection_broken" or len(data) < _LARGE_BYTES:
+                if exc.row.error_code != "connection_broken" or len(source) < _LARGE_BYTES:
                     raise
                 row = exc.row
-            made = await asyncio.to_thread(smaller, data, num_smaller)
+            made = await asyncio.to_thread(smaller, source, num_smaller) if isinstance(source, bytes) else None
             if made is None:
                 return row
-            data, num_smaller = made, num_smaller + 1
+            source, num_smaller = made, num_smaller + 1
 
     def failure(self, file: str, code: str, message: str) -> Row:
         return Row(file, self.settings, error_code=code, error_message=message)
 
-    async def _ask(self, client: ApiClient, file: str, image: bytes | str) -> Row:
+    async def _ask(self, client: ApiClient, image: FoundImage, source: bytes | str) -> Row:
+        with self._sorted_failures(image.path, len(source) if isinstance(source, bytes) else None) as failed:
+            answer = await client.caption(self.fields(image), source, _media_type(image.path, source))
+            return self._row(image.path, answer)
+        return failed[0]
+
+    async def _rewrite(self, client: ApiClient, image: FoundImage, row: Row, rewrite: Rewrite) -> Row:
+        """The row with what the second model made of its caption, which stays as the `original`."""
+        prompt = Template(rewrite.prompt, self.text_extension).of(image, row.caption)
+        body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+        options = {"model": rewrite.model, "seed": self.seed, "max_tokens": self.max_tokens}
+        body |= {name: value for name, value in options.items() if value is not None}
+        with self._sorted_failures(image.path, None) as failed:
+            answer = await client.chat(body)
+            try:
+                choice = answer["choices"][0]
+                text, finish_reason = choice["message"]["content"].strip(), choice["finish_reason"]
+            except (KeyError, IndexError, TypeError, AttributeError):
+                return self.failure(image.path, "bad_answer", "the second model's answer holds no text")
+            if not text:
+                return self.failure(image.path, "empty_caption", "the second model answered without a word")
+            more = row.more | {"original": row.caption}
+            return replace(row, caption=text, finish_reason=finish_reason, more=more)
+        return failed[0]
+
+    @contextmanager
+    def _sorted_failures(self, file: str, num_bytes: int | None) -> Iterator[list[Row]]:
+        """Puts a failure that is final in the list, and raises the others as `send` does."""
+        failed: list[Row] = []
         try:
-            return self._row(file, await client.caption(self.fields(file), image, _media_type(file, image)))
+            yield failed
         except Unreachable:
             raise
         except BrokenOff as exc:
-            size = f" The image has {len(image):,} bytes: more than the service takes may look like this"
-            message = exc.message if is_address(file) else f"{exc.message}.{size}"
+            size = f". The image has {num_bytes:,} bytes: more than the service takes may look like this"
+            message = exc.message if num_bytes is None else exc.message + size
             raise Broken(self.failure(file, "connection_broken", message)) from exc
         except ServiceError as exc:
-            return self._judge(file, exc)
+            failed.append(self._judge(file, exc))
 
     def _row(self, file: str, answer: dict[str, Any]) -> Row:
         try:
@@ -117,18 +174,28 @@ class CaptionRequest:
             if "error" in item:
                 return self.failure(file, str(item["error"]["code"]), str(item["error"]["message"]))
             text = item["caption"].encode("utf-8", "replace").decode()
+            reasons = [item["finish_reason"], *(each["finish_reason"] for each in item.get("captions", ()))]
             row = Row(
-                file, self.settings, text, str(answer["model"]), item["finish_reason"], item["usage"],
-                max_tokens=self.max_tokens, more={name: item[name] for name in MORE if name in item},
+                file, self.settings, text, str(answer["model"]), "length" if "length" in reasons else reasons[0],
+                item["usage"], max_tokens=self.max_tokens, more={name: item[name] for name in MORE if name in item},
             )  # fmt: skip
         except (KeyError, IndexError, TypeError, AttributeError):
             return self.failure(file, "bad_answer", "the service's answer holds no caption")
         if not text.strip() and not row.more.get("regions"):
             return row.as_failure("empty_caption", "the model answered without a word: try another style or --guard")
-        return replace(row, caption=self.finish.apply(text, lambda words: self._words(words, file)))
+        return row
 
-    def _words(self, text: str, file: str) -> str:
-        return Template(text, self.text_extension).of(file)
+    def _finished(self, row: Row, image: FoundImage) -> Row:
+        def finished(text: str) -> str:
+            return self.finish.apply(text, lambda words: self._words(words, image))
+
+        more = row.more
+        if "captions" in more:
+            more = more | {"captions": [each | {"caption": finished(each["caption"])} for each in more["captions"]]}
+        return replace(row, caption=finished(row.caption or ""), more=more)
+
+    def _words(self, text: str, image: FoundImage) -> str:
+        return Template(text, self.text_extension).of(image)
 
     def _judge(self, file: str, error: ServiceError) -> Row:
         status = error.status or 0
@@ -152,10 +219,3 @@ def _field(param: str | None) -> str | None:
 def _media_type(file: str, image: bytes | str) -> str:
     kind = kind_of(image, extension_of(file)) if isinstance(image, bytes) else None
     return (kind and kind.media_type) or "application/octet-stream"
-
-
-def _read(file: str) -> bytes:
-    with open(file, "rb") as opened:
-        if (size := os.fstat(opened.fileno()).st_size) > LARGEST_FILE_BYTES:
-            raise OSError(0, f"it has {size:,} bytes, and at most {LARGEST_FILE_BYTES:,} are sent")
-        return opened.read(LARGEST_FILE_BYTES)

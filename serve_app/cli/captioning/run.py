@@ -9,15 +9,14 @@ import signal
 from collections.abc import Iterator
 from itertools import islice
 
-from serve_app.cli.captioning.images import FoundImage, ImageWalk
-from serve_app.cli.captioning.ledger import Ledger
+from serve_app.cli.captioning.inputs.image import FoundImage
+from serve_app.cli.captioning.inputs.walk import ImageWalk
+from serve_app.cli.captioning.outputs.output import FolderRefused, Output
+from serve_app.cli.captioning.outputs.rows import Row
 from serve_app.cli.captioning.pace import Pace, local_pause_s
 from serve_app.cli.captioning.places import key, place
-from serve_app.cli.captioning.printed import Printed
 from serve_app.cli.captioning.progress import RunProgress
-from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused
-from serve_app.cli.captioning.rows import Row
-from serve_app.cli.captioning.text_files import FolderRefused, TextFiles
+from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused, Work
 from serve_app.cli.errors import UNREACHABLE, USAGE, CliError
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import Unreachable
@@ -26,8 +25,8 @@ MAX_BROKEN = 4  # tries of an image at which the service itself fails
 MAX_REFUSALS = 100  # of one image while others are served
 GRACE_S = 10.0  # for the answers on their way when Ctrl-C comes
 SYNC_EVERY_S = 5.0
-Output = Ledger | TextFiles | Printed
-BATCH = 256  # names looked up at a time, off the event loop
+BATCH = 256  # images looked up at a time, off the event loop
+BATCH_BYTES = 16_000_000  # of images that come with their bytes
 
 
 class CaptionRun:
@@ -70,6 +69,7 @@ class CaptionRun:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop, number, producer)
+        loop.add_signal_handler(signal.SIGUSR1, self._progress.say_all)
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -98,7 +98,7 @@ class CaptionRun:
         todo = self._todo(walk)
         if self._limit is not None:
             todo = islice(todo, self._limit)
-        while batch := await asyncio.to_thread(lambda: list(islice(todo, BATCH))):
+        while batch := await asyncio.to_thread(lambda: list(_batch(todo))):
             for image in batch:
                 await self._queue.put(image)
         for _ in range(self._concurrency):
@@ -149,24 +149,25 @@ class CaptionRun:
             if image.error_code is not None:
                 self._finish(self._request.failure(image.path, image.error_code, image.reason))
                 continue
-            self._finish(await self._caption(image.path))
+            work = Work(image)
+            self._finish(await self._caption(work), work.data)
             if self.signal_number is not None:
                 return
 
-    async def _caption(self, file: str) -> Row:
+    async def _caption(self, work: Work) -> Row:
         """The image's final row, after as many tries as it takes."""
         num_broken = num_refusals = 0
         while True:
             await self._pace.wait()
             try:
-                row = await self._send(file)
+                row = await self._send(work)
             except Unreachable as exc:
                 self._pace.unreachable(exc.message)
             except Refused as exc:
                 num_refusals += 1
                 self._pace.refused(exc.error.message, exc.error.retry_after_s)
                 if num_refusals >= MAX_REFUSALS:
-                    return self._request.failure(file, exc.error.code or "refused", exc.error.message)
+                    return self._request.failure(work.image.path, exc.error.code or "refused", exc.error.message)
             except Broken as exc:
                 num_broken += 1
                 if num_broken >= MAX_BROKEN:
@@ -180,11 +181,11 @@ class CaptionRun:
             if self.signal_number is not None:
                 raise asyncio.CancelledError
 
-    async def _send(self, file: str) -> Row:
+    async def _send(self, work: Work) -> Row:
         task = asyncio.current_task()
         self._sending.add(task)
         try:
-            return await self._request.send(self._client, file)
+            return await self._request.send(self._client, work)
         finally:
             self._sending.discard(task)
 
@@ -197,14 +198,24 @@ class CaptionRun:
                 "Look at its log; then continue with --retry-failed", UNREACHABLE,
             )  # fmt: skip
 
-    def _finish(self, row: Row) -> None:
-        self._progress.count(self._output.write(row))
+    def _finish(self, row: Row, data: bytes | None = None) -> None:
+        self._progress.count(self._output.write(row, data))
 
     async def _sync_regularly(self) -> None:
         while True:
             await asyncio.sleep(SYNC_EVERY_S)
             await asyncio.to_thread(self._output.sync)
             self._progress.advance()
+
+
+def _batch(images: Iterator[FoundImage]) -> Iterator[FoundImage]:
+    """The next images, few of those that hold their bytes."""
+    num_bytes = 0
+    for image in islice(images, BATCH):
+        yield image
+        num_bytes += len(image.data or b"")
+        if num_bytes > BATCH_BYTES:
+            return
 
 
 def _cancel(tasks: "list[asyncio.Task[None]]") -> None:

@@ -1,7 +1,10 @@
-"""Makes an image smaller that the service found too large."""
+"""Makes an image smaller: for a service that found it too large, for a thumbnail, for a look at it."""
 
 from io import BytesIO
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 _EDGES_PX: Final = (3072, 1536)  # of tries one after the other: models look at less than either
 _QUALITY: Final = 92
@@ -21,17 +24,25 @@ def smaller(data: bytes, num_before: int) -> bytes | None:
 
 def jpeg(data: bytes, edge_px: int, quality: int) -> bytes | None:
     """The image with no edge above `edge_px`; None where it can't be read."""
+    made = BytesIO()
+    image = decoded(data, edge_px)
+    if image is None:
+        return None
+    image.save(made, "JPEG", quality=quality)
+    return made.getvalue()
+
+
+def decoded(data: bytes, edge_px: int) -> "Image.Image | None":
+    """The image in RGB with no edge above `edge_px`; None where it can't be read."""
     from PIL import Image
 
     from serve_app.config.http import ImageConfig
     from serve_app.images.pixels import PILLOW_ERRORS, plain
 
     Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
-    made = BytesIO()
     try:
         with Image.open(BytesIO(data)) as image:
             rgb = plain(image, ImageConfig(max_edge_px=edge_px), None)
-        Image.frombytes("RGB", (rgb.width, rgb.height), rgb.rgb).save(made, "JPEG", quality=quality)
+        return Image.frombytes("RGB", (rgb.width, rgb.height), rgb.rgb)
     except PILLOW_ERRORS:  # the service's own sentence says what is wrong with it
         return None
-    return made.getvalue()

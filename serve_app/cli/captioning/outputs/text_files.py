@@ -11,23 +11,16 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Literal
 
-from serve_app.cli.captioning.images import IMAGE_EXTENSIONS, LEDGER_NAME, extension_of, is_address
-from serve_app.cli.captioning.ledger import Ledger, State
-from serve_app.cli.captioning.locks import lock
-from serve_app.cli.captioning.places import place
-from serve_app.cli.captioning.rows import CaptionSettings, Row
+from serve_app.cli.captioning.names import IMAGE_EXTENSIONS, LEDGER_NAME, extension_of
+from serve_app.cli.captioning.outputs.ledger import Ledger
+from serve_app.cli.captioning.outputs.locks import lock
+from serve_app.cli.captioning.outputs.output import FolderRefused, State
+from serve_app.cli.captioning.outputs.rows import CaptionSettings, Row
+from serve_app.cli.captioning.places import is_remote, place
 from serve_app.cli.errors import CliError
 
 Adding = Literal["append", "prepend"]
 _MOST_OPEN = 64  # folders without images on their way that stay open
-
-
-@dataclass(eq=False)
-class FolderRefused(Exception):
-    """No text of this folder can be written."""
-
-    folder: str
-    reason: str
 
 
 class TextFiles:
@@ -66,14 +59,14 @@ class TextFiles:
 
     def state(self, path: str) -> State:
         """Raises `FolderRefused`."""
-        if is_address(path):
-            raise FolderRefused(path, "an address has no folder for a text: use --output FILE.jsonl")
+        if is_remote(path):
+            raise FolderRefused(path, "a URL has no folder for a text: use --output FILE.jsonl")
         folder = self._opened(_folder_of(path))
         state = "new" if self._is_overwriting else folder.state(path)
         folder.num_on_their_way += state == "new" or (state == "failed" and self._is_retrying)
         return state
 
-    def write(self, row: Row) -> Row:
+    def write(self, row: Row, data: bytes | None = None) -> Row:
         """The row as it was kept: a failure if its text couldn't be written."""
         try:
             folder = self._opened(_folder_of(row.file))
@@ -108,6 +101,10 @@ class TextFiles:
 
     def _folder_of_texts(self, path: str) -> str:
         if self._into is None:
+            if not os.path.isdir(path):
+                raise FolderRefused(
+                    path, "this is no folder for texts: use --texts-in FOLDER, or --output FILE.jsonl"
+                )
             return path
         images, texts = self._into
         folder = os.path.normpath(os.path.join(texts, os.path.relpath(path, images)))
@@ -159,7 +156,7 @@ class _Folder:
         self._ledger = self._ledger or self._open_ledger()
         if row.is_failed:
             return self._ledger.write(row)
-        text, caption = self._texts.of(os.path.basename(row.file)), row.caption or ""
+        text, caption = self._texts.of(os.path.basename(row.file)), row.written
         row = replace(row, text=text)
         if self._adding and (before := self._read(text).strip()):
             row = self._ledger.write(replace(row, before=before))
@@ -229,19 +226,20 @@ class _Texts:
     _added: dict[str, str | None] = field(default_factory=dict)  # image to what stood there before, by these settings
     _contested: frozenset[str] | None = None
 
-    def see(self, row: Row) -> None:
-        """Take in a row of the folder's ledger."""
+    def see(self, row: Row) -> bool:
+        """Take in a row of the folder's ledger, which counts."""
         name = os.path.basename(row.file)
         if row.is_failed or row.text is None or not row.text.endswith(self.extension):
-            return
+            return True
         if row.text != self.of_stem(name) or self._is_contested(name):
             self._text_of[name] = row.text
             self._owned.add(row.text)
         self._cut.pop(name, None)
         if row.is_cut and row.max_tokens != self.max_tokens:
-            self._cut[name] = row.caption or ""
+            self._cut[name] = row.written
         if row.settings == self.settings:
             self._added[name] = row.before
+        return True
 
     def of(self, name: str) -> str:
         if text := self._text_of.get(name):

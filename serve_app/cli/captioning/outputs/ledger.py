@@ -7,14 +7,12 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal
 
-from serve_app.cli.captioning.locks import lock
+from serve_app.cli.captioning.outputs.locks import lock
+from serve_app.cli.captioning.outputs.output import State
+from serve_app.cli.captioning.outputs.rows import HEAD_BYTES, CaptionSettings, Row, records_of
 from serve_app.cli.captioning.places import from_row, key, place, relative
-from serve_app.cli.captioning.rows import HEAD_BYTES, CaptionSettings, Row, records_of
 from serve_app.cli.errors import USAGE, CliError
-
-State = Literal["new", "done", "failed"]
 
 
 class Ledger:
@@ -30,13 +28,18 @@ class Ledger:
         settings: CaptionSettings,
         max_tokens: int | None = None,
         is_overwriting: bool = False,
-        see: Callable[[Row], None] = lambda row: None,
+        see: Callable[[Row], bool] = lambda row: True,
+        asks_cut_again: bool = True,
     ) -> None:
-        """`see` gets every row that is there. Raises `CliError` where the file isn't ours or can't be written."""
+        """`see` gets every row that is there, and says whether it counts.
+
+        Raises `CliError` where the file isn't ours or can't be written.
+        """
         self.path = path
         self._settings = settings
         self._max_tokens = max_tokens
         self._see = see
+        self._asks_cut_again = asks_cut_again
         self._format = records_of(path)
         self._done: set[int] = set()
         self._failed: set[int] = set()
@@ -60,12 +63,13 @@ class Ledger:
         image = key(place(path))
         return "done" if image in self._done else "failed" if image in self._failed else "new"
 
-    def write(self, row: Row) -> Row:
+    def write(self, row: Row, data: bytes | None = None) -> Row:
         at = place(row.file)
         image = key(at)
         if image in self._failed or (image in self._cut and not row.is_failed):
             self._replaced.add(image)
-        self._append(self._format.encode(replace(row, file=relative(at, self._folder))))
+        same_as = row.same_as and relative(place(row.same_as), self._folder)
+        self._append(self._format.encode(replace(row, file=relative(at, self._folder), same_as=same_as)))
         return row
 
     def sync(self) -> None:
@@ -98,15 +102,14 @@ class Ledger:
         return end
 
     def _add(self, row: Row) -> None:
-        self._see(row)
-        if row.settings != self._settings:
+        if not self._see(row) or row.settings != self._settings:
             return
         image = key(from_row(row.file, self._folder))
         for images in (self._done, self._failed, self._cut):
             images.discard(image)
         if row.is_failed:
             self._failed.add(image)
-        elif row.is_cut and row.max_tokens != self._max_tokens:
+        elif self._asks_cut_again and row.is_cut and row.max_tokens != self._max_tokens:
             self._cut.add(image)
         else:
             self._done.add(image)

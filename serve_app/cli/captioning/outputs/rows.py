@@ -15,6 +15,8 @@ from typing import Any, Final
 from serve_app.cli.errors import USAGE, CliError
 
 MORE: Final = ("tags", "json", "regions", "captions", "guard")  # what an answer may hold beside its caption
+_KEPT: Final = (*MORE, "original")
+_OPTIONAL: Final = ("max_tokens", "text", "before", "shard", "end", "same_as")
 HEAD_BYTES: Final = 65_536  # of a file, in which a header's line ends
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 
@@ -39,10 +41,11 @@ class CaptionSettings:
 
     @property
     def fields(self) -> dict[str, Any]:
-        """The request's fields. How a caption is finished is our own matter."""
+        """The request's fields. How a caption is finished and rewritten is our own matter."""
         options: dict[str, Any] = {"model": self.model, "style": self.style, "prompt": self.prompt}
         options |= json.loads(self.detail) if self.detail else {}
-        options.pop("finish", None)
+        for own in ("finish", "rewrite"):
+            options.pop(own, None)
         options |= options.pop("fields", {})
         return {name: value for name, value in options.items() if value is not None}
 
@@ -52,8 +55,9 @@ class Row:
     """An image's caption, or why it has none.
 
     `file` is its path, relative to the row's file once it stands there. `model` is the one that answered, `usage` its
-    token counts, `more` what of `MORE` the answer holds. `text` is the name of its
-    text file, where it has one, and `before` what stood there to which this caption was added.
+    token counts, `more` what of `MORE` the answer holds, and the `original` that a second model rewrote. `text` is
+    the name of its text file, where it has one, and `before` what stood there to which this caption was added.
+    `shard` is the tar that holds it, up to the byte `end`. `same_as` is the image whose caption it has.
     """
 
     file: str
@@ -68,10 +72,20 @@ class Row:
     more: dict[str, Any] = field(default_factory=dict)
     text: str | None = None
     before: str | None = None
+    shard: str | None = None
+    end: int | None = None
+    same_as: str | None = None
 
     @property
     def is_failed(self) -> bool:
         return self.error_code is not None
+
+    @property
+    def written(self) -> str:
+        """What a text file holds: the caption, or each of several on a line of its own."""
+        if "captions" in self.more:
+            return "\n".join(" ".join(each["caption"].split()) for each in self.more["captions"])
+        return self.caption or ""
 
     @property
     def is_cut(self) -> bool:
@@ -102,10 +116,8 @@ class JsonLines:
         else:
             value |= {"caption": row.caption, "model": row.model} | settings
             value |= {"finish_reason": row.finish_reason, "usage": row.usage}
-            value |= {"max_tokens": row.max_tokens} if row.max_tokens is not None else {}
-            value |= {"text": row.text} if row.text is not None else {}
-            value |= {"before": row.before} if row.before is not None else {}
-            value |= row.more
+            optional = {name: getattr(row, name) for name in _OPTIONAL}
+            value |= {name: cell for name, cell in optional.items() if cell is not None} | row.more
         try:
             return json.dumps(value, ensure_ascii=False).encode() + b"\n"
         except UnicodeEncodeError:
@@ -127,7 +139,7 @@ class JsonLines:
         try:
             value = json.loads(line.removeprefix(_BYTE_ORDER_MARK))
             settings = _settings(value["asked_model"], value["style"], value["prompt"], value.get("detail"))
-            row = Row(value[self._file_key], settings, text=value.get("text"), before=value.get("before"))
+            row = Row(value[self._file_key], settings)
             if not isinstance(row.file, str):
                 return None
             if "error" in value:
@@ -139,8 +151,8 @@ class JsonLines:
                 model=value["model"],
                 usage=value["usage"],
                 finish_reason=value["finish_reason"],
-                max_tokens=value.get("max_tokens"),
-                more={name: value[name] for name in MORE if name in value},
+                more={name: value[name] for name in _KEPT if name in value},
+                **{name: value.get(name) for name in _OPTIONAL},
             )
         except (ValueError, KeyError, TypeError):
             return None
@@ -161,13 +173,14 @@ class CsvRecords:
 
     def encode(self, row: Row) -> bytes:
         usage, settings = row.usage or {}, row.settings
+        more = row.more | ({"same_as": row.same_as} if row.same_as else {})
         values = {
             "file": row.file, "caption": row.caption, "model": row.model, "style": settings.style,
             "prompt": settings.prompt, "asked_model": settings.model, "finish_reason": row.finish_reason,
             "prompt_tokens": usage.get("prompt_tokens"), "completion_tokens": usage.get("completion_tokens"),
             "error_code": row.error_code, "error_message": row.error_message, "detail": settings.detail,
             "max_tokens": row.max_tokens,
-            "more": json.dumps(row.more, ensure_ascii=False) if row.more else None,
+            "more": json.dumps(more, ensure_ascii=False) if more else None,
         }  # fmt: skip
         text = io.StringIO()
         csv.writer(text).writerow([values.get(column) for column in self.columns])
@@ -208,16 +221,23 @@ class CsvRecords:
         try:
             settings = _settings(cells["asked_model"], cells["style"], cells["prompt"], cells["detail"])
             max_tokens = int(cells.get("max_tokens") or 0) or None
+            usage = {name: int(cells[name] or 0) for name in ("prompt_tokens", "completion_tokens")}
+            more = json.loads(cells.get("more") or "{}")
         except (ValueError, TypeError):
+            return None
+        if not isinstance(more, dict):
             return None
         return Row(
             cells["file"],
             settings,
             caption=cells["caption"] or "",
             finish_reason=cells["finish_reason"],
+            usage=usage,
             error_code=cells["error_code"],
             error_message=cells["error_message"],
             max_tokens=max_tokens,
+            same_as=more.pop("same_as", None),
+            more=more,
         )
 
 

@@ -4,8 +4,8 @@ import sys
 from collections.abc import Callable
 from typing import Literal
 
-from serve_app.cli.captioning.ledger import State
-from serve_app.cli.captioning.rows import JsonLines, Row
+from serve_app.cli.captioning.outputs.output import State
+from serve_app.cli.captioning.outputs.rows import JsonLines, Row
 from serve_app.cli.errors import FAILED, USAGE, CliError
 from serve_app.cli.terminal import is_stdout_closed, one_line, printable, stdout_failure
 
@@ -25,13 +25,13 @@ class Printed:
     def state(self, path: str) -> State:
         return "new"
 
-    def write(self, row: Row) -> Row:
+    def write(self, row: Row, data: bytes | None = None) -> Row:
         if self._form == "rows":
             _print(JsonLines().encode(row))
         elif row.is_failed:
             self._say(f"{row.file}: {row.error_message}")
         else:
-            caption = row.caption or ""
+            caption = row.written
             if sys.stdout.isatty():
                 caption = printable(caption)
             line = caption if self._form == "caption" else f"{one_line(row.file)}\t{one_line(caption)}"
