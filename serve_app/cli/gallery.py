@@ -24,9 +24,9 @@ def gallery(
     The page opens from disk and loads nothing. It finds words, filters by what the guard
     found and by failures, shows how long captions are, and copies a caption at a click.
     """
-    from serve_app.cli.captioning.gallery import page
+    from serve_app.cli.captioning.gallery import page_of
 
-    html, num_shown, num_there = page(captions, limit)
+    html, num_shown, num_there = page_of(captions, limit)
     name = output or (os.path.join(captions, "gallery.html") if os.path.isdir(captions) else f"{captions}.html")
     try:
         with open(name, "w", encoding="utf-8") as file:

@@ -24,14 +24,12 @@ def jpeg(data: bytes, edge_px: int, quality: int) -> bytes | None:
     from PIL import Image
 
     from serve_app.config.http import ImageConfig
+    from serve_app.gallery.thumbnail import jpeg_file
     from serve_app.images.pixels import PILLOW_ERRORS, plain
 
     Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
-    made = BytesIO()
     try:
         with Image.open(BytesIO(data)) as image:
-            rgb = plain(image, ImageConfig(max_edge_px=edge_px), None)
-        Image.frombytes("RGB", (rgb.width, rgb.height), rgb.rgb).save(made, "JPEG", quality=quality)
+            return jpeg_file(plain(image, ImageConfig(max_edge_px=edge_px), None), quality)
     except PILLOW_ERRORS:  # the service's own sentence says what is wrong with it
         return None
-    return made.getvalue()
