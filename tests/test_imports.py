@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "serve_app"
 
 # Top floor first; docs/architecture.md says what each room is for. What isn't a room is the ground, below them all.
 ROOMS = [
-    "app", "cli", "local", "deployments", "playground", "haproxy", "ingress", "dialects", "plan",
-    "kubernetes", "exchange", "replica", "metrics", "engines", "access", "models", "images", "routing",
+    "app", "cli", "local", "deployments", "playground", "gallery", "haproxy", "ingress", "dialects",
+    "plan", "kubernetes", "exchange", "replica", "metrics", "engines", "access", "models", "images", "routing",
     "checkpoints", "families", "placement", "config", "demo", "client",
 ]  # fmt: skip
 GROUND = "ground"

@@ -18,6 +18,7 @@ from serve_app.cli.key import key
 from serve_app.cli.manifest import manifest
 from serve_app.cli.models import models
 from serve_app.cli.plan import plan
+from serve_app.cli.report import report
 from serve_app.cli.status import status
 from serve_app.cli.terminal import open_closed_streams, printable, stdout_failure
 from serve_app.cli.up import up
@@ -59,5 +60,5 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (up, plan, manifest, key, caption, gallery, chat, models, status):
+for command in (up, plan, manifest, key, caption, gallery, report, chat, models, status):
     app.command()(command)

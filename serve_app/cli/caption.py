@@ -214,6 +214,9 @@ def caption(
     concurrency: Annotated[
         int, typer.Option(min=1, max=1024, help="Images on their way at once.", rich_help_panel=_RUN)
     ] = 32,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="End with a page of images and captions.", rich_help_panel=_RUN)
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.", rich_help_panel=_RUN)] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the failed ones again.", rich_help_panel=_RUN)
@@ -295,6 +298,7 @@ def caption(
     session = Session(
         url=url, api_key=api_key, inputs=inputs, request=request, target=target, concurrency=concurrency, limit=limit,
         patience_s=patience, is_retrying=retry_failed or only_failed, is_only_retrying=only_failed,
+        page_of=target.written_to(images or []) if gallery else None,
     )  # fmt: skip
     if exit_code := session.run():
         raise typer.Exit(exit_code)

@@ -7,6 +7,7 @@ import signal
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def test_killed_runs_lose_and_double_nothing(api: FakeApi, url: str, folder: Pat
     arguments = ("caption", "in", "-o", output, "--concurrency", "4", *shards(output, 7))
     for num_captions in (5, 23, 41):
         process = start(*arguments, url=url, cwd=folder)
-        wait_for(lambda number=num_captions: api.seen.total() >= number)
+        wait_for(partial(has_seen, api, num_captions))
         process.kill()
         process.communicate()
     api.delay_s = 0.0
@@ -83,6 +84,10 @@ def test_killed_runs_lose_and_double_nothing(api: FakeApi, url: str, folder: Pat
     if output == DATASET:
         assert not list(folder.glob("ds/.serve-app/*.tar"))
     assert not (folder / "o.parquet.rows.jsonl").exists()
+
+
+def has_seen(api: FakeApi, number: int) -> bool:
+    return api.seen.total() >= number
 
 
 def shards(output: str, number: int) -> tuple[str, ...]:

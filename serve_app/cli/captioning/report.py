@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from serve_app.cli.captioning.outputs.rows import Row
 
@@ -32,6 +32,17 @@ class Report:
         self.num_tokens += (row.usage or {}).get("completion_tokens") or 0
         self.findings.update((row.more.get("guard") or {}).get("findings") or ())
         self.lengths[len((row.caption or "").split())] += 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "captioned": self.num_captioned, "failed": self.num_failed, "cut_short": self.num_cut,
+            "completion_tokens": self.num_tokens, "failures": dict(self.failures), "findings": dict(self.findings),
+            "words": {str(length): number for length, number in sorted(self.lengths.items())},
+        }  # fmt: skip
+
+    def lines(self) -> list[str]:
+        counts = ((self.num_captioned, "captioned"), (self.num_failed, "failed"), (self.num_cut, "cut short"))
+        return ["; ".join(f"{n:,} {what}" for n, what in counts if n or what == "captioned"), *self.parts()]
 
     def parts(self) -> list[str]:
         """«5,312 tokens», «failed: 2 invalid_image», «guard found: 3 loop», «12 words a caption (5 to 30): ▁▃█▂»."""

@@ -33,6 +33,7 @@ class Session:
     patience_s: float
     is_retrying: bool = False
     is_only_retrying: bool = False
+    page_of: str | None = None  # the output whose gallery is written at the end
 
     def run(self) -> int:
         """The exit code. Raises `CliError` where the run can't begin or go on."""
@@ -46,6 +47,10 @@ class Session:
                 signal_number = asyncio.run(self._caption_all(output, progress, walk, counted))
             finally:
                 self._sum_up(progress, walk)
+        if self.page_of is not None and not progress.sees_nothing:
+            from serve_app.cli.captioning.gallery import write_page
+
+            progress.say(write_page(self.page_of))
         if signal_number is not None:
             progress.say(f"Stopped: {self.target.how_to_continue}")
             return 128 + signal_number

@@ -14,11 +14,12 @@ from typing import Any, Final
 from serve_app.cli.captioning.libraries import library
 from serve_app.cli.captioning.outputs import columns
 from serve_app.cli.captioning.outputs.rows import CaptionSettings, JsonLines, Row
-from serve_app.cli.captioning.outputs.shards import Shards
+from serve_app.cli.captioning.outputs.shards import Shards, shards_rows_path
 from serve_app.cli.errors import USAGE, CliError
 
-PREFIX: Final = "dataset:"
+DATASET: Final = "dataset:"  # how --output names such a folder
 _OWN_FOLDER: Final = ".serve-app"  # which load_dataset passes over
+_TARS: Final = "images-%05d.tar"
 _ROWS_AT_ONCE: Final = 100  # in memory, and in a row group
 
 
@@ -38,9 +39,7 @@ class DatasetFolder(Shards):
             os.makedirs(self._data, exist_ok=True)
         except OSError as exc:
             raise CliError(f"{folder} can't be written ({exc.strerror}): choose another --output", USAGE) from exc
-        super().__init__(
-            os.path.join(own, "images-%05d.tar"), settings, max_tokens, is_overwriting, most_images, folder
-        )
+        super().__init__(os.path.join(own, _TARS), settings, max_tokens, is_overwriting, most_images, folder)
         waiting = sorted(name for name in os.listdir(own) if name.endswith(".tar"))
         self._full += [os.path.join(own, name) for name in waiting if os.path.join(own, name) != self._path()]
 
@@ -101,6 +100,11 @@ class DatasetFolder(Shards):
                 if name.endswith(extension):
                     os.unlink(os.path.join(folder, name))
         super()._remove_all()
+
+
+def dataset_rows_path(folder: str) -> str:
+    """Where the rows of the folder stand."""
+    return shards_rows_path(os.path.join(folder, _OWN_FOLDER, _TARS))
 
 
 def _rows(samples: tarfile.TarFile) -> Iterator[dict[str, Any]]:

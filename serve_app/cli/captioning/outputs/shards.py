@@ -66,7 +66,7 @@ class Shards:
         self._full: list[str] = []  # shards that no sample is added to any more
         self._num_samples = 0
         self._is_mixed = False
-        self.rows_path = rows_path(re.sub(r"[-_.]?%0?\d?d", "", pattern))
+        self.rows_path = shards_rows_path(pattern)
         if is_overwriting:
             self._remove_all()
         self._ledger = Ledger(self.rows_path, settings, max_tokens, see=self._see, asks_cut_again=False)
@@ -196,6 +196,11 @@ class Shards:
                     os.unlink(os.path.join(self._folder, os.path.basename(name)))
         with suppress(FileNotFoundError):
             os.unlink(self.rows_path)
+
+
+def shards_rows_path(pattern: str) -> str:
+    """Where the rows of the tars stand."""
+    return rows_path(re.sub(r"[-_.]?%0?\d?d", "", pattern))
 
 
 class _Name:

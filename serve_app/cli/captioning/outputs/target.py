@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Literal
 
 from serve_app.cli.captioning.names import LEDGER_NAME
+from serve_app.cli.captioning.outputs.dataset import DATASET, DatasetFolder
 from serve_app.cli.captioning.outputs.ledger import Ledger
 from serve_app.cli.captioning.outputs.output import Output
 from serve_app.cli.captioning.outputs.printed import Printed
 from serve_app.cli.captioning.outputs.rows import CaptionSettings
+from serve_app.cli.captioning.outputs.shards import Shards
+from serve_app.cli.captioning.outputs.table import Table
 from serve_app.cli.captioning.outputs.text_files import Adding, TextFiles
 from serve_app.cli.errors import USAGE, CliError
 
 Kind = Literal["printed", "stream", "txt", "rows", "table", "tars", "dataset"]
-DATASET = "dataset:"
 _BY_EXTENSION: dict[str, Kind] = {".jsonl": "rows", ".csv": "rows", ".parquet": "table", ".tar": "tars"}
 
 
@@ -62,10 +64,16 @@ class Target:
     def is_kept(self) -> bool:
         return self.kind not in ("printed", "stream")
 
-    @property
-    def is_page_possible(self) -> bool:
-        """Whether `serve-app gallery` reads it."""
-        return self.kind in ("rows", "table", "txt")
+    def written_to(self, images: Sequence[str]) -> str:
+        """The output as `serve-app gallery` is told of it. Raises `CliError` where that can't be one thing."""
+        if self.output is None or self.output == "-":
+            raise CliError("--gallery shows an output: name one with --output", USAGE)
+        if self.kind != "txt":
+            return self.output
+        folder = self.texts_in or (images[0] if len(images) == 1 else "")
+        if not os.path.isdir(folder) and not self.texts_in:
+            raise CliError("--gallery with --output txt needs one folder of images, or --texts-in", USAGE)
+        return folder
 
     @property
     def how_to_continue(self) -> str:
@@ -102,8 +110,6 @@ class Target:
                     into=(_top(images), self.texts_in) if self.texts_in else None,
                 )  # fmt: skip
             case "table":
-                from serve_app.cli.captioning.outputs.table import Table
-
                 return Table(output, settings, max_tokens, self.is_overwriting)
             case "tars" | "dataset":
                 return self._shards(output, settings, max_tokens)
@@ -113,9 +119,6 @@ class Target:
         return ledger
 
     def _shards(self, output: str, settings: CaptionSettings, max_tokens: int | None) -> Output:
-        from serve_app.cli.captioning.outputs.dataset import DatasetFolder
-        from serve_app.cli.captioning.outputs.shards import Shards
-
         kind, path = (Shards, output) if self.kind == "tars" else (DatasetFolder, output.removeprefix(DATASET))
         if self.shard_images is None:
             return kind(path, settings, max_tokens, self.is_overwriting)
