@@ -41,6 +41,9 @@ class FakeApi:
         self.fault: Fault = lambda content, num_times: None
         self.chat_events: list[str] = []
         self.chat_delay_s = 0.0
+        self.chat_answer: Callable[[str, int], Response] = lambda text, num_times: failure(
+            500, "none", "not scripted"
+        )
         self.num_hung_up = 0
         self.gets: dict[str, Response] = {"/v1/models": JSONResponse({"object": "list", "data": []})}
 
@@ -89,8 +92,12 @@ class FakeApi:
 
     async def _chat(self, request: Request) -> Response:
         self.sees(request)
-        self.chats.append(await request.json())
+        self.chats.append(body := await request.json())
         self.headers.append(dict(request.headers))
+        if not body.get("stream"):
+            text = body["messages"][-1]["content"]
+            self.seen[text] += 1
+            return self.chat_answer(text, self.seen[text])
 
         async def events() -> AsyncIterator[str]:
             try:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 from serve_app.config.applications import MetricsConfig
 from serve_app.dialects.captions import task as captions
 from serve_app.dialects.captions.answer import Caption, CaptionPrompt
-from serve_app.dialects.openai.chat_answer import ChatEvents
+from serve_app.dialects.openai.chat_answer import ChatEvents, completion_json
 from serve_app.dialects.usage import RunningUsage, Usage
 from serve_app.errors import ServeAppError, error_json
 from serve_app.exchange.exchange import Exchange
@@ -77,10 +77,19 @@ def chat_event(text: str, finish_reason: FinishReason | None = None) -> str:
     return encoder.encode(Chunk(text, 1, 7, finish_reason)).decode().strip().removeprefix("data: ")
 
 
-def caption_answer(caption: str) -> dict[str, Any]:
-    """`POST /v1/captions` of one image."""
-    chunks = (Chunk(caption, 3, 7, "stop", queue_s=0.0),)
-    outcome = Caption(0, CaptionPrompt("Say."), chunks, image_s=0.001, usage=Usage.of(chunks))
+def chat_answer(text: str, finish_reason: FinishReason = "stop") -> dict[str, Any]:
+    """`POST /v1/chat/completions`, whole."""
+    return completion_json(
+        cast("Exchange", SimpleNamespace(id="1", created_s=1)), "m", [Chunk(text, 3, 7, finish_reason)]
+    )
+
+
+def caption_answer(*texts: str) -> dict[str, Any]:
+    """`POST /v1/captions` of one image, for which one caption was asked or several."""
+    chunks = tuple(Chunk(text, 3, 7, "stop", queue_s=0.0) for text in texts)
+    outcome = Caption(
+        0, CaptionPrompt("Say.", num_captions=len(texts)), chunks, image_s=0.001, usage=Usage.of(chunks)
+    )
     return captions._answer(cast("Exchange", SimpleNamespace(id="1", created_s=1)), "m", [outcome])
 
 

@@ -268,6 +268,8 @@ def caption(
         raise CliError("--texts-in goes with --output txt, and with images and folders that are named", USAGE)
     if overwrite and (retry_failed or only_failed):
         raise CliError("--overwrite begins anew, so there is nothing to retry: leave out one of the two", USAGE)
+    if split and dataset is None:
+        raise CliError("--split goes with --dataset: name a dataset on disk or on the hub", USAGE)
     if rewrite_model and rewrite is None:
         raise CliError("--rewrite-model goes with --rewrite PROMPT, such as 'In one sentence: {caption}'", USAGE)
     if rewrite is not None and ("{caption}" not in rewrite or (number or 1) > 1):
