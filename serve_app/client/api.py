@@ -94,11 +94,16 @@ class ApiClient:
         return _object_of(response)
 
     async def caption(
-        self, fields: dict[str, Any], image: bytes | str, media_type: str = "application/octet-stream"
+        self,
+        fields: dict[str, Any],
+        image: bytes | str,
+        media_type: str = "application/octet-stream",
+        authorization: str | None = None,
     ) -> dict[str, Any]:
         """The answer for an image, which is its bytes or an address that the service fetches."""
+        request = _caption_request(fields, image, media_type)
         with self._translated_errors():
-            response = await self._http.post("/v1/captions", **_caption_request(fields, image, media_type))
+            response = await self._http.post("/v1/captions", headers=_headers(authorization), **request)
         return _object_of(response)
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from serve_app.config.applications import PlaygroundConfig
 from serve_app.playground.door import Door
 from serve_app.playground.page import build_page
 from serve_app.playground.service import Service
+from serve_app.playground.thumbnails import Thumbnails
 
 
 def create_playground_app(config: PlaygroundConfig, address: str, folder: Path) -> ASGIApp:
     """For the service at `address`. `folder` is where Gradio keeps uploaded images (GRADIO_TEMP_DIR)."""
-    page = build_page(Service(address), config.title, config.max_waiting_requests)
+    thumbnails = Thumbnails(config.max_image_bytes)
+    page = build_page(Service(address), thumbnails, config.title, config.max_waiting_requests)
     app = gr.mount_gradio_app(
         fastapi.FastAPI(openapi_url=None),
         page,

@@ -44,6 +44,11 @@ def image_of(file: dict[str, Any]) -> bytes | str:
     address = _address_of(file)
     if address is not None:
         return address
+    return uploaded(file)
+
+
+def uploaded(file: dict[str, Any]) -> bytes:
+    """An upload's bytes. Raises `Refused` if it is gone."""
     try:
         return Path(file["path"]).read_bytes()
     except OSError as exc:

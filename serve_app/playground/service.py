@@ -48,6 +48,16 @@ class Answer:
     speed: Speed | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class WholeCaption:
+    """A caption that came at once. `guard` is the guard's report, where it was to look at the caption."""
+
+    text: str
+    prompt: str
+    is_cut: bool
+    guard: dict[str, Any] | None
+
+
 class Service:
     """The service at `url`. All of its methods raise `Refused`."""
 
@@ -71,6 +81,17 @@ class Service:
     def caption(self, image: bytes | str, fields: dict[str, Any], visitor: Visitor) -> AsyncGenerator[Answer]:
         """The caption of an image, bytes or an address that the service fetches, as it comes and then whole."""
         return self._answer(self._client.stream_caption(fields, image, visitor))
+
+    async def whole_caption(self, image: bytes, fields: dict[str, Any], visitor: Visitor) -> WholeCaption:
+        """An image's caption, once it is whole; only so can the guard ask again after a bad one."""
+        with self._refusals():
+            answer = await self._client.caption(fields, image, authorization=visitor)
+        try:
+            (item,) = answer["data"]
+            text = item["caption"].encode("utf-8", "replace").decode()
+            return WholeCaption(text, item["prompt"], item["finish_reason"] == "length", item.get("guard"))
+        except (KeyError, ValueError, TypeError, AttributeError) as exc:
+            raise Refused("the service's answer holds no caption: try again") from exc
 
     def chat(
         self, messages: list[dict[str, Any]], fields: dict[str, Any], visitor: Visitor

@@ -6,11 +6,10 @@
 import base64
 import os
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -20,6 +19,7 @@ from tests.drawings import png
 from tests.own_lane import MODEL
 from tests.playground_page import page_over
 from tests.service import RunningService, serving
+from tests.waiting import until
 
 pytest.importorskip("gradio", reason="no Gradio here: pip install 'serve-app[playground]'")
 import gradio_client
@@ -30,8 +30,6 @@ from selenium.webdriver.remote.webelement import WebElement
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLE, EXAMPLE_CAPTION = ROOT / "docs/example.png", "a red circle and a blue square"
 PACE = 3  # tokens a second of the scripted captioner: slow enough to be seen writing
-TIMEOUT_S = 90.0
-Found = TypeVar("Found")
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 
@@ -59,22 +57,6 @@ def page(browser: Chrome, playground: RunningService) -> Chrome:
     browser.get(f"{playground.url}/playground")
     until(lambda: "demo" in value_of(browser, "#caption-model input"), "the models to be listed")
     return browser
-
-
-def until(look: Callable[[], Found], what: str) -> Found:
-    """What `look` finds, once it finds something. A generous deadline, not a measurement."""
-    deadline = time.monotonic() + TIMEOUT_S
-    last: Exception | None = None
-    while time.monotonic() < deadline:
-        try:
-            if found := look():
-                return found
-        except Exception as exc:  # noqa: BLE001 -- elements come and go while the page is drawn
-            last = exc
-        else:
-            last = None
-        time.sleep(0.05)
-    raise AssertionError(f"waited {TIMEOUT_S:.0f} s for {what}: {last}")
 
 
 def element(browser: Chrome, selector: str) -> WebElement:
@@ -156,6 +138,39 @@ def test_a_chat_with_an_image(page: Chrome) -> None:
     box.send_keys("What color is the circle?\n")
     until(lambda: "first after" in element(page, "#chat-speed").text, "the answer's end")
     assert "red" in element(page, "#chat").text
+
+
+def test_several_images_become_a_gallery_to_download(page: Chrome, tmp_path: Path) -> None:
+    (tmp_path / "circle.png").write_bytes(png("red", "circle"))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    shutil.copy(EXAMPLE, tmp_path / "example.png")
+    until(lambda: element(page, "button[role=tab]:nth-of-type(4)"), "the fourth tab").click()
+    field = until(lambda: element(page, "#several-images input[type=file]"), "the field for files")
+    field.send_keys("\n".join(str(tmp_path / name) for name in ("example.png", "broken.png", "circle.png")))
+    until(lambda: "circle" in element(page, "#several-images").text, "the files to be uploaded")
+    element(page, "#several-button").click()
+    frame = until(lambda: element(page, "#several-gallery iframe"), "the gallery")
+    assert "3 of 3 · 1 failed" in element(page, "#several-progress").text
+    assert f"example.png: {EXAMPLE_CAPTION}" in value_of(page, "#several-captions textarea")
+    page.switch_to.frame(frame)
+    example, broken, circle = page.find_elements(By.TAG_NAME, "article")
+    assert EXAMPLE_CAPTION in example.text
+    assert "red circle" in circle.text
+    assert "this looks like text" in broken.text
+    until(
+        lambda: page.execute_script("return [...document.images].filter((i) => i.naturalWidth > 0).length") == 2,
+        "the thumbnails of those that are images",
+    )
+    page.switch_to.default_content()
+    (tmp_path / "downloads").mkdir()
+    folder = {"behavior": "allow", "downloadPath": str(tmp_path / "downloads")}
+    page.execute_cdp_cmd("Browser.setDownloadBehavior", folder)
+    document = element(page, "#several-gallery iframe").get_attribute("srcdoc")
+    element(page, "#several-download").click()
+    saved = tmp_path / "downloads/gallery.html"
+    until(lambda: saved.read_text() == document, "the download")
+    page.get(f"file://{saved}")
+    assert len(page.find_elements(By.TAG_NAME, "article")) == 3
 
 
 def test_what_is_refused_is_said(page: Chrome) -> None:
