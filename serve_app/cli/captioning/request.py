@@ -2,7 +2,7 @@
 
 `Refused` holds all workers back, `Broken` is worth another try, and a `Row` is final. A `ServiceError` concerns the
 whole run rather than this image, and ends it. An image that is too large for the service is made smaller and sent
-again.
+again; a HEIC or JPEG XL that it can't read is made a JPEG.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from serve_app.cli.captioning.finish import Finish
 from serve_app.cli.captioning.images import extension_of, is_address
 from serve_app.cli.captioning.rows import MORE, CaptionSettings, Row
 from serve_app.cli.captioning.same import SameImages
-from serve_app.cli.captioning.shrink import smaller
+from serve_app.cli.captioning.shrink import readable, smaller
 from serve_app.cli.captioning.templates import Template
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
@@ -80,11 +80,17 @@ class CaptionRequest:
         return await self.same.row(file, data, repr(own_words), lambda: self._send(client, file, data))
 
     async def _send(self, client: ApiClient, file: str, data: bytes) -> Row:
-        """Ask, with a smaller image each time that it is too large."""
+        """Ask, with a smaller image each time that it is too large, and a JPEG where the service can't read it."""
         num_smaller = 0
         while True:
             try:
                 row = await self._ask(client, file, data)
+                if row.error_code == "invalid_image":
+                    made, hint = await asyncio.to_thread(readable, data)
+                    if made is None:
+                        return replace(row, error_message=f"{row.error_message}{hint}")
+                    data = made
+                    continue
                 if row.error_code not in _TOO_LARGE:
                     return row
             except Broken as exc:
