@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from serve_app.errors import ImageTooLarge
-from serve_app.images.gate import FORMATS
+from serve_app.images.formats import FORMATS
 from tests.hostile_images import PNG_MAGIC, jpeg_of_scans, noise, png_chunk, save, squeezed
 from tests.images.test_fetch import Answers
 from tests.images.test_hostile_images import BOMBS, BROKEN_FILES, ODD, PARTS

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.config.http import ImageConfig
-from serve_app.images.gate import FORMATS
+from serve_app.images.formats import FORMATS
 from tests.images.test_hostile_images import ALL_BOMBS_MIB, NUM_HOSTILE_IMAGES
 from tests.images.test_hostile_urls import IN_A_HEADER, NUM_HOSTILE_URLS
 

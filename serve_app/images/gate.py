@@ -1,13 +1,12 @@
 """The gate for images: takes bytes from strangers and returns small 8-bit RGB images, or an error that says why not.
 
-Owns what an image may be (format, bytes, pixels). `fetch.py` owns URLs, and `pixels.py` owns the conversion. Knows
-nothing about models: no engine ever parses a stranger's bytes.
+Owns what an image may be (format, bytes, pixels). `fetch.py` owns URLs, `pixels.py` owns the conversion, and
+`decoder_processes.py` decodes what the extra `images` brings. Knows nothing about models: no engine ever parses a
+stranger's bytes.
 """
 
 import asyncio
-import logging
 import re
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,14 +15,18 @@ from typing import Final
 from urllib.parse import unquote_to_bytes
 
 import pybase64
-from PIL import Image, ImageFile, PngImagePlugin, UnidentifiedImageError, features
+from PIL import Image
 
 from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError
 from serve_app.images.bombs import MAX_JPEG_SCANS, MAX_PNG_CHUNKS, num_jpeg_scans, num_png_chunks, num_tile_pixels
+from serve_app.images.decoder_processes import DecoderProcesses
 from serve_app.images.fetch import ImageFetcher
+from serve_app.images.formats import FORMATS, accepted, extra_formats
+from serve_app.images.jxl_header import jxl_header
 from serve_app.images.kinds import kind_of
-from serve_app.images.pixels import PILLOW_ERRORS, plain
+from serve_app.images.pixels import make_pillow_strict, plain
+from serve_app.images.refusals import check_pixels, in_our_words
 from serve_app.messages import ImageEdge, RgbImage
 
 
@@ -50,13 +53,10 @@ class ImageBase64:
 
 ImageSource = ImageUrl | ImageBytes | ImageBase64
 
-FORMATS: Final = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF") + (("AVIF",) if features.check("avif") else ())
-_ACCEPTED: Final = f"{', '.join(FORMATS[:-1])} and {FORMATS[-1]} are taken"
-
 _JPEG_START: Final = b"\xff\xd8\xff"
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n"
 _URL_SCHEME: Final = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]{0,31}:")
-_MAX_METADATA_BYTES: Final = 16 << 20  # inflated; editors write histories of some MB
+_MAX_JXL_CHANNELS: Final = 4  # beside gray or RGB; each costs as much as a colour, and none but transparency is shown
 _TO_STANDARD_BASE64: Final = bytes.maketrans(b"-_", b"+/")
 
 
@@ -68,20 +68,14 @@ def source_from_text(text: str) -> ImageSource:
 class ImageGate:
     """Turns sources into images, decoding on `config.num_threads` threads. One per process.
 
-    It configures Pillow for the whole process: the gate's pixel limit, strict, without warnings and logs. Python
-    keeps the text of every distinct warning for the process's life, and strangers must not write to our logs.
+    It configures Pillow for the whole process.
     """
 
     def __init__(self, config: ImageConfig) -> None:
-        # Pillow refuses from twice its limit on. It also checks canvases that it makes before it tells us any size:
-        # otherwise 43 bytes of GIF fill 4 GB while they are opened, and a tile of a tiny TIFF can have any size.
-        Image.MAX_IMAGE_PIXELS = (config.max_image_pixels + 1) // 2
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
-        PngImagePlugin.MAX_TEXT_CHUNK = _MAX_METADATA_BYTES  # of a text or colour profile, inflated
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        logging.getLogger("PIL").setLevel(logging.CRITICAL)
+        make_pillow_strict(config)
         self._config = config
         self._fetcher = ImageFetcher(config)
+        self._processes = DecoderProcesses(config)
         self._threads = ThreadPoolExecutor(config.num_threads, thread_name_prefix="image")
 
     async def load(self, source: ImageSource, param: str, edge: ImageEdge | None = None) -> RgbImage:
@@ -95,24 +89,29 @@ class ImageGate:
         if isinstance(source, ImageUrl) and not _is_data_uri(source.url):
             source = ImageBytes(await self._fetcher.fetch(source.url.strip(), param))
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, _image, source, self._config, param, edge)
+        return await loop.run_in_executor(self._threads, self._image, source, param, edge)
 
     async def close(self) -> None:
         """End the fetches and drop the waiting decodes; a running one ends by itself."""
         await self._fetcher.close()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        self._processes.close()
 
-
-def _image(source: ImageSource, config: ImageConfig, param: str, edge: ImageEdge | None) -> RgbImage:
-    try:
-        data = _read(source, config)
-        if len(data) > config.max_image_bytes:
-            raise _too_many_bytes(len(data), config)
-        if not data:
-            raise InvalidImage(f"the image is empty (0 bytes): send a file; {_ACCEPTED}")
-        return _decode(data, config, edge)
-    except RequestError as exc:
-        raise exc.in_field(param) from exc
+    def _image(self, source: ImageSource, param: str, edge: ImageEdge | None) -> RgbImage:
+        try:
+            data = _read(source, self._config)
+            if len(data) > self._config.max_image_bytes:
+                raise _too_many_bytes(len(data), self._config)
+            if not data:
+                raise InvalidImage(f"the image is empty (0 bytes): send a file; {accepted()}")
+            kind = kind_of(data)
+            if kind is None or kind.extra_format not in extra_formats():
+                return _decode(data, self._config, edge)
+            if kind.extra_format == "JXL":
+                _check_jxl(data, self._config)
+            return self._processes.decode(data, kind.extra_format, edge)
+        except RequestError as exc:
+            raise exc.in_field(param) from exc
 
 
 def _read(source: ImageSource, config: ImageConfig) -> bytes:
@@ -168,28 +167,10 @@ def _too_many_bytes(num_bytes: int, config: ImageConfig) -> RequestError:
 
 def _decode(data: bytes, config: ImageConfig, edge: ImageEdge | None) -> RgbImage:
     _check_parts(data)
-    try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image, config)
-            _check_tiles(image, data, config)
-            return plain(image, config, edge)
-    except Image.DecompressionBombError as exc:
-        raise ImageTooLarge(
-            f"the image has more than {config.max_image_pixels} pixels, the limit: send it smaller"
-        ) from exc
-    except UnidentifiedImageError as exc:
-        raise InvalidImage(f"this looks like {_looks_like(data)}: {_ACCEPTED}") from exc
-    except PILLOW_ERRORS as exc:
-        raise InvalidImage(f"the image is broken or cut short ({len(data)} bytes came): send the whole file") from exc
-
-
-def _check_pixels(image: Image.Image, config: ImageConfig) -> None:
-    num_pixels = image.width * image.height
-    if num_pixels > config.max_image_pixels:
-        raise ImageTooLarge(
-            f"the image has {image.width} x {image.height} = {num_pixels} pixels "
-            f"and the limit is {config.max_image_pixels}: send it smaller"
-        )
+    with in_our_words(data, config), Image.open(BytesIO(data), formats=FORMATS) as image:
+        check_pixels(image.size, config)
+        _check_tiles(image, data, config)
+        return plain(image, config, edge)
 
 
 def _check_parts(data: bytes) -> None:
@@ -207,8 +188,18 @@ def _check_tiles(image: Image.Image, data: bytes, config: ImageConfig) -> None:
         )
 
 
-def _looks_like(data: bytes) -> str:
-    kind = kind_of(data)
-    if kind is None:
-        return "no image"
-    return f"a broken {kind.name}" if kind.media_type else kind.name
+def _check_jxl(data: bytes, config: ImageConfig) -> None:
+    """Check before the file is opened, because opening decodes all of it."""
+    with in_our_words(data, config):
+        header = jxl_header(data)
+    check_pixels((header.width, header.height), config)
+    if header.is_animated:
+        raise InvalidImage("the JPEG XL is an animation: send its first image as a file of its own")
+    if header.is_cmyk:
+        raise InvalidImage("the JPEG XL is in CMYK: save it in RGB")
+    if header.is_deep_gray and header.num_extra_channels:  # the library mixes its bytes up
+        raise InvalidImage("the JPEG XL is gray with more than 8 bits and transparency: save it in RGB")
+    if header.num_extra_channels > _MAX_JXL_CHANNELS:
+        raise InvalidImage(
+            f"the JPEG XL has {header.num_extra_channels} channels beside its colours: keep transparency at most"
+        )

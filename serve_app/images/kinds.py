@@ -11,11 +11,15 @@ _HEIF_BRANDS: Final = rb"hei|hev|mif1|msf1"
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of file. `media_type` is None where the gate takes none of this kind."""
+    """A kind of file. `media_type` is None where no gate takes any of this kind.
+
+    `extra_format` is Pillow's name of a format that the gate takes where the extra `images` is installed.
+    """
 
     name: str
     media_type: str | None = None
     is_image: bool = True
+    extra_format: str | None = None
 
 
 _JPEG = Kind("JPEG", "image/jpeg")
@@ -38,12 +42,12 @@ _KINDS: Final = tuple(
         (rb"BM", Kind("BMP", "image/bmp")),
         (rb"II\*\0....CR|FUJIFILMCCD-RAW|IIRO|IIU\0", _RAW),
         (rb"II[*+]\0|MM\0[*+]", _TIFF),
-        (rb"....ftyp(avif|avis)", Kind("AVIF", "image/avif")),
-        (rb"....ftyp(" + _HEIF_BRANDS + rb")", Kind("HEIC")),
+        (rb"....ftyp(avif|avis|(mif1|msf1)....(....){,16}?avi[fs])", Kind("AVIF", "image/avif")),
+        (rb"....ftyp(" + _HEIF_BRANDS + rb")", Kind("HEIC", "image/heic", extra_format="HEIF")),
         (rb"....ftypcrx", _RAW),
         (rb"....ftyp", Kind("a video", is_image=False)),
         (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", Kind("JPEG 2000")),
-        (rb"\xff\x0a|\0\0\0\x0cJXL ", Kind("JPEG XL")),
+        (rb"\xff\x0a|\0\0\0\x0cJXL ", Kind("JPEG XL", "image/jxl", extra_format="JXL")),
         (rb"8BPS", Kind("a Photoshop file")),
         (rb"%PDF", Kind("a PDF", is_image=False)),
         (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", Kind("an archive", is_image=False)),

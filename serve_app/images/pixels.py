@@ -3,13 +3,15 @@
 Knows nothing about its origin, the accepted formats or our errors: whatever Pillow raises goes up.
 """
 
+import logging
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any, Final, cast
 
-from PIL import Image, ImageCms, ImageMath, features
+from PIL import Image, ImageCms, ImageFile, ImageMath, PngImagePlugin, features
 
 from serve_app.config.http import ImageConfig
 from serve_app.messages import ImageEdge, RgbImage
@@ -33,10 +35,25 @@ _TURNS: Final = {  # EXIF orientation to what sets it upright
     8: Image.Transpose.ROTATE_90,
 }
 _ORIENTATION: Final = 0x0112
+_MAX_METADATA_BYTES: Final = 16 << 20  # inflated; editors write histories of some MB
 _MOST_FLOAT: Final = 3.4e38  # a larger 32-bit number is infinite
 
 # An image with an `edge` isn't resized up to this multiple of its size: bytes are cheaper than a filter here.
 _MAX_UNRESIZED: Final = 1.5
+
+
+def make_pillow_strict(config: ImageConfig) -> None:
+    """Configure Pillow for the whole process: the gate's pixel limit, strict, without warnings and logs.
+
+    Python keeps the text of every distinct warning for the process's life, and strangers must not write to our logs.
+    """
+    # Pillow refuses from twice its limit on. It also checks canvases that it makes before it tells us any size:
+    # otherwise 43 bytes of GIF fill 4 GB while they are opened, and a tile of a tiny TIFF can have any size.
+    Image.MAX_IMAGE_PIXELS = (config.max_image_pixels + 1) // 2
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    PngImagePlugin.MAX_TEXT_CHUNK = _MAX_METADATA_BYTES  # of a text or colour profile, inflated
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def plain(image: Image.Image, config: ImageConfig, edge: ImageEdge | None) -> RgbImage:
@@ -65,6 +82,8 @@ def _fitting(size: tuple[int, int], max_edge_px: int, edge: ImageEdge | None) ->
 
 
 def _orientation(image: Image.Image) -> object:
+    if image.format == "JXL" and not getattr(image, "jpeg", False):
+        return None  # its decoder sets it upright; only a JPEG that is packed in a JPEG XL comes as it was
     try:
         return image.getexif().get(_ORIENTATION)
     except PILLOW_ERRORS:  # broken metadata doesn't spoil the image
@@ -92,6 +111,8 @@ def _eight_bit_gray(image: Image.Image) -> Image.Image:
     low, high = cast(tuple[float, float], deep.getextrema())
     if image.mode.startswith("I;16"):
         low, high = 0, 65535
+    elif image.format == "JXL":  # whose floats go from 0 to 1, and a little beyond where it was compressed with loss
+        low, high = 0, 1
     elif low >= 0:
         full_scales = (1, 255, 65535) if image.mode == "F" else (255, 65535)
         low, high = 0, next((full for full in full_scales if high <= full), high)

@@ -18,7 +18,8 @@ from PIL import Image, ImageCms, TiffImagePlugin, features
 
 from serve_app.config.http import ImageConfig
 from serve_app.errors import ImageTooLarge, ImageUrlRefused, InvalidImage, RequestError
-from serve_app.images.gate import FORMATS, ImageBase64, ImageBytes, ImageGate, ImageSource, ImageUrl, source_from_text
+from serve_app.images.formats import FORMATS
+from serve_app.images.gate import ImageBase64, ImageBytes, ImageGate, ImageSource, ImageUrl, source_from_text
 from serve_app.messages import RgbImage
 from tests.drawings import b64, data_uri, png
 
@@ -281,7 +282,7 @@ NO_IMAGES = {
     "XML": (b"<?xml version='1.0'?><a/>", "looks like XML"),
     "PDF": (b"%PDF-1.7\n", "looks like a PDF"),
     "ZIP": (b"PK\x03\x04" + b"\0" * 40, "looks like an archive"),
-    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "looks like HEIC"),
+    "HEIC": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
     "MP4": (b"\0\0\0\x18ftypisom\0\0\0\0", "looks like a video"),
     "JPEG 2000": (b"\0\0\0\x0cjP  \r\n\x87\n", "looks like JPEG 2000"),
     "Photoshop": (b"8BPS\0\1", "looks like a Photoshop file"),

@@ -2,7 +2,7 @@
 
 `Refused` holds all workers back, `Broken` is worth another try, and a `Row` is final. A `ServiceError` concerns the
 whole run rather than this image, and ends it. An image that is too large for the service is made smaller and sent
-again.
+again; a HEIC or JPEG XL that it can't read is made a JPEG.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from serve_app.cli.captioning.inputs.image import FoundImage
 from serve_app.cli.captioning.names import extension_of
 from serve_app.cli.captioning.outputs.rows import MORE, CaptionSettings, Row
 from serve_app.cli.captioning.same import SameImages
-from serve_app.cli.captioning.shrink import smaller
+from serve_app.cli.captioning.shrink import readable, smaller
 from serve_app.cli.captioning.templates import Template
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
@@ -109,11 +109,17 @@ class CaptionRequest:
         return row if row.is_failed else self._finished(row, work.image)
 
     async def _send(self, client: ApiClient, image: FoundImage, source: bytes | str) -> Row:
-        """Ask, with a smaller image each time that it is too large."""
+        """Ask, with a smaller image each time that it is too large, and a JPEG where the service can't read it."""
         num_smaller = 0
         while True:
             try:
                 row = await self._ask(client, image, source)
+                if row.error_code == "invalid_image" and isinstance(source, bytes):
+                    made, hint = await asyncio.to_thread(readable, source)
+                    if made is None:
+                        return replace(row, error_message=f"{row.error_message}{hint}")
+                    source = made
+                    continue
                 if row.error_code not in _TOO_LARGE:
                     return row
             except Broken as exc:

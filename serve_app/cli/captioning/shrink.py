@@ -1,7 +1,9 @@
-"""Makes an image smaller: for a service that found it too large, for a thumbnail, for a look at it."""
+"""Makes images smaller, or JPEGs of what the service can't read: to be sent, for a thumbnail, for a look at it."""
 
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
+
+from serve_app.images.kinds import kind_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,6 +24,18 @@ def smaller(data: bytes, num_before: int) -> bytes | None:
     return jpeg(data, _EDGES_PX[num_before], _QUALITY)
 
 
+def readable(data: bytes) -> tuple[bytes | None, str]:
+    """A HEIC or JPEG XL as a JPEG, for a service that can't read it; else None, and what would help, if anything."""
+    from serve_app.images.formats import extra_formats
+
+    kind = kind_of(data)
+    if kind is None or kind.extra_format is None:
+        return None, ""
+    if kind.extra_format not in extra_formats():
+        return None, f". To send {kind.name} as JPEG, on this machine: pip install 'serve-app[images]'"
+    return jpeg(data, _EDGES_PX[0], _QUALITY), ""
+
+
 def jpeg(data: bytes, edge_px: int, quality: int) -> bytes | None:
     """The image with no edge above `edge_px`; None where it can't be read."""
     made = BytesIO()
@@ -37,8 +51,10 @@ def decoded(data: bytes, edge_px: int) -> "Image.Image | None":
     from PIL import Image
 
     from serve_app.config.http import ImageConfig
+    from serve_app.images.formats import register_extra_formats
     from serve_app.images.pixels import PILLOW_ERRORS, plain
 
+    register_extra_formats()
     Image.MAX_IMAGE_PIXELS = _MAX_PIXELS
     try:
         with Image.open(BytesIO(data)) as image:
