@@ -153,7 +153,9 @@ def _offline(way: str, folder: Path) -> Run:
              str(CAPTION_TOKENS)]  # fmt: skip
     environment = {**os.environ, **engine.ENVIRONMENT}
     done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # Other processes of the engine may log after the line with the captions.
+    line = next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"seconds"'))
+    told: dict[str, Any] = json.loads(line)
     return Run(told["seconds"], [caption.strip() for caption in told["captions"]])
 
 
