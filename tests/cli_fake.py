@@ -45,6 +45,8 @@ class FakeApi:
             500, "none", "not scripted"
         )
         self.num_hung_up = 0
+        self.num_requests = 0
+        self.whole_fault: Callable[[list[str]], Response | None] = lambda contents: None
         self.gets: dict[str, Response] = {"/v1/models": JSONResponse({"object": "list", "data": []})}
 
     @property
@@ -68,27 +70,38 @@ class FakeApi:
             return failure(413, "body_too_large", "too large: send less")
         if request.headers["content-type"] == "application/json":
             body = await request.json()
-            content = body.pop("image")["url"]
+            contents = [body.pop("image")["url"]]
             self.forms.append(body)
         else:
-            content = await self._read_form(request)
-        self.seen[content] += 1
+            contents = await self._read_form(request)
+        self.num_requests += 1
+        if refusal := self.whole_fault(contents):
+            return refusal
+        self.seen.update(contents)
         await asyncio.sleep(self.delay_s)
-        if response := self.fault(content, self.seen[content]):
-            return response
-        return JSONResponse(own_answers.caption_answer(f"caption of {content}"))
+        answers = [
+            self.fault(content, self.seen[content])
+            or JSONResponse(own_answers.caption_answer(f"caption of {content}"))
+            for content in contents
+        ]
+        failed = [answer for answer in answers if answer.status_code != 200]
+        if len(failed) == len(answers) or len(contents) == 1:
+            return answers[0]
+        if whole := next((answer for answer in failed if not of_one_image(answer)), None):
+            return whole
+        return JSONResponse(own_answers.captions_answer([json.loads(bytes(answer.body)) for answer in answers]))
 
-    async def _read_form(self, request: Request) -> str:
-        """The image's bytes as a text."""
+    async def _read_form(self, request: Request) -> list[str]:
+        """The images' bytes as texts."""
         async with request.form() as form:
-            upload = form["image"]
-            assert isinstance(upload, UploadFile)
-            data = await upload.read()
+            uploads = [upload for upload in form.getlist("image") if isinstance(upload, UploadFile)]
+            data = [await upload.read() for upload in uploads]
             self.forms.append({key: value for key, value in form.items() if isinstance(value, str)})
             if options := form.getlist("options"):
                 self.forms[-1]["options"] = options
-        self.sees_image(data)
-        return data.decode(errors="replace")
+        for each in data:
+            self.sees_image(each)
+        return [each.decode(errors="replace") for each in data]
 
     async def _chat(self, request: Request) -> Response:
         self.sees(request)
@@ -111,9 +124,14 @@ class FakeApi:
         return StreamingResponse(events(), media_type="text/event-stream")
 
 
+def of_one_image(fault: Response) -> bool:
+    """Whether the real service would say so beside the other images' captions."""
+    return fault.status_code not in (401, 403, 404, 405, 429, 503) and fault.media_type == "application/json"
+
+
 def failure(status: int, code: str, message: str, param: str | None = None, **headers: str) -> Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(own_answers.error(code, message, param), status, headers=named)
+    return JSONResponse(own_answers.error(code, message, param, status), status, headers=named)
 
 
 def free_port() -> int:

@@ -1,5 +1,6 @@
 """The service's answers as its own code writes them, for tests of what reads them: no name stands here by hand."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -10,7 +11,7 @@ from serve_app.dialects.captions import task as captions
 from serve_app.dialects.captions.answer import Caption, CaptionPrompt
 from serve_app.dialects.openai.chat_answer import ChatEvents, completion_json
 from serve_app.dialects.usage import RunningUsage, Usage
-from serve_app.errors import ServeAppError, error_json
+from serve_app.errors import RequestError, ServeAppError, error_json
 from serve_app.exchange.exchange import Exchange
 from serve_app.messages import Chunk, FinishReason, ModelDescription
 from serve_app.metrics.registry import Metrics
@@ -93,6 +94,13 @@ def caption_answer(*texts: str) -> dict[str, Any]:
     return captions._answer(cast("Exchange", SimpleNamespace(id="1", created_s=1)), "m", [outcome])
 
 
-def error(code: str, message: str, param: str | None = None) -> dict[str, Any]:
+def captions_answer(answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """`POST /v1/captions` of several images, from each one's own answer or error."""
+    items = [answer["data"][0] if "data" in answer else {"object": "error", **answer} for answer in answers]
+    return caption_answer("") | {"data": [item | {"index": index} for index, item in enumerate(items)]}
+
+
+def error(code: str, message: str, param: str | None = None, status: int = 400) -> dict[str, Any]:
     """An error's body, also of a code that the service doesn't have."""
-    return error_json(type("AnyError", (ServeAppError,), {"code": code, "type": "t"})(message, param))
+    kind = RequestError.type if 400 <= status < 500 and status != 429 else "t"
+    return error_json(type("AnyError", (ServeAppError,), {"code": code, "type": kind})(message, param))

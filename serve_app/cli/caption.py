@@ -217,6 +217,9 @@ def caption(
     gallery: Annotated[
         bool, typer.Option("--gallery", help="End with a page of images and captions.", rich_help_panel=_RUN)
     ] = False,
+    together: Annotated[
+        int, typer.Option(min=1, max=1000, help="Small images in one request, at most.", rich_help_panel=_RUN)
+    ] = 16,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many images.", rich_help_panel=_RUN)] = None,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Try the failed ones again.", rich_help_panel=_RUN)
@@ -298,9 +301,9 @@ def caption(
         context_extension, Rewrite(rewrite, rewrite_model) if rewrite else None,
     )  # fmt: skip
     session = Session(
-        url=url, api_key=api_key, inputs=inputs, request=request, target=target, concurrency=concurrency, limit=limit,
-        patience_s=patience, is_retrying=retry_failed or only_failed, is_only_retrying=only_failed,
-        page_of=target.written_to(images or []) if gallery else None,
+        url=url, api_key=api_key, inputs=inputs, request=request, target=target, concurrency=concurrency,
+        limit=limit, patience_s=patience, together=together, is_retrying=retry_failed or only_failed,
+        is_only_retrying=only_failed, page_of=target.written_to(images or []) if gallery else None,
     )  # fmt: skip
     if exit_code := session.run():
         raise typer.Exit(exit_code)

@@ -7,7 +7,7 @@ into `ServiceError`. Knows nothing of terminals and pages.
 import json
 import math
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -104,6 +104,13 @@ class ApiClient:
         request = _caption_request(fields, image, media_type)
         with self._translated_errors():
             response = await self._http.post("/v1/captions", headers=_headers(authorization), **request)
+        return _object_of(response)
+
+    async def captions(self, fields: dict[str, Any], images: Sequence[tuple[bytes, str]]) -> dict[str, Any]:
+        """The answer for several images, each its bytes and its media type, in their order."""
+        files = [("image", ("image", data, media_type)) for data, media_type in images]
+        with self._translated_errors():
+            response = await self._http.post("/v1/captions", data=_form(fields), files=files)
         return _object_of(response)
 
     async def chat(self, body: dict[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,28 @@ core.register_action("serve_app_lane", { "http-req" }, function(txn)
     end
 end)
 
+-- A form names the model in a field of its own, which clients send before the image.
+
+local FORM_HEAD = 2048 -- bytes in which that field begins
+
+local function value_in(form, name)
+    local _, stop = form:find('name="' .. name .. '"', 1, true)
+    local _, head = form:find("\r\n\r\n", stop or #form + 1, true)
+    local boundary = form:match("^%-%-[^\r\n]+")
+    if not (stop and head and boundary) then
+        return nil
+    end
+    return head + 1, (form:find("\r\n" .. boundary, head + 1, true) or #form + 1) - 1
+end
+
+core.register_action("serve_app_form", { "http-req" }, function(txn)
+    local form = (txn.sf:req_body() or ""):sub(1, FORM_HEAD)
+    local start, stop = value_in(form, "model")
+    if start and stop < #form then -- else its end isn't there
+        txn:set_var("txn.sa_name", form:sub(start, stop))
+    end
+end)
+
 -- What a replica's caches may have of a request: its first image, else how its conversation began. An instruction
 -- is no part of it where there is an image, because every caption has the same one.
 
@@ -123,7 +145,9 @@ end
 
 core.register_action("serve_app_key", { "http-req" }, function(txn)
     local body = (txn.sf:req_body() or ""):sub(1, tonumber(looked_at)) -- more may be there, as chance has it
-    local key = image_in(body) or beginning_of(body, txn)
+    local start, stop = value_in(body, "image")
+    local key = start and body:sub(start, math.min(stop, start + IMAGE_CHARACTERS - 1))
+        or image_in(body) or beginning_of(body, txn)
     if #key > 0 then
         txn:set_var("txn.sa_key", tostring(txn.c:xxh64(key)))
     end

@@ -17,7 +17,7 @@ from serve_app.errors import BodyTooSlow
 from serve_app.exchange.dialect import SERVICE, Dialect
 from serve_app.exchange.lane_secret import DRAWN_HEADER, LANES_PATH, SECRET_HEADER
 
-# The paths whose JSON body names the model, and those that are told by `X-Model` or `?model=`.
+# The paths whose JSON body or form names the model, and those that are told by `X-Model` or `?model=`.
 BODY_PATHS = ("/v1/chat/completions", "/v1/completions", "/v1/captions")
 HEAD_PATHS = ("/", "/generate", "/generate_stream", "/invocations", "/tokenize", "/chat_tokenize")
 
@@ -105,7 +105,7 @@ def _is_replica(line: str) -> bool:
 
 
 def _rules(lanes: Sequence[Backend], secret: str) -> str:
-    named, unnamed = "{ var(txn.sa_name) -m found }", "METH_POST sa_body !{ var(txn.sa_name) -m found }"
+    named, unnamed = "{ var(txn.sa_name) -m found }", "METH_POST sa_body !sa_form !{ var(txn.sa_name) -m found }"
     look = "req.body,json_query('$.model')"
     lines = [
         "# serve_app: a request that names its model goes straight to that model's replicas",
@@ -114,6 +114,7 @@ def _rules(lanes: Sequence[Backend], secret: str) -> str:
         f"http-request set-log-level silent if {{ path {LANES_PATH} }}",  # else two requests a second, in every count
         f"acl sa_body path {' '.join(BODY_PATHS)}",
         f"acl sa_head path {' '.join(HEAD_PATHS)}",
+        "acl sa_form req.hdr(content-type),lower -m beg multipart/form-data",
         f"http-request set-var-fmt(txn.sa_too_slow) {_too_slow(SERVICE)} if METH_POST sa_body",
         f"http-request set-var-fmt(txn.sa_too_slow) {_too_slow(TGI)} if METH_POST sa_head",
         "http-error status 408 content-type application/json lf-string %[var(txn.sa_too_slow)]",
@@ -121,6 +122,7 @@ def _rules(lanes: Sequence[Backend], secret: str) -> str:
         f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_FIRST_LOOK} if METH_POST sa_body",
         f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_FIRST_LOOK} if METH_POST sa_head",
         f"http-request set-var(txn.sa_name) {look} if METH_POST sa_body",
+        "http-request lua.serve_app_form if METH_POST sa_body sa_form",
         f"http-request wait-for-body time {_BODY_TIMEOUT_S}s at-least {_SECOND_LOOK} if {unnamed}",
         f"http-request set-var(txn.sa_name) {look} if {unnamed}",
         "http-request set-var(txn.sa_name) url_param(model),url_dec if METH_POST sa_head",

@@ -580,7 +580,8 @@ def test_any_field_of_the_api_can_be_asked_for(api: FakeApi, url: str, tmp_path:
     asked = ("caption", ".", "-o", "o.jsonl", "--concurrency", "1", "--field", "top_p=0.9", "--field", "stop=END")
     for _ in range(2):
         assert run(*asked, url=url, cwd=tmp_path).returncode == 0
-    assert api.forms == [{"top_p": "0.9", "stop": "END"}] * 2
+    own = {"top_p": "0.9", "stop": "END"}
+    assert api.forms == [own, own | {"model": "m"}]  # the model is the first answer's from then on
     api.fault = lambda *_: failure(400, "invalid_request", "top_q: unknown field", param="top_q")
     unknown = run("caption", ".", "-o", "o.jsonl", "--field", "top_q=1", url=url, cwd=tmp_path)
     assert (unknown.returncode, b"top_q: unknown field" in unknown.stderr) == (2, True)

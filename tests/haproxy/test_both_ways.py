@@ -8,6 +8,7 @@ import hashlib
 import io
 import re
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,6 +151,11 @@ def captions(**fields: Any) -> dict[str, Any]:
     return {"path": "/v1/captions", "json": {"model": "demo", "image": CIRCLE, **fields}}
 
 
+def form(*images: bytes, **fields: str) -> dict[str, Any]:
+    files = [("image", ("a.png", image, "image/png")) for image in images]
+    return {"path": "/v1/captions", "data": {"model": "demo", **fields}, "files": files}
+
+
 SAME: dict[str, dict[str, Any]] = {
     "a chat": chat(),
     "a stream": chat(stream=True, stream_options={"include_usage": True}),
@@ -162,6 +168,10 @@ SAME: dict[str, dict[str, Any]] = {
     "a caption": captions(style="short"),
     "captions of several images": {"path": "/v1/captions", "json": {"model": "demo", "images": [CIRCLE] * 3}},
     "streamed captions": captions(stream=True),
+    "an upload": form(b64decode(CIRCLE), style="short"),
+    "several uploads": form(*[b64decode(CIRCLE)] * 3, b"no image"),
+    "an upload for an alias": form(b64decode(CIRCLE), model="only"),
+    "a bad upload": form(b"no image"),
     "TGI's generate": {"path": "/generate", "json": {"inputs": "Hello"}, "headers": {"x-model": "demo"}},
     "TGI's stream": {"path": "/generate_stream?model=demo", "json": {"inputs": "Hello"}},
     "TGI's tokens": {"path": "/tokenize?model=demo", "json": {"inputs": "Hello"}},

@@ -87,6 +87,20 @@ def test_an_image_by_its_address_or_as_bare_base64_has_one_too(front: Front) -> 
     assert len(found) == NUM_REPLICAS
 
 
+@pytest.mark.parametrize("num_bytes", [300, 200_000])
+def test_an_uploaded_image_has_one_whatever_is_asked_about_it(front: Front, num_bytes: int) -> None:
+    replicas = list[str]()
+    for seed in range(24):
+        files = {"image": ("a.png", image(seed, num_bytes).encode(), "image/png")}
+        found = {
+            front.asked("/v1/captions", data={"model": "demo", **fields}, files=files)["by"]
+            for fields in ({}, {"style": "tags"}, {"prompt": "What is this? " * 20, "seed": "3"})
+        }
+        assert len(found) == 1
+        replicas += found
+    assert min(Counter(replicas)[f"demo{number}"] for number in range(NUM_REPLICAS)) >= 2
+
+
 @pytest.mark.parametrize("system", [None, "system", "developer"])
 @pytest.mark.parametrize("as_parts", [False, True])
 def test_a_conversation_stays_where_it_began(front: Front, system: str | None, as_parts: bool) -> None:

@@ -32,6 +32,7 @@ TABLE = "".join(
     )
 )  # fmt: skip
 CHAT = "/v1/chat/completions"
+CAPTIONS = "/v1/captions"
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +54,45 @@ def test_a_name_in_the_body_leads_to_its_lane(front: Front, path: str, name: str
     told = asked(front, path, json={"model": name, "messages": []})
     assert told["path"] == prefix + path
     assert DRAWN_HEADER not in told["headers"]
+
+
+@pytest.mark.parametrize("num_bytes", [10, 1_000_000])
+def test_a_form_that_names_the_model_leads_to_its_lane(front: Front, num_bytes: int) -> None:
+    """Clients write a field's head in their own ways: httpx, then aiohttp, then one that quotes nothing else."""
+    files = {"image": ("a.jpg", bytes(num_bytes), "image/jpeg")}
+    assert (
+        asked(front, CAPTIONS, data={"model": "lora", "style": "tags"}, files=files)["path"]
+        == f"/models/demo{CAPTIONS}"
+    )
+    kept = 'content-disposition: form-data; name="model"\r\ncontent-type: text/plain; charset=utf-8'
+    for head in (kept, 'Content-Type: text/plain\r\nContent-Disposition: form-data; name="model"'):
+        body = f"--b\r\n{head}\r\n\r\nother/one\r\n".encode() + image_part(bytes(num_bytes))
+        told = asked(front, CAPTIONS, content=body, headers={"content-type": "Multipart/Form-Data; boundary=b"})
+        assert (told["path"], told["num_bytes"]) == (f"/models/other{CAPTIONS}", len(body))
+
+
+def image_part(data: bytes) -> bytes:
+    head = b'--b\r\nContent-Disposition: form-data; name="image"; filename="i"\r\n\r\n'
+    return head + data + b"\r\n--b--\r\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        image_part(b"x" * 5000),
+        image_part(b"x" * 5000).removesuffix(b"--\r\n")
+        + b'\r\nContent-Disposition: form-data; name="model"\r\n\r\ndemo\r\n--b--',
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\n' + b"x" * 3000,
+        b'--b\r\nContent-Disposition: form-data; name="model"',
+        b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nnobody\r\n--b--',
+        b'name="model"\r\n\r\ndemo\r\n',
+        b"",
+        b"\0" * 3000,
+    ],
+)
+def test_a_form_that_names_none_in_its_beginning_goes_to_the_ingress(front: Front, body: bytes) -> None:
+    told = asked(front, CAPTIONS, content=body, headers={"content-type": "multipart/form-data; boundary=b"})
+    assert (told["path"], told["num_bytes"]) == (CAPTIONS, len(body))
 
 
 @pytest.mark.parametrize(

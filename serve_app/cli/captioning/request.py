@@ -18,7 +18,7 @@ from serve_app.cli.captioning.outputs.rows import MORE, CaptionSettings, Row
 from serve_app.cli.captioning.same import SameImages
 from serve_app.cli.captioning.shrink import readable, smaller
 from serve_app.cli.captioning.templates import Template
-from serve_app.client.api import ApiClient
+from serve_app.cli.captioning.together import Together
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
 from serve_app.images.kinds import kind_of
 
@@ -84,36 +84,36 @@ class CaptionRequest:
             options["prompt"] = self._words(self.settings.prompt, image)
         return self.settings.fields | {name: value for name, value in options.items() if value is not None}
 
-    async def send(self, client: ApiClient, work: Work) -> Row:
+    async def send(self, service: Together, work: Work) -> Row:
         """The row of one image. Raises `Refused`, `Broken`, `Unreachable`, or `ServiceError` for the whole run."""
         image = work.image
         if image.is_fetched_by_service:
-            return await self._caption(client, work, image.path)
+            return await self._caption(service, work, image.path)
         try:
             data = work.data = work.data if work.data is not None else await asyncio.to_thread(image.read)
         except OSError as exc:
             return self.failure(image.path, "unreadable_file", f"the file can't be read: {exc.strerror}")
         if self.same is None:
-            return await self._caption(client, work, data)
+            return await self._caption(service, work, data)
         words = (self.finish.prepend, self.finish.append, self.rewrite.prompt if self.rewrite else "")
         own_words = (self.fields(image), *(self._words(text, image) for text in words))
-        return await self.same.row(image.path, data, repr(own_words), lambda: self._caption(client, work, data))
+        return await self.same.row(image.path, data, repr(own_words), lambda: self._caption(service, work, data))
 
-    async def _caption(self, client: ApiClient, work: Work, source: bytes | str) -> Row:
+    async def _caption(self, service: Together, work: Work, source: bytes | str) -> Row:
         """The captioned row, rewritten and finished as far as that is asked for."""
-        row = work.captioned = work.captioned or await self._send(client, work.image, source)
+        row = work.captioned = work.captioned or await self._send(service, work.image, source)
         if row.is_failed:
             return row
         if self.rewrite is not None:
-            row = await self._rewrite(client, work.image, row, self.rewrite)
+            row = await self._rewrite(service, work.image, row, self.rewrite)
         return row if row.is_failed else self._finished(row, work.image)
 
-    async def _send(self, client: ApiClient, image: FoundImage, source: bytes | str) -> Row:
+    async def _send(self, service: Together, image: FoundImage, source: bytes | str) -> Row:
         """Ask, with a smaller image each time that it is too large, and a JPEG where the service can't read it."""
         num_smaller = 0
         while True:
             try:
-                row = await self._ask(client, image, source)
+                row = await self._ask(service, image, source)
                 if row.error_code == "invalid_image" and isinstance(source, bytes):
                     made, hint = await asyncio.to_thread(readable, source)
                     if made is None:
@@ -134,20 +134,20 @@ class CaptionRequest:
     def failure(self, file: str, code: str, message: str) -> Row:
         return Row(file, self.settings, error_code=code, error_message=message)
 
-    async def _ask(self, client: ApiClient, image: FoundImage, source: bytes | str) -> Row:
+    async def _ask(self, service: Together, image: FoundImage, source: bytes | str) -> Row:
         with self._sorted_failures(image.path, len(source) if isinstance(source, bytes) else None) as failed:
-            answer = await client.caption(self.fields(image), source, _media_type(image.path, source))
+            answer = await service.caption(self.fields(image), source, _media_type(image.path, source))
             return self._row(image.path, answer)
         return failed[0]
 
-    async def _rewrite(self, client: ApiClient, image: FoundImage, row: Row, rewrite: Rewrite) -> Row:
+    async def _rewrite(self, service: Together, image: FoundImage, row: Row, rewrite: Rewrite) -> Row:
         """The row with what the second model made of its caption, which stays as the `original`."""
         prompt = Template(rewrite.prompt, self.text_extension).of(image, row.caption)
         body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
         options = {"model": rewrite.model, "seed": self.seed, "max_tokens": self.max_tokens}
         body |= {name: value for name, value in options.items() if value is not None}
         with self._sorted_failures(image.path, None) as failed:
-            answer = await client.chat(body)
+            answer = await service.chat(body)
             try:
                 choice = answer["choices"][0]
                 text, finish_reason = choice["message"]["content"].strip(), choice["finish_reason"]

@@ -17,8 +17,8 @@ from serve_app.cli.captioning.pace import Pace, local_pause_s
 from serve_app.cli.captioning.places import key, place
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import Broken, CaptionRequest, Refused, Work
+from serve_app.cli.captioning.together import Together
 from serve_app.cli.errors import UNREACHABLE, USAGE, CliError
-from serve_app.client.api import ApiClient
 from serve_app.client.errors import Unreachable
 
 MAX_BROKEN = 4  # tries of an image at which the service itself fails
@@ -33,11 +33,11 @@ class CaptionRun:
     """Captions the images of one walk. `signal_number` is set if a signal ended it."""
 
     def __init__(
-        self, client: ApiClient, request: CaptionRequest, output: Output, pace: Pace,
+        self, service: Together, request: CaptionRequest, output: Output, pace: Pace,
         progress: RunProgress, *, concurrency: int, limit: int | None, is_retrying: bool,
         is_only_retrying: bool = False,
     ) -> None:  # fmt: skip
-        self._client = client
+        self._service = service
         self._request = request
         self._output = output
         self._pace = pace
@@ -185,7 +185,7 @@ class CaptionRun:
         task = asyncio.current_task()
         self._sending.add(task)
         try:
-            return await self._request.send(self._client, work)
+            return await self._request.send(self._service, work)
         finally:
             self._sending.discard(task)
 

@@ -12,6 +12,7 @@ from serve_app.cli.captioning.pace import Pace
 from serve_app.cli.captioning.progress import RunProgress
 from serve_app.cli.captioning.request import CaptionRequest
 from serve_app.cli.captioning.run import CaptionRun
+from serve_app.cli.captioning.together import MOST_TOGETHER, Together
 from serve_app.cli.errors import FAILED, USAGE, CliError
 from serve_app.client.api import ApiClient
 from serve_app.client.errors import ServiceError
@@ -31,6 +32,7 @@ class Session:
     concurrency: int
     limit: int | None
     patience_s: float
+    together: int = MOST_TOGETHER
     is_retrying: bool = False
     is_only_retrying: bool = False
     page_of: str | None = None  # the output whose gallery is written at the end
@@ -66,7 +68,7 @@ class Session:
         async with ApiClient(self.url, self.api_key, num_connections=self.concurrency) as client:
             await _greet(client)
             run = CaptionRun(
-                client, self.request, output, pace, progress,
+                Together(client, 1 if self.inputs.is_single else self.together), self.request, output, pace, progress,
                 concurrency=self.concurrency, limit=self.limit, is_retrying=self.is_retrying,
                 is_only_retrying=self.is_only_retrying,
             )  # fmt: skip
