@@ -18,9 +18,14 @@ def extra_formats() -> tuple[str, ...]:
     return tuple(image_format for image_format, library in _LIBRARIES.items() if find_spec(library))
 
 
+def taken() -> list[str]:
+    """The names of the formats that are taken here."""
+    return [*FORMATS, *(_NAMES[image_format] for image_format in extra_formats())]
+
+
 def accepted() -> str:
     """Which formats are taken here, as the end of a sentence."""
-    names = [*FORMATS, *(_NAMES[image_format] for image_format in extra_formats())]
+    names = taken()
     return f"{', '.join(names[:-1])} and {names[-1]} are taken"
 
 

@@ -16,7 +16,7 @@ from serve_app.cli.captioning.inputs.image import FoundImage
 from serve_app.cli.captioning.names import extension_of
 from serve_app.cli.captioning.outputs.rows import MORE, CaptionSettings, Row
 from serve_app.cli.captioning.same import SameImages
-from serve_app.cli.captioning.shrink import readable, smaller
+from serve_app.cli.captioning.shrink import as_jpeg, smaller
 from serve_app.cli.captioning.templates import Template
 from serve_app.cli.captioning.together import Together
 from serve_app.client.errors import BrokenOff, ServiceError, Unreachable
@@ -109,17 +109,16 @@ class CaptionRequest:
         return row if row.is_failed else self._finished(row, work.image)
 
     async def _send(self, service: Together, image: FoundImage, source: bytes | str) -> Row:
-        """Ask, with a smaller image each time that it is too large, and a JPEG where the service can't read it."""
+        """Ask, with a JPEG of what the service doesn't take, and a smaller image each time that it is too large."""
+        if isinstance(source, bytes) and not await self._is_taken(service, source):
+            made, reason = await asyncio.to_thread(as_jpeg, source)
+            if made is None:
+                return self.failure(image.path, "unsupported_image", reason)
+            source = made
         num_smaller = 0
         while True:
             try:
                 row = await self._ask(service, image, source)
-                if row.error_code == "invalid_image" and isinstance(source, bytes):
-                    made, hint = await asyncio.to_thread(readable, source)
-                    if made is None:
-                        return replace(row, error_message=f"{row.error_message}{hint}")
-                    source = made
-                    continue
                 if row.error_code not in _TOO_LARGE:
                     return row
             except Broken as exc:
@@ -133,6 +132,20 @@ class CaptionRequest:
 
     def failure(self, file: str, code: str, message: str) -> Row:
         return Row(file, self.settings, error_code=code, error_message=message)
+
+    async def _is_taken(self, service: Together, data: bytes) -> bool:
+        """Whether the service may be sent the image as it is: all take what is no HEIC or JPEG XL, or say why not."""
+        kind = kind_of(data)
+        if kind is None or kind.extra_format is None:
+            return True
+        try:
+            return kind.name in await service.image_formats(self.settings.model)
+        except Unreachable:
+            raise
+        except ServiceError as exc:
+            if exc.status in (429, 503):
+                raise Refused(exc) from exc
+            return False
 
     async def _ask(self, service: Together, image: FoundImage, source: bytes | str) -> Row:
         with self._sorted_failures(image.path, len(source) if isinstance(source, bytes) else None) as failed:

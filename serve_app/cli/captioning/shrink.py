@@ -1,4 +1,4 @@
-"""Makes images smaller, or JPEGs of what the service can't read: to be sent, for a thumbnail, for a look at it."""
+"""Makes images smaller, or JPEGs of what the service doesn't take: to be sent, for a thumbnail, for a look at it."""
 
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
@@ -24,16 +24,17 @@ def smaller(data: bytes, num_before: int) -> bytes | None:
     return jpeg(data, _EDGES_PX[num_before], _QUALITY)
 
 
-def readable(data: bytes) -> tuple[bytes | None, str]:
-    """A HEIC or JPEG XL as a JPEG, for a service that can't read it; else None, and what would help, if anything."""
+def as_jpeg(data: bytes) -> tuple[bytes | None, str]:
+    """A HEIC or JPEG XL as a JPEG, for a service that doesn't take it; else None, and the reason."""
     from serve_app.images.formats import extra_formats
 
     kind = kind_of(data)
-    if kind is None or kind.extra_format is None:
-        return None, ""
-    if kind.extra_format not in extra_formats():
-        return None, f". To send {kind.name} as JPEG, on this machine: pip install 'serve-app[images]'"
-    return jpeg(data, _EDGES_PX[0], _QUALITY), ""
+    name = kind.name if kind else "an unknown format"
+    if kind is None or kind.extra_format not in extra_formats():
+        extra = "install 'serve-app[images]' there or here"
+        return None, f"the service takes no {name}, and this machine can't make a JPEG of it: {extra}"
+    made = jpeg(data, _EDGES_PX[0], _QUALITY)
+    return made, "" if made else f"the {name} is broken or cut short, so no JPEG could be made for the service"
 
 
 def jpeg(data: bytes, edge_px: int, quality: int) -> bytes | None:

@@ -5,7 +5,7 @@ within a moment wait for each other. What fails in company, and may succeed, is 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ class Together:
         self._most = most
         self._now = most  # fewer after a refusal
         self._model: str | None = None
+        self._formats: list[str] | None = None
         self._open: dict[str, _Group] = {}
         self._asking: set[asyncio.Task[None]] = set()
 
@@ -65,6 +66,14 @@ class Together:
             answer = await self._client.caption(fields, image, media_type)
         self._learn(answer)
         return answer
+
+    async def image_formats(self, model: str | None) -> Sequence[str]:
+        """The names of the formats that the service says it takes. Raises as `ApiClient.get`."""
+        if self._formats is None:
+            query = {"model": model} if model else None
+            answer = await self._client.get("/v1/captions/styles", query)
+            self._formats = [str(name) for name in answer.get("image_formats") or ()]
+        return self._formats
 
     async def chat(self, body: dict[str, Any]) -> Answer:
         """The answer of a second model, as `ApiClient.chat` gives and raises."""

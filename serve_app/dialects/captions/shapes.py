@@ -104,3 +104,4 @@ class CaptionStyles(TypedDict):
     options: list[CaptionOption]
     tasks: list[CaptionTask]
     languages: list[str]
+    image_formats: list[str]

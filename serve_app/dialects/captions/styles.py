@@ -10,6 +10,7 @@ from serve_app.families import CaptionFamily, Style, family_named
 from serve_app.families.family import LENGTHS, Task
 from serve_app.families.languages import ENGLISH, LANGUAGES
 from serve_app.families.wish import ANY_LENGTH
+from serve_app.images.formats import taken
 from serve_app.models.entry import ModelEntry
 from serve_app.strict import nearest_hint
 
@@ -25,7 +26,8 @@ async def list_caption_styles(exchange: Exchange) -> None:
     if model.family is None:
         raise ModelNotReady(f"model '{model.name}' hasn't told its family yet: it is {model.state}", "model")
     family = family_named(model.family)
-    await exchange.send_json({"object": "caption.styles", "model": model.name} | family_json(family))
+    formats = {"image_formats": taken()}  # of this process; clients make JPEGs of others
+    await exchange.send_json({"object": "caption.styles", "model": model.name} | family_json(family) | formats)
 
 
 def _model(exchange: Exchange, name: str | None) -> ModelEntry:
