@@ -213,7 +213,7 @@ def caption(
     ] = None,
     concurrency: Annotated[
         int, typer.Option(min=1, max=1024, help="Images on their way at once.", rich_help_panel=_RUN)
-    ] = 32,
+    ] = 64,
     gallery: Annotated[
         bool, typer.Option("--gallery", help="End with a page of images and captions.", rich_help_panel=_RUN)
     ] = False,

@@ -3,6 +3,7 @@
 The libraries of the extra are looked for and not imported: only `decoder_process.py` and the command line load them.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from typing import Final
 
@@ -13,6 +14,7 @@ _LIBRARIES: Final = {"HEIF": "pillow_heif", "JXL": "pillow_jxl"}  # by Pillow's 
 _NAMES: Final = {"HEIF": "HEIC", "JXL": "JPEG XL"}
 
 
+@cache
 def extra_formats() -> tuple[str, ...]:
     """`HEIF` and `JXL`, as far as their libraries are installed here."""
     return tuple(image_format for image_format, library in _LIBRARIES.items() if find_spec(library))

@@ -70,9 +70,11 @@ def test_a_broken_file_is_a_failure(api: FakeApi, url: str, tmp_path: Path, sent
 
 @pytest.mark.parametrize("saver", [heic, jxl])
 def test_the_reason_names_the_extra_where_it_is_missing(
-    monkeypatch: pytest.MonkeyPatch, saver: Callable[..., bytes]
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, saver: Callable[..., bytes]
 ) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda library: None)
+    formats.extra_formats.cache_clear()
+    request.addfinalizer(formats.extra_formats.cache_clear)
     made, reason = shrink.as_jpeg(saver(Image.new("RGB", (64, 32))))
     assert made is None
     assert "install 'serve-app[images]'" in reason

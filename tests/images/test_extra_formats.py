@@ -312,8 +312,12 @@ async def test_processes_are_kept_and_end_with_the_gate(monkeypatch: pytest.Monk
 
 
 @each_format
-async def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, gate: ImageGate, saver: Saver) -> None:
+async def test_without_the_extra(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, gate: ImageGate, saver: Saver
+) -> None:
     monkeypatch.setattr(formats, "find_spec", lambda library: None)
+    formats.extra_formats.cache_clear()
+    request.addfinalizer(formats.extra_formats.cache_clear)
     data = saver(Image.new("RGB", SMALL, RED))
     kind = "HEIC" if saver is heic else "JPEG XL"
     await check_refused(gate, data, InvalidImage, f"this looks like {kind}: JPEG, PNG, WEBP, GIF, BMP, ")
