@@ -91,7 +91,9 @@ def test_a_service_that_stays_away_ends_the_run(folder: Path) -> None:
     api = FakeApi()
     api.delay_s = 0.1
     with serving(api) as url:
-        process = start("caption", "in", "-o", "o.csv", "--patience", "1.5", url=url, cwd=folder)
+        process = start(
+            "caption", "in", "-o", "o.csv", "--patience", "1.5", "--concurrency", "4", url=url, cwd=folder
+        )
         wait_for(lambda: api.seen.total() >= 10)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 3

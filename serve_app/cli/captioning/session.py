@@ -67,13 +67,17 @@ class Session:
         pace = Pace(self.patience_s, BUSY_PATIENCE_S, progress.say)
         async with ApiClient(self.url, self.api_key, num_connections=self.concurrency) as client:
             await _greet(client)
+            service = Together(client, 1 if self.inputs.is_single else self.together)
             run = CaptionRun(
-                Together(client, 1 if self.inputs.is_single else self.together), self.request, output, pace, progress,
+                service, self.request, output, pace, progress,
                 concurrency=self.concurrency, limit=self.limit, is_retrying=self.is_retrying,
                 is_only_retrying=self.is_only_retrying,
             )  # fmt: skip
             with progress.shown(self.target.is_kept or not sys.stdout.isatty()):
-                await run.run(walk, counted)
+                try:
+                    await run.run(walk, counted)
+                finally:
+                    await service.close()
         return run.signal_number
 
     def _sum_up(self, progress: RunProgress, walk: ImageWalk) -> None:

@@ -31,6 +31,7 @@ class _Group:
     images: list[tuple[bytes, str]] = field(default_factory=list)
     answers: list[asyncio.Future[Answer | None]] = field(default_factory=list)
     num_bytes: int = 0
+    request: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
 
 
@@ -67,6 +68,13 @@ class Together:
         self._learn(answer)
         return answer
 
+    async def close(self) -> None:
+        """End the requests that nobody waits for any more."""
+        requests = list(self._asking)
+        for request in requests:
+            request.cancel()
+        await asyncio.gather(*requests, return_exceptions=True)
+
     async def image_formats(self, model: str | None) -> Sequence[str]:
         """The names of the formats that the service says it takes. Raises as `ApiClient.get`."""
         if self._formats is None:
@@ -91,7 +99,12 @@ class Together:
         group.num_bytes += len(image)
         if len(group.images) >= self._now or group.num_bytes >= _MOST_BYTES:
             self._close(key)
-        return await own
+        try:
+            return await own
+        except asyncio.CancelledError:
+            if group.request and all(answer.done() for answer in group.answers):
+                group.request.cancel()  # nobody waits for it any more
+            raise
 
     def _close(self, key: str) -> None:
         group = self._open.pop(key)
@@ -100,9 +113,9 @@ class Together:
         if len(group.images) == 1:
             _settle(group, lambda index: None)
             return
-        task = asyncio.create_task(self._ask(group))
-        self._asking.add(task)
-        task.add_done_callback(self._asking.discard)
+        group.request = asyncio.create_task(self._ask(group))
+        self._asking.add(group.request)
+        group.request.add_done_callback(self._asking.discard)
 
     async def _ask(self, group: _Group) -> None:
         try:
@@ -118,6 +131,8 @@ class Together:
             self._now = min(self._most, self._now + 1)
             self._learn(answer)
             _settle(group, lambda index: {**answer, "data": [items[index]]} if _is_final(items[index]) else None)
+        finally:
+            _settle(group, lambda index: None)  # so that nobody waits forever, whatever was raised
 
     def _refused(self, group: _Group, exc: ServiceError) -> None:
         """Fewer together next time: a key's limit, or the room in a queue, may be less than so many images."""
