@@ -17,6 +17,7 @@ WAIT_S: Final = 0.01  # for company; a caption takes many times that
 _LARGE_BYTES: Final = 1_000_000  # of an image whose own cost is all that counts
 _MOST_BYTES: Final = 4_000_000  # in one request
 
+_REGAINED_ALONE: Final = 1 / 32  # of one more image together, for each that succeeds alone
 _TOO_MUCH: Final = ("too_many_images", "body_too_large")
 _IMAGES_OWN: Final = "invalid_request_error"  # the type of every error for which asking again changes nothing
 
@@ -45,7 +46,7 @@ class Together:
     def __init__(self, client: ApiClient, most: int = MOST_TOGETHER) -> None:
         self._client = client
         self._most = most
-        self._now = most  # fewer after a refusal
+        self._now: float = most  # fewer after a refusal
         self._model: str | None = None
         self._formats: list[str] | None = None
         self._open: dict[str, _Group] = {}
@@ -53,7 +54,7 @@ class Together:
 
     async def caption(self, fields: dict[str, Any], image: bytes | str, media_type: str) -> Answer:
         """The answer for this image, as `ApiClient.caption` gives and raises."""
-        if isinstance(image, bytes) and len(image) <= _LARGE_BYTES and self._now > 1:
+        if isinstance(image, bytes) and len(image) <= _LARGE_BYTES and self._now >= 2:
             shared = await self._in_company(fields, image, media_type)
             if shared is not None:
                 return shared
@@ -65,6 +66,7 @@ class Together:
                 raise
             self._model = None  # the service has another first one now
             answer = await self._client.caption(fields, image, media_type)
+        self._now = min(self._most, self._now + _REGAINED_ALONE)  # a busy moment may be over
         self._learn(answer)
         return answer
 
