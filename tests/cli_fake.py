@@ -46,6 +46,7 @@ class FakeApi:
         )
         self.num_hung_up = 0
         self.num_requests = 0
+        self.num_at_once = self.most_at_once = 0
         self.whole_fault: Callable[[list[str]], Response | None] = lambda contents: None
         self.gets: dict[str, Response] = {"/v1/models": JSONResponse({"object": "list", "data": []})}
 
@@ -78,7 +79,10 @@ class FakeApi:
         if refusal := self.whole_fault(contents):
             return refusal
         self.seen.update(contents)
+        self.num_at_once += len(contents)
+        self.most_at_once = max(self.most_at_once, self.num_at_once)
         await asyncio.sleep(self.delay_s)
+        self.num_at_once -= len(contents)
         answers = [
             self.fault(content, self.seen[content])
             or JSONResponse(own_answers.caption_answer(f"caption of {content}"))

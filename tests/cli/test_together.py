@@ -10,6 +10,11 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import Response
 
+from serve_app.cli.captioning.inputs.walk import Inputs
+from serve_app.cli.captioning.outputs.rows import CaptionSettings
+from serve_app.cli.captioning.outputs.target import Target
+from serve_app.cli.captioning.request import CaptionRequest
+from serve_app.cli.captioning.session import Session
 from tests.cli_fake import EXPECTED, NUM_IMAGES, FakeApi, captions, failure, run
 
 pytestmark = pytest.mark.engine
@@ -116,3 +121,21 @@ def test_the_model_of_the_first_answer_stays(api: FakeApi, url: str, folder: Pat
     )
     assert run(*RUN, "--concurrency", "1", "--overwrite", url=url, cwd=folder).returncode == 0
     assert captions(folder, "o.jsonl") == EXPECTED
+
+
+@pytest.mark.parametrize(("delay_s", "concurrency", "most"), [(0.6, None, 16), (0.2, None, 44), (0.6, 32, 32)])
+def test_a_slow_service_gets_few_at_once(
+    api: FakeApi, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, delay_s: float, concurrency: int | None,
+    most: int,
+) -> None:  # fmt: skip
+    """Unless the command says how many. An answer within half a second is quick here."""
+    monkeypatch.setattr("serve_app.cli.captioning.run.QUICK_S", 0.5)
+    api.delay_s = delay_s
+    settings = CaptionSettings()
+    session = Session(
+        url=url, api_key=None, inputs=Inputs([str(folder / "in")]), request=CaptionRequest(settings),
+        target=Target(str(folder / "o.jsonl")), concurrency=concurrency, limit=None, patience_s=1,
+    )  # fmt: skip
+    assert session.run() == 0
+    assert captions(folder, "o.jsonl") == EXPECTED
+    assert most - 16 < api.most_at_once <= most

@@ -6,6 +6,7 @@ decides when to send. Stopping at any moment, even by SIGKILL, leaves an output 
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from itertools import islice
 
@@ -25,6 +26,7 @@ MAX_BROKEN = 4  # tries of an image at which the service itself fails
 MAX_REFUSALS = 100  # of one image while others are served
 GRACE_S = 10.0  # for the answers on their way when Ctrl-C comes
 SYNC_EVERY_S = 5.0
+QUICK_S = 15.0  # an answer's time, while few are on their way, with which a service takes many
 BATCH = 256  # images looked up at a time, off the event loop
 BATCH_BYTES = 16_000_000  # of images that come with their bytes
 
@@ -35,14 +37,17 @@ class CaptionRun:
     def __init__(
         self, service: Together, request: CaptionRequest, output: Output, pace: Pace,
         progress: RunProgress, *, concurrency: int, limit: int | None, is_retrying: bool,
-        is_only_retrying: bool = False,
+        is_only_retrying: bool = False, num_at_first: int | None = None,
     ) -> None:  # fmt: skip
+        """`num_at_first`: so many images are on their way until an answer is quick; None for all at once."""
         self._service = service
         self._request = request
         self._output = output
         self._pace = pace
         self._progress = progress
         self._concurrency = concurrency
+        self._num_at_first = concurrency if num_at_first is None else num_at_first
+        self._is_quick = asyncio.Event()
         self._limit = limit
         self._is_retrying = is_retrying
         self._is_only_retrying = is_only_retrying
@@ -64,7 +69,7 @@ class CaptionRun:
         producer = asyncio.create_task(self._produce(walk))
         syncer = asyncio.create_task(self._sync_regularly())
         counter = asyncio.create_task(asyncio.to_thread(self._count, counted))
-        self._workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
+        self._workers = [asyncio.create_task(self._work(number)) for number in range(self._concurrency)]
         tasks = [producer, *self._workers]
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -144,7 +149,9 @@ class CaptionRun:
             num_found += 1
         self._progress.num_found = num_found
 
-    async def _work(self) -> None:
+    async def _work(self, number: int) -> None:
+        if number >= self._num_at_first:
+            await self._is_quick.wait()
         while image := await self._queue.get():
             if image.error_code is not None:
                 self._finish(self._request.failure(image.path, image.error_code, image.reason))
@@ -153,12 +160,14 @@ class CaptionRun:
             self._finish(await self._caption(work), work.data)
             if self.signal_number is not None:
                 return
+        self._is_quick.set()  # nothing is left for those who wait
 
     async def _caption(self, work: Work) -> Row:
         """The image's final row, after as many tries as it takes."""
         num_broken = num_refusals = 0
         while True:
             await self._pace.wait()
+            begun_s = time.monotonic()
             try:
                 row = await self._send(work)
             except Unreachable as exc:
@@ -176,6 +185,8 @@ class CaptionRun:
                 await asyncio.sleep(local_pause_s(num_broken))
             else:
                 self._pace.succeeded()
+                if time.monotonic() - begun_s < QUICK_S:
+                    self._is_quick.set()
                 self._num_broken_in_a_row = 0
                 return row
             if self.signal_number is not None:

@@ -18,6 +18,8 @@ from serve_app.client.api import ApiClient
 from serve_app.client.errors import ServiceError
 
 BUSY_PATIENCE_S = 1800.0  # a large model may take this long to load
+# Images on their way, where the command doesn't say how many. A slow model's queue would outlast its deadlines.
+NUM_AT_FIRST, MOST_AT_ONCE = 16, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Session:
     inputs: Inputs
     request: CaptionRequest
     target: Target
-    concurrency: int
+    concurrency: int | None
     limit: int | None
     patience_s: float
     together: int = MOST_TOGETHER
@@ -64,14 +66,16 @@ class Session:
         self, output: Output, progress: RunProgress, walk: ImageWalk, counted: ImageWalk
     ) -> int | None:
         """Runs, and returns the signal that ended it, if one did."""
+        concurrency = self.concurrency or MOST_AT_ONCE
         pace = Pace(self.patience_s, BUSY_PATIENCE_S, progress.say)
-        async with ApiClient(self.url, self.api_key, num_connections=self.concurrency) as client:
+        async with ApiClient(self.url, self.api_key, num_connections=concurrency) as client:
             await _greet(client)
-            service = Together(client, 1 if self.inputs.is_single else self.together)
+            service = Together(client, 1 if self.inputs.is_single else min(self.together, concurrency))
             run = CaptionRun(
                 service, self.request, output, pace, progress,
-                concurrency=self.concurrency, limit=self.limit, is_retrying=self.is_retrying,
+                concurrency=concurrency, limit=self.limit, is_retrying=self.is_retrying,
                 is_only_retrying=self.is_only_retrying,
+                num_at_first=NUM_AT_FIRST if self.concurrency is None else None,
             )  # fmt: skip
             with progress.shown(self.target.is_kept or not sys.stdout.isatty()):
                 try:
