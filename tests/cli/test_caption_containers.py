@@ -157,7 +157,7 @@ def test_bytes_that_no_row_speaks_of_are_cut_off(api: FakeApi, url: str, folder:
 
 
 def test_a_full_disk_ends_the_run_and_loses_nothing(api: FakeApi, url: str, folder: Path) -> None:
-    for output, num_bytes in ((TARS, 20_000), (DATASET, 20_000), (TABLE, 8000)):
+    for output, num_bytes in ((TARS, 20_000), (DATASET, 20_000), (TABLE, 8000), ("one.tar", 18_432 + 100)):
         arguments = ("caption", "in", "-o", output)
         limited = start_with_file_limit(arguments, url, folder, num_bytes)
         assert limited.returncode == 1, limited.stderr

@@ -171,7 +171,8 @@ class Shards:
     def _end_shard(self) -> None:
         """Close the tar as tars end; a later run takes its end away again."""
         try:
-            os.pwrite(self._fd, _END, self._shard.num_bytes)
+            with suppress(OSError):  # readers need no end; where the disk is full there may be no room for it
+                os.pwrite(self._fd, _END, self._shard.num_bytes)
             os.fsync(self._fd)
         finally:
             os.close(self._fd)
