@@ -71,7 +71,11 @@ class Together:
         return answer
 
     async def close(self) -> None:
-        """End the requests that nobody waits for any more."""
+        """End the requests that nobody waits for any more, and begin none."""
+        for group in self._open.values():
+            if group.timer:
+                group.timer.cancel()
+        self._open.clear()
         requests = list(self._asking)
         for request in requests:
             request.cancel()
@@ -112,7 +116,7 @@ class Together:
         group = self._open.pop(key)
         if group.timer:
             group.timer.cancel()
-        if len(group.images) == 1:
+        if len(group.images) == 1 or all(answer.done() for answer in group.answers):  # they left
             _settle(group, lambda index: None)
             return
         group.request = asyncio.create_task(self._ask(group))
