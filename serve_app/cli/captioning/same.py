@@ -40,23 +40,23 @@ class SameImages:
     async def row(self, file: str, data: bytes, words: str, ask: Asking) -> Row:
         """The row of another image like this one, or what `ask` returns or raises. A failure is nobody else's.
 
-        `words` are what is asked and written for this image, which may hold its name.
+        `words` are what is question and written for this image, which may hold its name.
         """
-        asked = blake2b(words.encode("utf-8", "replace")).digest()
-        digest = blake2b(data, digest_size=16, key=asked).digest()
+        question = blake2b(words.encode("utf-8", "replace")).digest()
+        digest = blake2b(data, digest_size=16, key=question).digest()
         if (first := self._rows.get(digest)) and (row := await _good(first)):
             self.num_same += 1
             return replace(row, file=file, same_as=row.file)
         own: _Future = asyncio.get_running_loop().create_future()
         self._rows[digest] = own
         try:
-            row = await self._near_row(file, data, asked, own) or await ask()
+            row = await self._near_row(file, data, question, own) or await ask()
             own.set_result(row)
         finally:
             own.cancel()  # does nothing where there is a result
         return row
 
-    async def _near_row(self, file: str, data: bytes, asked: bytes, own: _Future) -> Row | None:
+    async def _near_row(self, file: str, data: bytes, question: bytes, own: _Future) -> Row | None:
         if self._most_different is None:
             return None
         from serve_app.cli.captioning.near import Hashes, perceptual_hash
@@ -64,7 +64,7 @@ class SameImages:
         bits = await asyncio.to_thread(perceptual_hash, data)
         if bits is None:
             return None
-        hashes = self._hashes.setdefault(asked, Hashes())
+        hashes = self._hashes.setdefault(question, Hashes())
         if (first := hashes.nearest(bits, self._most_different)) and (row := await _good(first)):
             self.num_near += 1
             return replace(row, file=file, same_as=row.same_as or row.file)

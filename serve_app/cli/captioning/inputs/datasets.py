@@ -26,7 +26,7 @@ def images(name: str, split: str | None, columns: Columns, *, is_counting: bool 
             yield from _of_split(datasets, name, split_name, rows, columns, is_counting)
     except (CliError, Uncountable):
         raise
-    except Exception as exc:
+    except Exception as exc:  # a boundary: each library has errors of its own
         raise CliError(f"--dataset {name} can't be read: {' '.join(str(exc).split())}", USAGE) from exc
 
 

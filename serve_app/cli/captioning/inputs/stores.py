@@ -48,14 +48,14 @@ class Store:
                 details = self._files.glob(self._path, detail=True)
                 for path in sorted(details):
                     yield self._entry(path, details[path])
-        except Exception as exc:
+        except Exception as exc:  # a boundary: each library has errors of its own
             raise CliError(f"{self._url} can't be read: {_reason(exc)}", USAGE) from exc
 
     def entries(self) -> list[Entry]:
         """What a folder holds, sorted by name. Raises `OSError`."""
         try:
             details = self._files.ls(self._path, detail=True)
-        except Exception as exc:
+        except Exception as exc:  # a boundary: each library has errors of its own
             raise OSError(errno.EIO, _reason(exc)) from exc
         top = self._path.rstrip("/")
         entries = (self._entry(detail["name"], detail) for detail in details if detail["name"].rstrip("/") != top)
@@ -72,7 +72,7 @@ def read(url: str, most: int) -> bytes:
     try:
         files, path = url_to_fs(url)
         return cast(bytes, files.cat_file(path, 0, most))
-    except Exception as exc:
+    except Exception as exc:  # a boundary: each library has errors of its own
         raise OSError(errno.EIO, _reason(exc)) from exc
 
 
@@ -83,7 +83,7 @@ def opened(url: str) -> BinaryIO:
     try:
         files, path = url_to_fs(url)
         return cast(BinaryIO, files.open(path, "rb"))
-    except Exception as exc:
+    except Exception as exc:  # a boundary: each library has errors of its own
         raise OSError(errno.EIO, _reason(exc)) from exc
 
 
