@@ -228,6 +228,18 @@ def test_texts_of_a_tars_images_go_to_a_folder(api: FakeApi, url: str, folder: P
     assert texts == {f"{index:03}": f"caption of p{index}" for index in NUMBERS}
 
 
+def test_what_comes_twice_is_captioned_once(api: FakeApi, url: str, folder: Path) -> None:
+    with tarfile.open(folder / "t.tar", "w") as file:
+        for _ in range(2):
+            member = tarfile.TarInfo("a.jpg")
+            member.size = 2
+            file.addfile(member, io.BytesIO(b"p1"))
+    assert len(caption(url, folder, "t.tar")) == 1
+    (folder / "o.jsonl").unlink()
+    rows = caption(url, folder, "in", "--dataset", "in")
+    assert Counter((row["file"], row["caption"]) for row in rows) == EXPECTED
+
+
 def test_shards_in_a_folder_are_named(api: FakeApi, url: str, folder: Path) -> None:
     tar(folder / "in/t.tar", {"a.jpg": b"p1"})
     done = run("caption", "in", url=url, cwd=folder)

@@ -40,7 +40,7 @@ class SameImages:
     async def row(self, file: str, data: bytes, words: str, ask: Asking) -> Row:
         """The row of another image like this one, or what `ask` returns or raises. A failure is nobody else's.
 
-        `words` are what is question and written for this image, which may hold its name.
+        `words` are what is asked and written for this image, which may hold its name.
         """
         question = blake2b(words.encode("utf-8", "replace")).digest()
         digest = blake2b(data, digest_size=16, key=question).digest()

@@ -2,6 +2,7 @@
 
 import errno
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
@@ -53,10 +54,8 @@ class Store:
 
     def entries(self) -> list[Entry]:
         """What a folder holds, sorted by name. Raises `OSError`."""
-        try:
+        with _as_os_error():
             details = self._files.ls(self._path, detail=True)
-        except Exception as exc:  # a boundary: each library has errors of its own
-            raise OSError(errno.EIO, _reason(exc)) from exc
         top = self._path.rstrip("/")
         entries = (self._entry(detail["name"], detail) for detail in details if detail["name"].rstrip("/") != top)
         return sorted(entries, key=lambda entry: entry.name)
@@ -69,20 +68,24 @@ def read(url: str, most: int) -> bytes:
     """At most so many bytes of a file. Raises `OSError`."""
     from fsspec.core import url_to_fs
 
-    try:
+    with _as_os_error():
         files, path = url_to_fs(url)
         return cast(bytes, files.cat_file(path, 0, most))
-    except Exception as exc:  # a boundary: each library has errors of its own
-        raise OSError(errno.EIO, _reason(exc)) from exc
 
 
 def opened(url: str) -> BinaryIO:
     """The file, to be read from its beginning. Raises `OSError`."""
     from fsspec.core import url_to_fs
 
-    try:
+    with _as_os_error():
         files, path = url_to_fs(url)
         return cast(BinaryIO, files.open(path, "rb"))
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    try:
+        yield
     except Exception as exc:  # a boundary: each library has errors of its own
         raise OSError(errno.EIO, _reason(exc)) from exc
 

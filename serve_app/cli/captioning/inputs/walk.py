@@ -94,8 +94,9 @@ class ImageWalk:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether an image may come twice: within one argument none does."""
-        return self._inputs.listed is not None or len(self._arguments) > 1
+        """Whether an image may come twice: in one folder or pattern none does, but a tar may have a name twice."""
+        is_one = len(self._arguments) == 1 and not (self._inputs.listed or self._inputs.dataset)
+        return not is_one or containers.is_container(self._arguments[0])
 
     @property
     def passed_over(self) -> str:
